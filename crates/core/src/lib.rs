@@ -1,0 +1,6 @@
+//! The engine of Outlive.
+#![doc = ""]
+
+pub mod id;
+pub mod stamp;
+pub mod time;
