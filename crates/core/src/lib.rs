@@ -1,6 +1,10 @@
 //! The engine of Outlive.
-#![doc = ""]
 
+pub mod config;
 pub mod id;
+pub mod limits;
+pub mod lineage;
+pub mod merge;
+pub mod record;
 pub mod stamp;
 pub mod time;
