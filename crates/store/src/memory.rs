@@ -85,6 +85,7 @@ struct Clock {
 }
 
 impl Default for Clock {
+    #[expect(clippy::disallowed_methods, reason = "this store stands for a database, and a database has a clock of its own")]
     fn default() -> Clock {
         Clock { origin: Instant::now(), offset: Duration::ZERO }
     }
