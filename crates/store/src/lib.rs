@@ -12,11 +12,15 @@ pub mod conformance;
 mod error;
 mod memory;
 mod open;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod store;
 
 pub use error::{Cause, Fault, LoadError, PutError, Retry};
 pub use memory::{Health, MemoryStore};
 pub use open::{OpenError, open};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteStore, Synchronous};
 pub use store::{
     Answer, End, Expect, Loaded, MAX_RECORD, MAX_ROWS, MAX_TEXT, Node, Put, Row, RowResult, Store, Swept, Touch, check_keys, check_puts,
     check_text,

@@ -5,7 +5,7 @@ use crate::memory::MemoryStore;
 use crate::store::Store;
 use std::sync::Arc;
 
-/// Opens the store that `url` names: `memory`, or `sqlite:PATH` with the feature `sqlite`.
+/// Opens the store that `url` names: `memory`, or `sqlite:PATH` or `sqlite:PATH?synchronous=normal` with the feature `sqlite`.
 ///
 /// The file of `sqlite:PATH` is made if it is not there, its directory is not. Two `memory` stores share nothing.
 pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
@@ -18,8 +18,24 @@ pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
     }
 }
 
+#[cfg(not(feature = "sqlite"))]
 async fn sqlite(_: &str) -> Result<Arc<dyn Store>, OpenError> {
     Err(OpenError::Feature { scheme: "sqlite" })
+}
+
+#[cfg(feature = "sqlite")]
+async fn sqlite(rest: &str) -> Result<Arc<dyn Store>, OpenError> {
+    use crate::sqlite::{SqliteStore, Synchronous};
+    let (path, synchronous) = match rest.rsplit_once('?') {
+        None | Some((_, "")) => (rest, Synchronous::Full),
+        Some((path, "synchronous=full")) => (path, Synchronous::Full),
+        Some((path, "synchronous=normal")) => (path, Synchronous::Normal),
+        Some((_, option)) => {
+            let text = format!("`{option}` is no option of `sqlite:`: there are `synchronous=full` and `synchronous=normal`");
+            return Err(OpenError::Refused(text));
+        }
+    };
+    Ok(Arc::new(SqliteStore::open(path, synchronous).await?))
 }
 
 /// Why there is no store.

@@ -1,0 +1,155 @@
+//! What is asked of the file. Each runs inside a transaction, `now` is SQLite's clock in milliseconds.
+
+use crate::store::{End, Expect, Loaded, Node, Put, Row, RowResult, Swept, Touch};
+use bytes::Bytes;
+use core::time::Duration;
+use outlive_core::id::SessionKey;
+use outlive_core::stamp::{Life, Stamp};
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+const DAY: i64 = 86_400_000;
+
+/// `duration` from now, rounded up so that nothing ends early.
+fn after(now: i64, duration: Duration) -> i64 {
+    now.saturating_add(i64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX))
+}
+
+fn since(now: i64, then: i64) -> Duration {
+    Duration::from_millis(u64::try_from(now.saturating_sub(then)).unwrap_or(0))
+}
+
+pub(super) fn load(db: &Connection, now: i64, keys: &[SessionKey]) -> Result<Vec<Loaded>> {
+    let mut find = db.prepare_cached("SELECT ended, stamp, record, written, touched FROM session WHERE key = ?1")?;
+    let found = |row: &rusqlite::Row<'_>| {
+        if let Some(kind) = row.get(0)? {
+            return Ok(Loaded::Ended(kind));
+        }
+        Ok(Loaded::Here(Row {
+            stamp: Stamp::from_bytes(row.get(1)?),
+            record: Bytes::copy_from_slice(row.get_ref(2)?.as_blob()?),
+            age: since(now, row.get(3)?),
+            touched: since(now, row.get(4)?),
+        }))
+    };
+    keys.iter().map(|key| Ok(find.query_row([key.bytes()], found).optional()?.unwrap_or(Loaded::Missing))).collect()
+}
+
+pub(super) fn put(db: &Connection, now: i64, rows: &[Put]) -> Result<Vec<RowResult>> {
+    let mut insert = db.prepare_cached(
+        "INSERT INTO session (key, stamp, expires, written, touched, user, record) VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6)
+         ON CONFLICT DO NOTHING",
+    )?;
+    let mut update = db.prepare_cached(
+        "UPDATE session SET stamp = ?2, expires = ?3, written = ?4, touched = ?4, user = ?5, record = ?6 WHERE key = ?1 AND stamp = ?7",
+    )?;
+    let mut write = |row: &Put| {
+        let (key, stamp, expires) = (row.key.bytes(), row.stamp.to_bytes(), after(now, row.expires_in));
+        let record = &row.record[..];
+        let written = match row.expect {
+            Expect::Absent => insert.execute(params![key, stamp, expires, now, row.user, record])?,
+            Expect::Exactly(old) => update.execute(params![key, stamp, expires, now, row.user, record, old.to_bytes()])?,
+        };
+        if written == 1 { Ok(RowResult::Applied) } else { why_not(db, &row.key) }
+    };
+    rows.iter().map(&mut write).collect()
+}
+
+/// Why a conditional write found nothing to write to; in the same transaction, so nothing has changed since.
+fn why_not(db: &Connection, key: &SessionKey) -> Result<RowResult> {
+    let mut find = db.prepare_cached("SELECT ended, stamp FROM session WHERE key = ?1")?;
+    let found = find.query_row([key.bytes()], |row| {
+        Ok(match row.get(0)? {
+            Some(kind) => RowResult::Ended(kind),
+            None => RowResult::Mismatch(Some(Stamp::from_bytes(row.get(1)?))),
+        })
+    });
+    Ok(found.optional()?.unwrap_or(RowResult::Mismatch(None)))
+}
+
+pub(super) fn end(db: &Connection, now: i64, ends: &[End]) -> Result<()> {
+    // In an upsert the bare columns are those of the row that is there.
+    let mut mark = db.prepare_cached(
+        "INSERT INTO session (key, ended, expires, written, touched) VALUES (?1, ?2, ?3, ?4, ?4)
+         ON CONFLICT DO UPDATE SET
+             ended = coalesce(ended, excluded.ended),
+             expires = iif(ended IS NULL, excluded.expires, max(expires, excluded.expires)),
+             stamp = NULL, user = NULL, record = NULL",
+    )?;
+    for end in ends {
+        mark.execute(params![end.key.bytes(), end.kind, after(now, end.keep), now])?;
+    }
+    Ok(())
+}
+
+pub(super) fn touch(db: &Connection, now: i64, touches: &[Touch]) -> Result<Vec<RowResult>> {
+    let mut update = db.prepare_cached("UPDATE session SET expires = ?3, touched = ?4 WHERE key = ?1 AND stamp = ?2")?;
+    let mut note = |touch: &Touch| {
+        let written = update.execute(params![touch.key.bytes(), touch.stamp.to_bytes(), after(now, touch.expires_in), now])?;
+        if written == 1 { Ok(RowResult::Applied) } else { why_not(db, &touch.key) }
+    };
+    touches.iter().map(&mut note).collect()
+}
+
+pub(super) fn sweep(db: &Connection, now: i64, limit: usize) -> Result<Swept> {
+    // Found and removed under one lock, so nobody writes or touches in between.
+    let mut delete = db.prepare_cached(
+        "DELETE FROM session WHERE key IN (SELECT key FROM session WHERE expires <= ?1 ORDER BY expires LIMIT ?2) RETURNING key, stamp",
+    )?;
+    let mut swept = Swept::default();
+    let mut removed = delete.query(params![now, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    while let Some(row) = removed.next()? {
+        match row.get(1)? {
+            Some(stamp) => swept.sessions.push((SessionKey::from_bytes(row.get(0)?), Stamp::from_bytes(stamp))),
+            None => swept.markers += 1,
+        }
+    }
+    Ok(swept)
+}
+
+pub(super) fn lease(db: &Connection, now: i64, name: &str, holder: Life, ttl: Duration) -> Result<Option<u64>> {
+    let holder = holder.bits().to_be_bytes();
+    let mut find = db.prepare_cached("SELECT holder, fence, until FROM lease WHERE name = ?1")?;
+    let held = find.query_row([name], |row| Ok((row.get::<_, [u8; 8]>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))).optional()?;
+    let fence = match held {
+        Some((other, _, until)) if until > now && other != holder => return Ok(None),
+        Some((_, fence, until)) if until > now => fence,
+        Some((_, fence, _)) => fence.saturating_add(1),
+        None => 1,
+    };
+    let mut take = db.prepare_cached("INSERT OR REPLACE INTO lease (name, holder, fence, until) VALUES (?1, ?2, ?3, ?4)")?;
+    take.execute(params![name, holder, fence, after(now, ttl)])?;
+    Ok(Some(fence.unsigned_abs()))
+}
+
+pub(super) fn announce(db: &Connection, now: i64, node: &Node, lease: Duration) -> Result<Option<u64>> {
+    db.prepare_cached("DELETE FROM node WHERE until <= ?1")?.execute([now.saturating_sub(DAY)])?;
+    let life = node.life.bits().to_be_bytes();
+    let before = db.prepare_cached("SELECT beat FROM node WHERE life = ?1")?.query_row([life], |row| row.get::<_, i64>(0)).optional()?;
+    let mut write =
+        db.prepare_cached("INSERT OR REPLACE INTO node (life, name, peer, http, beat, until) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    write.execute(params![life, node.name, node.peer, node.http, node.beat.cast_signed(), after(now, lease)])?;
+    Ok(before.map(i64::cast_unsigned))
+}
+
+pub(super) fn nodes(db: &Connection, now: i64) -> Result<Vec<Node>> {
+    let mut find = db.prepare_cached("SELECT life, name, peer, http, beat FROM node WHERE until > ?1 ORDER BY life")?;
+    let found = find.query_map([now], |row| {
+        let (life, beat) = (Life::new(u64::from_be_bytes(row.get(0)?)), row.get::<_, i64>(4)?.cast_unsigned());
+        Ok(Node { life, name: row.get(1)?, peer: row.get(2)?, http: row.get(3)?, beat })
+    })?;
+    found.collect()
+}
+
+pub(super) fn withdraw(db: &Connection, life: Life) -> Result<()> {
+    db.prepare_cached("DELETE FROM node WHERE life = ?1")?.execute([life.bits().to_be_bytes()])?;
+    Ok(())
+}
+
+pub(super) fn secret(db: &Connection, proposal: &[u8; 32]) -> Result<[u8; 32]> {
+    db.prepare_cached("INSERT INTO cluster (one, secret) VALUES (1, ?1) ON CONFLICT DO NOTHING")?.execute([proposal])?;
+    db.prepare_cached("SELECT secret FROM cluster")?.query_row([], |row| row.get(0))
+}
+
+pub(super) fn probe(db: &Connection) -> Result<()> {
+    db.prepare_cached("SELECT 1 FROM session LIMIT 1")?.query_row([], |_| Ok(())).optional().map(drop)
+}

@@ -1,0 +1,245 @@
+//! [`Worker`]: a thread with a connection, to which calls are sent.
+
+use crate::error::Cause;
+use core::hash::{BuildHasher, Hasher};
+use core::time::Duration;
+use rusqlite::{Connection, ErrorCode};
+use std::collections::hash_map::RandomState;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Calls that wait in the queue; those beyond wait to get in.
+const QUEUE: usize = 256;
+/// Rows in one transaction, unless a single call brings more.
+const TOGETHER: usize = 4096;
+
+/// Why a call has no answer.
+pub(super) enum Broke {
+    /// Nothing happened.
+    Nothing(Cause),
+    /// Nothing happened, and the file is damaged.
+    Damaged(Cause),
+    /// It may have happened.
+    Unknown(Cause),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Calls share a transaction, because a commit costs more than a row.
+    Write,
+    /// One call, one transaction: calls share no failure.
+    Read,
+}
+
+#[derive(Clone)]
+pub(super) struct Worker(mpsc::Sender<Box<dyn Job>>);
+
+impl Worker {
+    /// Starts the thread; it ends when the last clone is dropped and the queue is empty.
+    pub(super) fn start(name: &str, db: Connection, kind: Kind) -> std::io::Result<Worker> {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        std::thread::Builder::new().name(name.into()).spawn(move || serve(queue, &db, kind))?;
+        Ok(Worker(sender))
+    }
+
+    /// Runs `work` on the thread in a transaction and returns when that is committed. `rows` is its weight.
+    pub(super) async fn call<T: Send + 'static>(
+        &self,
+        rows: usize,
+        work: impl Fn(&Connection, i64) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Broke> {
+        let (reply, answer) = oneshot::channel();
+        let call = Call { rows, work, result: None, reply };
+        if self.0.send(Box::new(call)).await.is_err() {
+            return Err(Broke::Nothing("the store's thread is gone".into()));
+        }
+        answer.await.unwrap_or_else(|_| Err(Broke::Unknown("the store's thread ended during the call".into())))
+    }
+}
+
+/// A call, whatever its answer is.
+trait Job: Send {
+    fn rows(&self) -> usize;
+    fn wanted(&self) -> bool;
+    fn run(&mut self, db: &Connection, now: i64) -> rusqlite::Result<()>;
+    fn settle(self: Box<Self>, broke: Option<Broke>);
+}
+
+struct Call<F, T> {
+    rows: usize,
+    work: F,
+    result: Option<T>,
+    reply: oneshot::Sender<Result<T, Broke>>,
+}
+
+impl<F, T> Job for Call<F, T>
+where
+    F: Fn(&Connection, i64) -> rusqlite::Result<T> + Send,
+    T: Send,
+{
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn wanted(&self) -> bool {
+        !self.reply.is_closed()
+    }
+
+    fn run(&mut self, db: &Connection, now: i64) -> rusqlite::Result<()> {
+        self.result = Some((self.work)(db, now)?);
+        Ok(())
+    }
+
+    fn settle(self: Box<Self>, broke: Option<Broke>) {
+        let answer = match (broke, self.result) {
+            (None, Some(result)) => Ok(result),
+            (None, None) => Err(Broke::Nothing("the call was not run".into())),
+            (Some(broke), _) => Err(broke),
+        };
+        // Nobody waits any more: to them it is unknown.
+        drop(self.reply.send(answer));
+    }
+}
+
+fn serve(mut queue: mpsc::Receiver<Box<dyn Job>>, db: &Connection, kind: Kind) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut rows = first.rows();
+        let mut jobs = vec![first];
+        while kind == Kind::Write
+            && rows < TOGETHER
+            && let Ok(job) = queue.try_recv()
+        {
+            rows += job.rows();
+            jobs.push(job);
+        }
+        let broke = transaction(db, kind, &mut jobs);
+        for job in jobs {
+            job.settle(broke.as_ref().map(Shared::broke));
+        }
+    }
+}
+
+/// Runs the jobs in one transaction; those that nobody waits for any more are left out while it waits for a lock.
+fn transaction(db: &Connection, kind: Kind, jobs: &mut Vec<Box<dyn Job>>) -> Option<Shared> {
+    let mut pause = Pause::new();
+    loop {
+        match attempt(db, kind, jobs) {
+            Err(Shared { error, committing: false }) if is_busy(&error) => {
+                jobs.retain(|job| job.wanted());
+                if jobs.is_empty() {
+                    return None;
+                }
+                pause.wait();
+            }
+            Ok(()) => return None,
+            Err(broke) => return Some(broke),
+        }
+    }
+}
+
+/// Once. Whatever fails, no transaction is left open.
+fn attempt(db: &Connection, kind: Kind, jobs: &mut [Box<dyn Job>]) -> Result<(), Shared> {
+    let before = |error| Shared { error: Arc::new(error), committing: false };
+    let begin = match kind {
+        Kind::Write => "BEGIN IMMEDIATE",
+        Kind::Read => "BEGIN",
+    };
+    db.prepare_cached(begin).and_then(|mut begin| begin.execute([])).map_err(before)?;
+    let mut work = || {
+        let now = db.prepare_cached("SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)")?.query_row([], |row| row.get(0))?;
+        jobs.iter_mut().try_for_each(|job| job.run(db, now))
+    };
+    let done = work().map_err(before).and_then(|()| {
+        let commit = db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+        // A commit that failed half-way may come back from the log after a crash. A lock is taken before anything is written.
+        commit.map(drop).map_err(|error| Shared { committing: kind == Kind::Write && !is_busy(&error), error: Arc::new(error) })
+    });
+    if done.is_err() && !db.is_autocommit() {
+        // SQLite rolls back by itself after the gravest errors, and closing does it after all others.
+        drop(db.execute_batch("ROLLBACK"));
+    }
+    done
+}
+
+/// An error that all calls of a transaction are told.
+struct Shared {
+    error: Arc<rusqlite::Error>,
+    committing: bool,
+}
+
+impl Shared {
+    fn broke(&self) -> Broke {
+        let cause = Cause::from(Arc::clone(&self.error));
+        match (self.committing, is_damage(&self.error)) {
+            (true, _) => Broke::Unknown(cause),
+            (false, true) => Broke::Damaged(cause),
+            (false, false) => Broke::Nothing(cause),
+        }
+    }
+}
+
+/// Whether another connection holds a lock, which passes.
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..))
+        || matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Waits between attempts: 0.1 ms at first and 4 ms at most, each anywhere between a half and the whole, so that processes do not meet again.
+pub(super) struct Pause {
+    micros: u64,
+    random: RandomState,
+    count: u64,
+}
+
+impl Pause {
+    pub(super) fn new() -> Pause {
+        Pause { micros: 100, random: RandomState::new(), count: 0 }
+    }
+
+    pub(super) fn wait(&mut self) {
+        self.count += 1;
+        let mut hasher = self.random.build_hasher();
+        hasher.write_u64(self.count);
+        let half = self.micros / 2;
+        std::thread::sleep(Duration::from_micros(half + hasher.finish() % half));
+        self.micros = (self.micros * 2).min(4000);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_commit_that_fails_is_unknown_and_leaves_no_transaction_open() {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(
+            "PRAGMA foreign_keys = ON;
+             CREATE TABLE parent (id INTEGER PRIMARY KEY);
+             CREATE TABLE child (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED);",
+        )
+        .unwrap();
+        let worker = Worker::start("test", db, Kind::Write).unwrap();
+        // The constraint is looked at by COMMIT.
+        let orphan = worker.call(1, |db, _| db.execute("INSERT INTO child VALUES (1)", [])).await;
+        assert!(matches!(orphan, Err(Broke::Unknown(_))));
+        let wrong = worker.call(1, |db, _| db.execute("INSERT INTO nowhere VALUES (1)", [])).await;
+        assert!(matches!(wrong, Err(Broke::Nothing(_))));
+        let count = |db: &Connection, _| db.query_row("SELECT count(*) FROM child", [], |row| row.get::<_, i64>(0));
+        assert!(matches!(worker.call(1, count).await, Ok(0)));
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_thread_dies_is_unknown() {
+        let worker = Worker::start("test", Connection::open_in_memory().unwrap(), Kind::Write).unwrap();
+        let died = worker.call(1, |_, _| -> rusqlite::Result<()> { panic!("on purpose") }).await;
+        assert!(matches!(died, Err(Broke::Unknown(_))));
+        // The queue is closed when the thread has unwound, which a second call may see or be part of.
+        assert!(worker.call(1, |_, _| Ok(())).await.is_err());
+    }
+}

@@ -1,0 +1,315 @@
+//! SQLite: the law on a real file, several processes on one file, crashes, and files that are not ours.
+#![cfg(feature = "sqlite")]
+#![allow(clippy::unwrap_used, reason = "the lint knows test functions, not their helpers")]
+
+use outlive_core::id::SessionKey;
+use outlive_core::stamp::{Claim, Life, Stamp};
+use outlive_store::conformance::{self, Pair};
+use outlive_store::{Expect, LoadError, Loaded, OpenError, Put, RowResult, SqliteStore, Store, Synchronous, open};
+use rusqlite::Connection;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// A directory that goes with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Dir {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("outlive-store-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = Dir(std::env::temp_dir().join(name));
+        std::fs::create_dir(&dir.0).unwrap();
+        dir
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("sessions.db")
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+async fn store(path: &Path) -> Arc<dyn Store> {
+    Arc::new(SqliteStore::open(path, Synchronous::Full).await.unwrap())
+}
+
+/// Two stores as two processes have them: each with connections and threads of its own.
+async fn pair(path: &Path) -> Pair {
+    [store(path).await, store(path).await]
+}
+
+#[tokio::test]
+async fn keeps_the_law() {
+    let dir = Dir::new();
+    let count = AtomicU32::new(0);
+    conformance::all(async || {
+        let path = dir.0.join(format!("{}.db", count.fetch_add(1, Ordering::Relaxed)));
+        pair(&path).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn says_what_it_does_not_know() {
+    let dir = Dir::new();
+    let pair = pair(&dir.file()).await;
+    let other = Connection::open(dir.file()).unwrap();
+    let break_it = |broken| {
+        let (from, to) = if broken { ("session", "elsewhere") } else { ("elsewhere", "session") };
+        other.execute_batch(&format!("ALTER TABLE {from} RENAME TO {to}")).unwrap();
+    };
+    conformance::failures_tell_the_truth(&pair, break_it).await;
+}
+
+#[tokio::test]
+async fn what_is_written_outlives_the_store_and_ages_by_its_clock() {
+    let dir = Dir::new();
+    let put = conformance::row(1, Expect::Absent, 1, b"kept");
+    store(&dir.file()).await.put(vec![put.clone()]).await.unwrap();
+    // An hour passes for the file, half of one since it was touched.
+    let file = Connection::open(dir.file()).unwrap();
+    file.execute_batch("UPDATE session SET written = written - 3600000, touched = touched - 1800000").unwrap();
+    let Loaded::Here(row) = store(&dir.file()).await.load(vec![put.key]).await.unwrap().remove(0) else { panic!("the row is there") };
+    assert_eq!((row.stamp, row.record), (put.stamp, put.record));
+    assert!(row.age >= Duration::from_secs(3600) && row.touched >= Duration::from_secs(1800) && row.touched < row.age);
+    file.execute_batch("UPDATE session SET written = written + 36000000, touched = touched + 36000000").unwrap();
+    let Loaded::Here(row) = store(&dir.file()).await.load(vec![put.key]).await.unwrap().remove(0) else { panic!("the row is there") };
+    assert_eq!(row.age, Duration::ZERO, "a clock that stepped back makes no negative age");
+}
+
+#[tokio::test]
+async fn a_write_waits_as_long_as_another_process_holds_the_lock() {
+    let dir = Dir::new();
+    let store = store(&dir.file()).await;
+    let other = Connection::open(dir.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let put = conformance::row(1, Expect::Absent, 1, b"x");
+    // Polled once, so it is in the queue; then nobody wants it any more.
+    let mut given_up = store.put(vec![conformance::row(2, Expect::Absent, 1, b"x")]);
+    std::future::poll_fn(|cx| {
+        assert!(given_up.as_mut().poll(cx).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    drop(given_up);
+    let waiting = tokio::spawn({
+        let (store, put) = (Arc::clone(&store), put.clone());
+        async move { store.put(vec![put]).await }
+    });
+    // Reads go on meanwhile.
+    assert_eq!(store.load(vec![put.key]).await.unwrap(), vec![Loaded::Missing]);
+    assert!(!waiting.is_finished());
+    other.execute_batch("COMMIT").unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), vec![RowResult::Applied]);
+}
+
+/// The test binary again, as another process that runs `test`.
+fn process(test: &str, path: &Path, number: u32) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
+        .env("STORE_TEST_FILE", path)
+        .env("STORE_TEST_NUMBER", number.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn told() -> Option<(PathBuf, usize)> {
+    let number = std::env::var("STORE_TEST_NUMBER").ok()?.parse().ok()?;
+    Some((std::env::var_os("STORE_TEST_FILE")?.into(), number))
+}
+
+const PROCESSES: usize = 3;
+const WRITES: u32 = 300;
+
+#[tokio::test]
+async fn three_processes_on_one_file_lose_nothing() {
+    let dir = Dir::new();
+    // No file yet: they race to make it, too.
+    let children: Vec<Child> = (0..PROCESSES as u32).map(|n| process("one_of_three", &dir.file(), n)).collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    let store = store(&dir.file()).await;
+    let shared = key(u32::MAX);
+    let Loaded::Here(row) = store.load(vec![shared]).await.unwrap().remove(0) else { panic!("the row is there") };
+    assert_eq!(counts(&row.record), [WRITES; PROCESSES], "the union of all lineages");
+    let own: Vec<SessionKey> = (0..PROCESSES as u32 * WRITES).map(key).collect();
+    assert!(store.load(own).await.unwrap().iter().all(|loaded| matches!(loaded, Loaded::Here(_))), "everybody's own rows");
+    assert_eq!(integrity(&dir.file()), "ok");
+}
+
+#[tokio::test]
+#[ignore = "a process of `three_processes_on_one_file_lose_nothing`"]
+async fn one_of_three() {
+    let Some((path, me)) = told() else { return };
+    let store = store(&path).await;
+    assert!(store.secret([me as u8; 32]).await.unwrap().iter().all(|byte| usize::from(*byte) < PROCESSES));
+    let (mut known, mut seen) = (None, [0; PROCESSES]);
+    while seen[me] < WRITES {
+        let mut next = seen;
+        next[me] += 1;
+        // Later processes have the greater stamps throughout, and must not win by that.
+        let stamp = Claim { epoch: me as u32, life: Life::new(me as u64) }.at(next.iter().sum());
+        let record: Vec<u8> = next.iter().flat_map(|n| n.to_be_bytes()).collect();
+        let shared = put(u32::MAX, known.map_or(Expect::Absent, Expect::Exactly), stamp, record);
+        let own = put(me as u32 * WRITES + seen[me], Expect::Absent, stamp, b"own".to_vec());
+        let results = store.put(vec![shared, own]).await.unwrap();
+        match results[0] {
+            RowResult::Applied => (known, seen) = (Some(stamp), next),
+            RowResult::Mismatch(_) => {
+                let Loaded::Here(row) = store.load(vec![key(u32::MAX)]).await.unwrap().remove(0) else { panic!("the row is there") };
+                let found = counts(&row.record);
+                assert!(found[me] == seen[me] && found.iter().zip(&seen).all(|(found, seen)| found >= seen), "{found:?} {seen:?}");
+                (known, seen) = (Some(row.stamp), found);
+            }
+            RowResult::Ended(_) => panic!("nobody ended it"),
+        }
+    }
+}
+
+const BATCH: u32 = 64;
+
+#[tokio::test]
+async fn a_kill_in_the_middle_of_a_batch_leaves_whole_batches() {
+    let dir = Dir::new();
+    let mut acked = 0;
+    for round in 0..6 {
+        let mut child = process("writes_until_killed", &dir.file(), acked);
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let said = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("acked ").and_then(|n| n.parse::<u32>().ok()));
+        // A few more each round, so that the kill meets different states of the log.
+        acked = said.take(5 + round * 40).last().expect("it wrote");
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let loaded = store(&dir.file()).await.load((0..BATCH).map(key).collect()).await.unwrap();
+        let rows: Vec<_> = loaded.into_iter().map(|l| if let Loaded::Here(row) = l { row } else { panic!("{l:?}") }).collect();
+        let version = rows[0].stamp.version;
+        assert!(version >= acked, "acknowledged {acked}, found {version}");
+        for row in rows {
+            assert_eq!(row.stamp.version, version, "a batch is one transaction");
+            assert_eq!(&row.record[..], record(version), "a record belongs to its stamp");
+        }
+        assert_eq!(integrity(&dir.file()), "ok");
+        acked = version;
+    }
+}
+
+#[tokio::test]
+#[ignore = "the process of `a_kill_in_the_middle_of_a_batch_leaves_whole_batches`"]
+async fn writes_until_killed() {
+    let Some((path, from)) = told() else { return };
+    let store = store(&path).await;
+    for version in from as u32 + 1.. {
+        let expect = if version == 1 { Expect::Absent } else { Expect::Exactly(stamp(version - 1)) };
+        let rows = (0..BATCH).map(|n| put(n, expect, stamp(version), record(version))).collect();
+        assert_eq!(store.put(rows).await.unwrap(), [RowResult::Applied; BATCH as usize]);
+        println!("acked {version}");
+    }
+}
+
+#[tokio::test]
+async fn a_newer_file_is_refused_untouched() {
+    let dir = Dir::new();
+    drop(store(&dir.file()).await);
+    Connection::open(dir.file()).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let error = SqliteStore::open(dir.file(), Synchronous::Full).await.unwrap_err();
+    let expected = format!("`{}` has schema version 99, this build knows 1: use a newer release, or another file", dir.file().display());
+    assert!(matches!(error, OpenError::Foreign(_)));
+    assert_eq!(error.to_string(), expected);
+    let version = Connection::open(dir.file()).unwrap().query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0)).unwrap();
+    assert_eq!(version, 99);
+}
+
+#[tokio::test]
+async fn a_file_of_another_program_is_refused_untouched() {
+    let dir = Dir::new();
+    Connection::open(dir.file()).unwrap().execute_batch("CREATE TABLE session (theirs)").unwrap();
+    let before = std::fs::read(dir.file()).unwrap();
+    let error = SqliteStore::open(dir.file(), Synchronous::Full).await.unwrap_err();
+    assert!(error.to_string().ends_with("is a SQLite database of another program"), "{error}");
+    assert_eq!(std::fs::read(dir.file()).unwrap(), before);
+
+    let text = dir.0.join("letter.txt");
+    std::fs::write(&text, "Dear reader, this is a letter and no database at all.".repeat(40)).unwrap();
+    let error = SqliteStore::open(&text, Synchronous::Full).await.unwrap_err();
+    assert!(error.to_string().ends_with("is not a SQLite database"), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_an_error_and_no_answer() {
+    let dir = Dir::new();
+    let store = store(&dir.file()).await;
+    let (bad, good) = (conformance::row(1, Expect::Absent, 1, b"bad"), conformance::row(2, Expect::Absent, 1, b"good"));
+    store.put(vec![bad.clone(), good.clone()]).await.unwrap();
+    let other = Connection::open(dir.file()).unwrap();
+    other.execute_batch("PRAGMA ignore_check_constraints = ON").unwrap();
+    other.execute("UPDATE session SET stamp = x'00' WHERE key = ?1", [bad.key.bytes()]).unwrap();
+    assert!(matches!(store.load(vec![bad.key]).await, Err(LoadError::Damaged(_))));
+    assert!(matches!(store.load(vec![good.key]).await.unwrap()[..], [Loaded::Here(_)]), "the other rows are well");
+}
+
+#[tokio::test]
+async fn urls_say_what_is_wrong_with_them() {
+    let dir = Dir::new();
+    let url = format!("sqlite:{}", dir.file().display());
+    for good in ["", "?synchronous=full", "?synchronous=normal"] {
+        open(&format!("{url}{good}")).await.unwrap().probe().await.unwrap();
+    }
+    for (wrong, part) in [
+        ("sqlite::memory:", "no file that nodes can share"),
+        ("sqlite:", "needs the path of a file"),
+        ("sqlite:x.db?mode=ro", "`mode=ro` is no option"),
+        ("sqlite:/nowhere/at/all.db", "cannot open /nowhere/at/all.db"),
+    ] {
+        let error = open(wrong).await.err().unwrap().to_string();
+        assert!(error.contains(part), "{wrong}: {error}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn only_its_owner_may_read_the_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = Dir::new();
+    let store = store(&dir.file()).await;
+    store.secret([1; 32]).await.unwrap();
+    for file in std::fs::read_dir(&dir.0).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.file_name());
+    }
+}
+
+fn integrity(path: &Path) -> String {
+    Connection::open(path).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap()
+}
+
+fn key(n: u32) -> SessionKey {
+    SessionKey::from_bytes((u128::from(n.wrapping_mul(0x9E37_79B1)) << 96 | u128::from(n)).to_be_bytes())
+}
+
+fn stamp(version: u32) -> Stamp {
+    Claim { epoch: 1, life: Life::new(1) }.at(version)
+}
+
+fn record(version: u32) -> Vec<u8> {
+    vec![version as u8; 1024 + version as usize % 7]
+}
+
+fn put(n: u32, expect: Expect, stamp: Stamp, record: Vec<u8>) -> Put {
+    Put { key: key(n), expect, stamp, record: record.into(), expires_in: Duration::from_secs(3600), user: None }
+}
+
+fn counts(record: &[u8]) -> [u32; PROCESSES] {
+    std::array::from_fn(|i| u32::from_be_bytes(record[i * 4..][..4].try_into().unwrap()))
+}
