@@ -1,0 +1,380 @@
+//! How a session's id and version token travel: in two cookies, or in two headers of their own.
+//!
+//! The `Cookie` header is scanned by hand, because parsing every pair costs more than the session; `Set-Cookie` is built by a crate.
+//! Two cookies and not one: in one, an answer that began before a login would put the old id back and log the user out.
+
+use cookie::SameSite;
+use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+use http::uri::Authority;
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Bytes of the value of the id cookie: id, dot, route.
+pub(crate) const ID_MAX: usize = 96;
+/// Bytes of the value of the token cookie.
+pub(crate) const TOKEN_MAX: usize = 64;
+
+/// How the session's id travels. The default is `__Host-session; Secure; HttpOnly; SameSite=Lax; Path=/`, and beside it
+/// `__Host-session-v` with the version token.
+///
+/// Neither Chrome nor Safari keeps that cookie on plain `http://localhost`. So in a *debug build*, when the request's host is loopback
+/// and no proxy has forwarded it, the cookie is `session-dev` without `Secure`. A release build never decides by the host: behind a
+/// proxy that sends `Host: 127.0.0.1` a production site would lose `Secure` unseen. Set
+/// [`danger_plain_http`](Cookie::danger_plain_http) there if it has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    name: Option<Cow<'static, str>>,
+    header: bool,
+    plain_http: bool,
+    cross_site: bool,
+}
+
+impl Default for Cookie {
+    fn default() -> Self {
+        Cookie::new()
+    }
+}
+
+impl Cookie {
+    /// The default cookie.
+    #[must_use]
+    pub const fn new() -> Cookie {
+        Cookie { name: None, header: false, plain_http: false, cross_site: false }
+    }
+
+    /// A pair of headers instead of cookies, for clients that are not browsers: `name` carries the id in requests and answers, `name-v`
+    /// the version token. Such a client keeps both and sends the last ones back.
+    #[must_use]
+    pub fn header(name: impl Into<Cow<'static, str>>) -> Cookie {
+        Cookie { name: Some(name.into()), header: true, ..Cookie::new() }
+    }
+
+    /// Another name: 1 to 48 characters of a token. The token's cookie is `name-v` (`NAME-V` where the name is in capitals).
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Cookie {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Gives up `Secure` and the prefix `__Host-`, so that the cookie works over plain HTTP, where everybody on the way can read and
+    /// replace it.
+    #[must_use]
+    pub fn danger_plain_http(mut self) -> Cookie {
+        self.plain_http = true;
+        self
+    }
+
+    /// `SameSite=None; Partitioned`: for a front end on another site.
+    #[must_use]
+    pub fn cross_site(mut self) -> Cookie {
+        self.cross_site = true;
+        self
+    }
+
+    /// The names for a namespace, or why there are none.
+    pub(crate) fn resolve(&self, namespace: &str) -> Result<Carrier, String> {
+        if let Some(name) = &self.name {
+            let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+            if name.is_empty() || name.len() > 48 || !name.bytes().all(token) {
+                return Err(format!("cookie.name is {name:?}, and must be 1 to 48 letters, digits or `-_.`"));
+            }
+            if self.plain_http && prefix(name) != "" {
+                return Err(format!("cookie.name is {name:?}, and no browser takes that prefix over plain HTTP"));
+            }
+        }
+        if self.plain_http && self.cross_site {
+            return Err("cookie.secure is `danger_plain_http`, and browsers send a cross-site cookie over HTTPS only".to_owned());
+        }
+        let plain = match &self.name {
+            Some(name) => name.to_string(),
+            None if self.plain_http => namespace.to_owned(),
+            None => format!("__Host-{namespace}"),
+        };
+        let loopback = format!("{}-dev", &plain[prefix(&plain).len()..]);
+        let header =
+            |name: &str| HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes()).map_err(|_| format!("{name:?} is not a header"));
+        let headers = if self.header { Some((header(&plain)?, header(&token_name(&plain))?)) } else { None };
+        Ok(Carrier {
+            usual: Names { token: token_name(&plain), id: plain },
+            loopback: Names { token: token_name(&loopback), id: loopback },
+            headers,
+            secure: !self.plain_http,
+            same_site: if self.cross_site { SameSite::None } else { SameSite::Lax },
+            debug_build: cfg!(debug_assertions),
+            hinted: AtomicBool::new(false),
+        })
+    }
+}
+
+fn prefix(name: &str) -> &str {
+    ["__Host-", "__Secure-"].into_iter().find(|p| name.starts_with(p)).unwrap_or("")
+}
+
+fn token_name(name: &str) -> String {
+    let capitals = !name.bytes().any(|b| b.is_ascii_lowercase());
+    format!("{name}{}", if capitals { "-V" } else { "-v" })
+}
+
+#[derive(Debug)]
+struct Names {
+    id: String,
+    token: String,
+}
+
+/// A [`Cookie`] with its names.
+#[derive(Debug)]
+pub(crate) struct Carrier {
+    usual: Names,
+    /// In a debug build on a loopback host.
+    loopback: Names,
+    headers: Option<(HeaderName, HeaderName)>,
+    secure: bool,
+    same_site: SameSite,
+    debug_build: bool,
+    hinted: AtomicBool,
+}
+
+/// Which of a carrier's names are in force for one request; the others are not even read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Usual,
+    Loopback,
+}
+
+impl Carrier {
+    /// The mode for a request with these headers.
+    pub(crate) fn mode(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Mode {
+        if !self.secure || self.headers.is_some() || (!self.debug_build && self.hinted.load(Ordering::Relaxed)) {
+            return Mode::Usual;
+        }
+        let host = match authority {
+            Some(authority) => authority.host(),
+            None => headers.get(HOST).and_then(|h| h.to_str().ok()).map_or("", host_of),
+        };
+        if !is_loopback(host) || is_forwarded(headers) {
+            return Mode::Usual;
+        }
+        if self.debug_build {
+            return Mode::Loopback;
+        }
+        if !self.hinted.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the host is {host}: browsers may not keep the cookie {} over plain HTTP; if it is meant to work there, set \
+                 OUTLIVE_COOKIE_SECURE=danger_plain_http",
+                self.usual.id
+            );
+        }
+        Mode::Usual
+    }
+
+    fn names(&self, mode: Mode) -> &Names {
+        match mode {
+            Mode::Usual => &self.usual,
+            Mode::Loopback => &self.loopback,
+        }
+    }
+
+    /// What the request says the id is, each candidate in the order sent.
+    pub(crate) fn ids<'a>(&'a self, mode: Mode, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
+        self.values(self.headers.as_ref().map(|h| &h.0), &self.names(mode).id, headers)
+    }
+
+    /// What the request says the version token is.
+    pub(crate) fn tokens<'a>(&'a self, mode: Mode, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
+        self.values(self.headers.as_ref().map(|h| &h.1), &self.names(mode).token, headers)
+    }
+
+    fn values<'a>(&self, header: Option<&HeaderName>, name: &'a str, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
+        let (own, cookies) = match header {
+            Some(header) => (Some(headers.get_all(header)), None),
+            None => (None, Some(headers.get_all(COOKIE))),
+        };
+        let own = own.into_iter().flatten().filter_map(|v| v.to_str().ok().map(str::trim));
+        own.chain(cookies.into_iter().flatten().flat_map(move |header| pairs(header.as_bytes(), name)))
+    }
+
+    /// Whether there is a cookie whose presence a cache must know of.
+    pub(crate) fn vary(&self) -> HeaderName {
+        self.headers.as_ref().map_or(COOKIE, |h| h.0.clone())
+    }
+
+    /// Adds the id, `ID.ROUTE`, to an answer.
+    pub(crate) fn set_id(&self, mode: Mode, headers: &mut HeaderMap, value: &str) {
+        debug_assert!(value.len() <= ID_MAX, "an id of {} bytes", value.len());
+        self.set(mode, self.headers.as_ref().map(|h| &h.0), &self.names(mode).id, headers, value);
+    }
+
+    /// Adds the version token to an answer.
+    pub(crate) fn set_token(&self, mode: Mode, headers: &mut HeaderMap, value: &str) {
+        debug_assert!(value.len() <= TOKEN_MAX, "a token of {} bytes", value.len());
+        self.set(mode, self.headers.as_ref().map(|h| &h.1), &self.names(mode).token, headers, value);
+    }
+
+    /// Tells the client to forget both.
+    pub(crate) fn clear(&self, mode: Mode, headers: &mut HeaderMap) {
+        let names = self.names(mode);
+        self.set(mode, self.headers.as_ref().map(|h| &h.0), &names.id, headers, "");
+        self.set(mode, self.headers.as_ref().map(|h| &h.1), &names.token, headers, "");
+    }
+
+    /// Adds one value; an empty one takes it away from the client.
+    fn set(&self, mode: Mode, header: Option<&HeaderName>, name: &str, headers: &mut HeaderMap, value: &str) {
+        if let Some(header) = header {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(header.clone(), value);
+            }
+            return;
+        }
+        let mut cookie = cookie::Cookie::build((name, value)).path("/").http_only(true).same_site(self.same_site);
+        if self.secure && mode == Mode::Usual {
+            cookie = cookie.secure(true);
+        }
+        if self.same_site == SameSite::None {
+            cookie = cookie.partitioned(true);
+        }
+        if value.is_empty() {
+            cookie = cookie.max_age(cookie::time::Duration::ZERO);
+        }
+        if let Ok(value) = HeaderValue::from_str(&cookie.build().to_string()) {
+            headers.append(SET_COOKIE, value);
+        }
+    }
+}
+
+/// The values of the cookie `name` in one header.
+fn pairs<'a>(header: &'a [u8], name: &'a str) -> impl Iterator<Item = &'a str> {
+    header.split(|b| *b == b';').filter_map(move |pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+        let value = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
+        core::str::from_utf8(value).ok()
+    })
+}
+
+fn host_of(header: &str) -> &str {
+    match header.strip_prefix('[').and_then(|rest| rest.find(']')) {
+        Some(end) => &header[..end + 2],
+        None => header.split(':').next().unwrap_or(""),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_end_matches('.');
+    host.eq_ignore_ascii_case("localhost")
+        || host.len() > 10 && host.is_char_boundary(host.len() - 10) && host[host.len() - 10..].eq_ignore_ascii_case(".localhost")
+        || host == "[::1]"
+        || host.parse::<core::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"].iter().any(|h| headers.contains_key(*h))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn carrier(cookie: Cookie, debug_build: bool) -> Carrier {
+        Carrier { debug_build, ..cookie.resolve("session").unwrap() }
+    }
+
+    fn request(headers: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_str(v).unwrap()));
+        let mut map = HeaderMap::new();
+        pairs.for_each(|(n, v)| drop(map.append(n, v)));
+        map
+    }
+
+    fn answer(carrier: &Carrier, mode: Mode) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        carrier.set_id(mode, &mut headers, "ID.a");
+        carrier.set_token(mode, &mut headers, "TOKEN");
+        headers.get_all(SET_COOKIE).iter().map(|v| v.to_str().unwrap().to_owned()).collect()
+    }
+
+    const SAFE: [&str; 2] =
+        ["__Host-session=ID.a; HttpOnly; SameSite=Lax; Secure; Path=/", "__Host-session-v=TOKEN; HttpOnly; SameSite=Lax; Secure; Path=/"];
+
+    #[test]
+    fn the_safe_cookies_are_set_in_a_release_build_on_every_host() {
+        let carrier = carrier(Cookie::new(), false);
+        for host in ["shop.example", "localhost:3000", "127.0.0.1:3000"] {
+            let mode = carrier.mode(&request(&[("host", host)]), None);
+            assert_eq!(answer(&carrier, mode), SAFE, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_debug_build_drops_secure_on_a_loopback_host_that_no_proxy_forwarded_to() {
+        let carrier = carrier(Cookie::new(), true);
+        let dev = ["session-dev=ID.a; HttpOnly; SameSite=Lax; Path=/", "session-dev-v=TOKEN; HttpOnly; SameSite=Lax; Path=/"];
+        for host in ["localhost", "LOCALHOST:3000", "shop.localhost", "127.0.0.1:3000", "127.9.9.9", "[::1]:3000", "localhost."] {
+            assert_eq!(answer(&carrier, carrier.mode(&request(&[("host", host)]), None)), dev, "{host}");
+        }
+        for host in ["shop.example", "localhost.example", "127.0.0.1.example", "10.0.0.1", "", "[::2]", "notlocalhost", "äöüäöü.localhos"]
+        {
+            assert_eq!(carrier.mode(&request(&[("host", host)]), None), Mode::Usual, "{host}");
+        }
+        for forwarded in ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "via"] {
+            assert_eq!(answer(&carrier, carrier.mode(&request(&[("host", "localhost"), (forwarded, "x")]), None)), SAFE, "{forwarded}");
+        }
+        assert_eq!(carrier.mode(&HeaderMap::new(), Some(&Authority::from_static("localhost:1"))), Mode::Loopback);
+    }
+
+    #[test]
+    fn only_the_name_of_the_mode_in_force_is_read() {
+        let carrier = carrier(Cookie::new(), true);
+        let headers = request(&[("cookie", "__Host-session=a; session-dev=b; session=c")]);
+        assert_eq!(carrier.ids(Mode::Usual, &headers).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(carrier.ids(Mode::Loopback, &headers).collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn several_headers_quotes_spaces_and_duplicates_are_read() {
+        let carrier = carrier(Cookie::new().name("OUTLIVESID").danger_plain_http(), true);
+        let headers = request(&[
+            ("cookie", "OUTLIVESID=foreign; OUTLIVESID-V=t;theme=dark;; =;OUTLIVESIDX=no; XOUTLIVESID=no"),
+            ("cookie", "  OUTLIVESID = \"quoted\" "),
+            ("cookie", "OUTLIVESID=; OUTLIVESID"),
+        ]);
+        assert_eq!(carrier.ids(Mode::Usual, &headers).collect::<Vec<_>>(), ["foreign", "quoted", ""]);
+        assert_eq!(carrier.tokens(Mode::Usual, &headers).collect::<Vec<_>>(), ["t"]);
+        let mut odd = HeaderMap::new();
+        odd.insert(COOKIE, HeaderValue::from_bytes(b"x=\xff; OUTLIVESID=\xff; OUTLIVESID=ok").unwrap());
+        assert_eq!(carrier.ids(Mode::Usual, &odd).collect::<Vec<_>>(), ["ok"]);
+    }
+
+    #[test]
+    fn other_modes_have_their_own_headers() {
+        let plain = carrier(Cookie::new().name("OUTLIVESID").danger_plain_http(), false);
+        let want = ["OUTLIVESID=ID.a; HttpOnly; SameSite=Lax; Path=/", "OUTLIVESID-V=TOKEN; HttpOnly; SameSite=Lax; Path=/"];
+        assert_eq!(answer(&plain, Mode::Usual), want);
+        let cross = carrier(Cookie::new().cross_site(), false);
+        assert_eq!(answer(&cross, Mode::Usual)[0], "__Host-session=ID.a; HttpOnly; SameSite=None; Partitioned; Secure; Path=/");
+        let mut headers = HeaderMap::new();
+        carrier(Cookie::new(), false).clear(Mode::Usual, &mut headers);
+        assert_eq!(headers[SET_COOKIE], "__Host-session=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0");
+    }
+
+    #[test]
+    fn headers_can_carry_the_session_instead_of_cookies() {
+        let carrier = carrier(Cookie::header("X-Session"), true);
+        let mut headers = HeaderMap::new();
+        carrier.set_id(Mode::Usual, &mut headers, "ID.a");
+        carrier.set_token(Mode::Usual, &mut headers, "T");
+        assert_eq!((headers["x-session"].as_bytes(), headers["x-session-v"].as_bytes()), (&b"ID.a"[..], &b"T"[..]));
+        assert!(!headers.contains_key(SET_COOKIE));
+        assert_eq!(carrier.ids(Mode::Usual, &headers).collect::<Vec<_>>(), ["ID.a"]);
+        assert_eq!(carrier.tokens(Mode::Usual, &headers).collect::<Vec<_>>(), ["T"]);
+        assert_eq!(carrier.vary(), "x-session");
+    }
+
+    #[test]
+    fn names_that_no_browser_would_take_are_refused() {
+        for bad in ["", "a b", "a;b", "a=b", "é"] {
+            assert!(Cookie::new().name(bad).resolve("session").unwrap_err().contains("cookie.name"), "{bad:?}");
+        }
+        assert!(Cookie::new().name("__Host-x").danger_plain_http().resolve("session").is_err());
+        assert!(Cookie::new().cross_site().danger_plain_http().resolve("session").is_err());
+        assert!(Cookie::header("a b").resolve("session").is_err());
+    }
+}
