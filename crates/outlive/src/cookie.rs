@@ -78,7 +78,7 @@ impl Cookie {
             if name.is_empty() || name.len() > 48 || !name.bytes().all(token) {
                 return Err(format!("cookie.name is {name:?}, and must be 1 to 48 letters, digits or `-_.`"));
             }
-            if self.plain_http && prefix(name) != "" {
+            if self.plain_http && !prefix(name).is_empty() {
                 return Err(format!("cookie.name is {name:?}, and no browser takes that prefix over plain HTTP"));
             }
         }
@@ -278,9 +278,10 @@ mod tests {
     }
 
     fn request(headers: &[(&'static str, &str)]) -> HeaderMap {
-        let pairs = headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_str(v).unwrap()));
         let mut map = HeaderMap::new();
-        pairs.for_each(|(n, v)| drop(map.append(n, v)));
+        for (name, value) in headers {
+            map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
         map
     }
 
