@@ -1,1 +1,46 @@
-//! outlive-gateway
+//! A balancer that keeps a visitor with the server that has their session, and knows what to do when it is gone.
+//!
+//! It reads the route, the part of the session cookie behind its last `.`, and gives the request to the member of that name. A
+//! visitor without a route goes to the less loaded of two random members; one whose member is gone goes to a member that holds a
+//! copy of the session, if [`Placement`] knows one. A draining member keeps its visitors and gets no new ones.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), outlive_gateway::StartError> {
+//! use outlive_gateway::Gateway;
+//! use std::time::Duration;
+//!
+//! let gateway = Gateway::builder()
+//!     .listen(([127, 0, 0, 1], 8080).into())
+//!     .member("a", ([127, 0, 0, 1], 9001).into())
+//!     .member("b", ([127, 0, 0, 1], 9002).into())
+//!     .start()
+//!     .await?;
+//! println!("ready http://{}", gateway.local_addr());
+//! gateway.shutdown(Duration::from_secs(30)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`routing`] | who answers: pure |
+//! | `gateway` | listener, worker threads, limits, shutdown |
+//! | `client` | one client connection and its clock |
+//! | `proxy` | one request and its answer |
+//! | `upstream` | connections to members |
+//! | `table` | members, their health and counters |
+//! | `headers`, `forwarded` | what changes on the way, and who is believed |
+
+mod client;
+mod forwarded;
+mod gateway;
+mod headers;
+mod proxy;
+pub mod routing;
+mod table;
+mod upstream;
+
+pub use forwarded::{Network, NetworkError};
+pub use gateway::{Builder, Gateway, Limits, Running, StartError, Stats, Stopped};
+pub use routing::{MemberInfo, Placement, State};
+pub use table::{Directory, MemberStats};

@@ -1,0 +1,404 @@
+//! One request, from its head to the last byte of its answer.
+
+use crate::client::{Client, Phase};
+use crate::headers::{self, ambiguous, wants_websocket};
+use crate::routing::{InFlight, Members};
+use crate::table::{Kept, Row, count, refused};
+use crate::upstream::{Broken, Outbound, Upload, Upstream};
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::AbortHandle;
+
+/// Members that one request is offered to before it is answered 503.
+const MAX_MEMBERS: usize = 3;
+
+/// Answers `req`. Never fails: what goes wrong has a status.
+pub(crate) async fn answer(client: Arc<Client>, mut req: Request<Incoming>) -> Result<Response<Relay>, Infallible> {
+    client.enter(Phase::Waiting);
+    let doubtful = client.take_tape(req.headers().contains_key(TRANSFER_ENCODING));
+    let refusal = if doubtful { Some(headers::LENGTH_AND_CODING) } else { ambiguous(&req) };
+    let response = if let Some(why) = refusal {
+        refuse(why)
+    } else if req.method() == Method::CONNECT {
+        text(StatusCode::NOT_IMPLEMENTED, "outlive gateway: CONNECT is not for this kind of proxy\n".into())
+    } else {
+        let upgrade = wants_websocket(&req).then(|| hyper::upgrade::on(&mut req));
+        match pass(&client, req, upgrade.is_some()).await {
+            Ok(answered) => relay(&client, answered, upgrade),
+            Err(failure) => failure.response(),
+        }
+    };
+    if !matches!(response.body().0, Kind::Stream(_)) {
+        client.enter(Phase::Idle);
+    }
+    Ok(response)
+}
+
+/// A member's answer, with all that has to live until its last byte has left.
+struct Answered {
+    response: Response<Incoming>,
+    upstream: Box<Upstream>,
+    row: Arc<Row>,
+    in_flight: InFlight,
+    /// The connection may carry another request after this one.
+    reusable: bool,
+    /// The client was still sending when the answer began.
+    uploading: bool,
+}
+
+/// What was tried, and what is to be said of it.
+struct Failure {
+    status: StatusCode,
+    tried: String,
+}
+
+impl Failure {
+    fn response(self) -> Response<Relay> {
+        if self.status == StatusCode::BAD_REQUEST {
+            return refuse("the body is no HTTP");
+        }
+        let what = match self.status {
+            StatusCode::GATEWAY_TIMEOUT => "a server took too long",
+            StatusCode::BAD_GATEWAY => "a server failed while it worked on this request",
+            _ => "no server can answer now",
+        };
+        let tried = if self.tried.is_empty() { "none is up" } else { &self.tried };
+        let mut response = text(self.status, format!("outlive gateway: {what} ({tried})\n"));
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+    }
+}
+
+/// Where a request may still go.
+struct Journey<'a> {
+    client: &'a Client,
+    members: Arc<Members<Kept>>,
+    tried: Vec<usize>,
+    failure: Failure,
+    /// This one again, over a fresh connection: the former was one that it had kept idle for too long.
+    again: Option<usize>,
+    retrying: bool,
+}
+
+impl Journey<'_> {
+    fn new(client: &Client) -> Journey<'_> {
+        let failure = Failure { status: StatusCode::SERVICE_UNAVAILABLE, tried: String::new() };
+        let members = client.worker.shared.directory.members();
+        Journey { client, members, tried: Vec::new(), failure, again: None, retrying: false }
+    }
+
+    /// The next member to ask and whether over a fresh connection, or why there is none.
+    fn next(&mut self, headers: &HeaderMap) -> Option<(usize, bool)> {
+        if let Some(index) = self.again.take() {
+            return Some((index, true));
+        }
+        if self.tried.len() >= MAX_MEMBERS {
+            return None;
+        }
+        let worker = &self.client.worker;
+        let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+        let choice = worker.shared.router.route(cookies, &self.members, &self.tried, worker.random())?;
+        let counters = &self.members.rows()[choice.index].kept().counters;
+        if choice.moved {
+            count(&counters.moved);
+        }
+        Some((choice.index, false))
+    }
+
+    /// Notes that `index` failed this request.
+    fn failed(&mut self, index: usize, status: StatusCode, why: &str) {
+        let row = &self.members.rows()[index];
+        count(&row.kept().counters.failures);
+        let separator = if self.failure.tried.is_empty() { "" } else { ", " };
+        // Names only: an address of the inner network is nobody's business.
+        let _ = write!(self.failure.tried, "{separator}{}: {why}", row.name());
+        // Once something was sent, a server may have acted upon it, and no later failure changes that.
+        if self.failure.status != StatusCode::BAD_GATEWAY {
+            self.failure.status = status;
+        }
+        self.retrying = true;
+        if !self.tried.contains(&index) {
+            self.tried.push(index);
+        }
+    }
+}
+
+/// Finds a member that answers.
+///
+/// A request that was not sent goes to the next member, whatever its method. One that was sent, and whose answer did not begin,
+/// is sent once more if doing it twice is the same as doing it once and it has no body.
+async fn pass(client: &Client, req: Request<Incoming>, websocket: bool) -> Result<Answered, Failure> {
+    let shared = &client.worker.shared;
+    let limits = &shared.limits;
+    let (mut req, upload) = outbound(client, req, websocket);
+    // A member that overlooks such a body would take it for the next request on this connection; so there is no next.
+    let reusable = upload.is_none() || !bodiless(req.method());
+    let mut copy = if shared.retry && upload.is_none() && !websocket && idempotent(req.method()) { Some(head_of(&req)) } else { None };
+    let mut journey = Journey::new(client);
+    loop {
+        let Some((index, fresh)) = journey.next(req.headers()) else { return Err(journey.failure) };
+        let row = journey.members.rows()[index].clone();
+        let counters = &row.kept().counters;
+        count(&counters.requests);
+        if journey.retrying {
+            count(&counters.retries);
+        }
+        let in_flight = row.begin();
+        let idle = if fresh { None } else { row.kept().pool(client.worker.index).take() };
+        let reused = idle.is_some();
+        let mut upstream = match idle {
+            Some(upstream) => upstream,
+            None => match Upstream::connect(row.addr(), limits.connect_timeout, limits.max_head).await {
+                Ok(upstream) => upstream,
+                Err(error) => {
+                    if is_down(&error) {
+                        refused(&row, limits.connect_timeout, client.worker.random());
+                    }
+                    journey.failed(index, StatusCode::SERVICE_UNAVAILABLE, describe(&error));
+                    continue;
+                }
+            },
+        };
+        match upstream.exchange(req, client).await {
+            Ok(response) => {
+                let uploading = upload.is_some_and(|upload| !upload.ended());
+                return Ok(Answered { response, upstream, row, in_flight, reusable, uploading });
+            }
+            Err(Broken::TimedOut) => {
+                journey.failed(index, StatusCode::GATEWAY_TIMEOUT, "no answer in time");
+                return Err(journey.failure);
+            }
+            Err(Broken::Unsent(unsent)) => {
+                req = *unsent;
+                if reused {
+                    journey.again = Some(index);
+                } else {
+                    journey.failed(index, StatusCode::SERVICE_UNAVAILABLE, "connection broke");
+                }
+            }
+            Err(Broken::Sent) if upload.as_ref().is_some_and(|upload| upload.broken()) => {
+                return Err(Failure { status: StatusCode::BAD_REQUEST, tried: String::new() });
+            }
+            Err(Broken::Sent) => {
+                let Some(again) = copy.take() else {
+                    journey.failed(index, StatusCode::BAD_GATEWAY, "connection broke");
+                    return Err(journey.failure);
+                };
+                req = again;
+                if reused {
+                    journey.again = Some(index);
+                    journey.retrying = true;
+                } else {
+                    journey.failed(index, StatusCode::BAD_GATEWAY, "connection broke");
+                }
+            }
+        }
+    }
+}
+
+fn outbound(client: &Client, mut req: Request<Incoming>, websocket: bool) -> (Request<Outbound>, Option<Arc<Upload>>) {
+    headers::to_backend(&mut req, &client.forwarded, websocket);
+    let (mut head, incoming) = req.into_parts();
+    head.extensions.clear();
+    let (body, upload) = Outbound::new(incoming);
+    (Request::from_parts(head, body), upload)
+}
+
+/// Safe to do twice (RFC 9110, 9.2.2).
+fn idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
+}
+
+/// Methods whose body has no meaning, so that servers differ in whether they read it.
+fn bodiless(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE, Method::TRACE].contains(method)
+}
+
+fn head_of(req: &Request<Outbound>) -> Request<Outbound> {
+    let mut copy = Request::new(Outbound::Empty);
+    *copy.method_mut() = req.method().clone();
+    *copy.uri_mut() = req.uri().clone();
+    *copy.headers_mut() = req.headers().clone();
+    copy
+}
+
+/// Whether a failed connect says something about the member; running out of descriptors or ports says it about us.
+fn is_down(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable | TimedOut)
+}
+
+fn describe(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused",
+        io::ErrorKind::TimedOut => "connection timed out",
+        _ => "no connection",
+    }
+}
+
+/// Turns a member's answer into ours.
+fn relay(client: &Arc<Client>, answered: Answered, upgrade: Option<OnUpgrade>) -> Response<Relay> {
+    let Answered { response, upstream, row, in_flight, reusable, uploading } = answered;
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let (mut head, body) = response.into_parts();
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+    headers::to_client(&mut head.headers, switching);
+    if switching {
+        let Some(upgrade) = upgrade else {
+            return Failure { status: StatusCode::BAD_GATEWAY, tried: format!("{}: switched protocols unasked", row.name()) }.response();
+        };
+        client.becomes(Tunnel { upstream, upgrade, _in_flight: in_flight });
+        return Response::from_parts(head, Relay(Kind::Empty));
+    }
+    let source = if uploading {
+        // Two directions at once: each must go on although the other waits, so the connection gets a task of its own.
+        Source::Detached(upstream.detach())
+    } else if body.is_end_stream() {
+        if reusable {
+            row.kept().pool(client.worker.index).give(client.worker.now(), upstream);
+        }
+        return Response::from_parts(head, Relay(Kind::Empty));
+    } else {
+        Source::Driven(Some(upstream))
+    };
+    client.enter(Phase::Body);
+    let stream = Stream { body, source, client: client.clone(), row, reusable, _in_flight: in_flight };
+    Response::from_parts(head, Relay(Kind::Stream(Box::new(stream))))
+}
+
+/// What a connection goes on as after both sides have switched protocols.
+pub(crate) struct Tunnel {
+    upstream: Box<Upstream>,
+    upgrade: OnUpgrade,
+    _in_flight: InFlight,
+}
+
+impl Tunnel {
+    /// Carries bytes both ways until one side ends both, or nothing has passed for too long.
+    pub(crate) async fn run(self, client: &Client) {
+        let Some((mut member, said)) = self.upstream.into_raw().await else { return };
+        let Ok(upgraded) = self.upgrade.await else { return };
+        client.enter(Phase::Tunnel);
+        let mut visitor = TokioIo::new(upgraded);
+        let mut copy = pin!(async {
+            visitor.write_all(&said).await?;
+            tokio::io::copy_bidirectional(&mut visitor, &mut member).await
+        });
+        std::future::poll_fn(|cx| {
+            client.register(cx);
+            if client.expired() {
+                return Poll::Ready(());
+            }
+            copy.as_mut().poll(cx).map(drop)
+        })
+        .await;
+    }
+}
+
+fn refuse(why: &str) -> Response<Relay> {
+    let mut response = text(StatusCode::BAD_REQUEST, format!("outlive gateway: bad request: {why}\n"));
+    // Whatever follows on this connection cannot be told from the rest of this request.
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn text(status: StatusCode, line: String) -> Response<Relay> {
+    let mut response = Response::new(Relay(Kind::Text(Some(line.into()))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// The body of an answer to a client.
+pub(crate) struct Relay(Kind);
+
+enum Kind {
+    Empty,
+    Text(Option<Bytes>),
+    Stream(Box<Stream>),
+}
+
+/// A body on its way from a member. Dropped before its end, it takes the member's connection with it.
+struct Stream {
+    body: Incoming,
+    source: Source,
+    client: Arc<Client>,
+    row: Arc<Row>,
+    reusable: bool,
+    _in_flight: InFlight,
+}
+
+enum Source {
+    Driven(Option<Box<Upstream>>),
+    Detached(AbortHandle),
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        match &mut self.source {
+            Source::Driven(upstream) => {
+                if let Some(upstream) = upstream.take().filter(|_| self.reusable && self.body.is_end_stream()) {
+                    self.row.kept().pool(self.client.worker.index).give(self.client.worker.now(), upstream);
+                }
+            }
+            Source::Detached(task) => task.abort(),
+        }
+        self.client.enter(Phase::Idle);
+    }
+}
+
+impl Stream {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Source::Driven(source) = &mut self.source else { return Pin::new(&mut self.body).poll_frame(cx) };
+        let Some(upstream) = source else { return Poll::Ready(None) };
+        let polled = upstream.poll_body(&mut self.body, cx);
+        if matches!(polled, Poll::Ready(None))
+            && let Some(upstream) = source.take().filter(|_| self.reusable)
+        {
+            self.row.kept().pool(self.client.worker.index).give(self.client.worker.now(), upstream);
+        }
+        polled
+    }
+}
+
+impl Body for Relay {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Kind::Stream(stream) => stream.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty | Kind::Text(None) => true,
+            Kind::Text(Some(_)) => false,
+            Kind::Stream(stream) => stream.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty | Kind::Text(None) => SizeHint::with_exact(0),
+            Kind::Text(Some(text)) => SizeHint::with_exact(text.len() as u64),
+            Kind::Stream(stream) => stream.body.size_hint(),
+        }
+    }
+}

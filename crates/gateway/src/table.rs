@@ -1,0 +1,150 @@
+//! The members as the running gateway knows them: the table, its health and its counters.
+
+use crate::routing::{Member, MemberInfo, Members, State};
+use crate::upstream::Pool;
+use parking_lot::RwLock;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+pub(crate) type Row = Member<Kept>;
+
+/// What the proxy keeps beside a row: idle connections (a pool for each worker, so that none is shared between threads) and counters.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pools: Box<[Pool]>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl Kept {
+    pub(crate) fn pool(&self, worker: usize) -> &Pool {
+        &self.pools[worker]
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) requests: AtomicU64,
+    pub(crate) failures: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    pub(crate) moved: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// One member, as counted since the gateway started. Counters outlive the member's restarts, not its removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemberStats {
+    /// The route name.
+    pub name: String,
+    /// Where it answers.
+    pub addr: SocketAddr,
+    /// Which start of the node it is.
+    pub life: u64,
+    /// What it may be given now.
+    pub state: State,
+    /// Requests given to it, retries among them.
+    pub requests: u64,
+    /// Requests that it failed: connection refused or broken before the answer, or no answer in time.
+    pub failures: u64,
+    /// Requests given to it after another connection failed them.
+    pub retries: u64,
+    /// Requests given to it although their route names another member.
+    pub moved: u64,
+    /// Requests that it is answering now.
+    pub in_flight: u32,
+}
+
+/// The way to tell a running gateway who the members are. Cheap to clone; works from any thread.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    table: Arc<RwLock<Arc<Members<Kept>>>>,
+    workers: usize,
+}
+
+impl Directory {
+    pub(crate) fn new(workers: usize) -> Directory {
+        Directory { table: Arc::default(), workers }
+    }
+
+    /// Replaces the list, at once and for every request that is routed from now on; requests in flight finish where they are.
+    ///
+    /// A member with the same name, address and life stays the one it was: its connections, and what passive health knows. What
+    /// is told here wins over passive health, except that `Up` repeated does not overrule a refused connection (a probe does).
+    pub fn update(&self, members: Vec<MemberInfo>) {
+        let mut table = self.table.write();
+        let rows = members.iter().map(|info| self.row(info, &table)).collect();
+        *table = Arc::new(Members::new(rows));
+    }
+
+    fn row(&self, info: &MemberInfo, before: &Members<Kept>) -> Arc<Row> {
+        let known = before.find(info.name.as_bytes());
+        if let Some(row) = known
+            && row.addr() == info.addr
+            && row.life() == info.life
+        {
+            row.tell(info.state);
+            return row.clone();
+        }
+        let counters = known.map(|row| row.kept().counters.clone()).unwrap_or_default();
+        let pools = (0..self.workers).map(|_| Pool::default()).collect();
+        Arc::new(Member::new(info, Kept { pools, counters }))
+    }
+
+    pub(crate) fn members(&self) -> Arc<Members<Kept>> {
+        self.table.read().clone()
+    }
+
+    /// What is known and counted of each member, ordered by name.
+    pub fn stats(&self) -> Vec<MemberStats> {
+        self.members().rows().iter().map(|row| stats(row)).collect()
+    }
+}
+
+fn stats(row: &Row) -> MemberStats {
+    let counters = &row.kept().counters;
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    MemberStats {
+        name: row.name().to_owned(),
+        addr: row.addr(),
+        life: row.life(),
+        state: row.state(),
+        requests: read(&counters.requests),
+        failures: read(&counters.failures),
+        retries: read(&counters.retries),
+        moved: read(&counters.moved),
+        in_flight: row.in_flight(),
+    }
+}
+
+/// The first pause before a member that refused a connection is tried again, and the longest.
+const PROBE_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+
+/// Notes that `row` refuses connections and asks it again, less and less often, until it accepts one.
+pub(crate) fn refused(row: &Arc<Row>, connect_timeout: Duration, random: u64) {
+    if row.refuse() {
+        tracing::warn!(member = row.name(), "refuses connections");
+        tokio::spawn(probe(Arc::downgrade(row), connect_timeout, random));
+    }
+}
+
+/// Holds the row weakly: a member that was removed, or that came back as a new life, is nobody's concern any more.
+async fn probe(row: Weak<Row>, connect_timeout: Duration, random: u64) {
+    let (mut pause, longest) = PROBE_PAUSES;
+    // Up to a quarter longer, so that the gateways of one site do not all ask at the same time.
+    let jitter = 1.0 + (random % 256) as f64 / 1024.0;
+    loop {
+        tokio::time::sleep(pause.mul_f64(jitter)).await;
+        let Some(row) = row.upgrade().filter(|row| row.refuses()) else { return };
+        if let Ok(Ok(_)) = tokio::time::timeout(connect_timeout, TcpStream::connect(row.addr())).await {
+            tracing::info!(member = row.name(), "accepts connections again");
+            return row.accept();
+        }
+        pause = (pause * 2).min(longest);
+    }
+}

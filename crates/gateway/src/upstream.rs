@@ -1,0 +1,228 @@
+//! Connections to members: opened, used by one request at a time, kept for the next.
+//!
+//! A connection is driven by the task whose request it carries, not by a task of its own. That spares two wake-ups a request,
+//! and a client that goes away takes its connection, and so its request, with it.
+
+use crate::client::Client;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::task::coop::unconstrained;
+
+/// The body on its way to a member.
+pub(crate) enum Outbound {
+    Empty,
+    Stream(Incoming, Arc<Upload>),
+}
+
+/// How far a client's body has come.
+#[derive(Default)]
+pub(crate) struct Upload {
+    ended: AtomicBool,
+    broken: AtomicBool,
+}
+
+impl Upload {
+    /// The last of it has been taken.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// The client sent something that is no body.
+    pub(crate) fn broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+}
+
+impl Outbound {
+    /// The body and, if there is any, how far it will have come.
+    pub(crate) fn new(incoming: Incoming) -> (Outbound, Option<Arc<Upload>>) {
+        if incoming.is_end_stream() {
+            return (Outbound::Empty, None);
+        }
+        let upload = Arc::<Upload>::default();
+        (Outbound::Stream(incoming, upload.clone()), Some(upload))
+    }
+}
+
+impl Body for Outbound {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Outbound::Stream(incoming, upload) = self.get_mut() else { return Poll::Ready(None) };
+        let frame = Pin::new(&mut *incoming).poll_frame(cx);
+        match frame {
+            Poll::Ready(Some(Err(_))) => upload.broken.store(true, Ordering::Relaxed),
+            Poll::Ready(None) => upload.ended.store(true, Ordering::Relaxed),
+            _ if incoming.is_end_stream() => upload.ended.store(true, Ordering::Relaxed),
+            _ => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Outbound::Empty => true,
+            Outbound::Stream(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Outbound::Empty => SizeHint::with_exact(0),
+            Outbound::Stream(incoming, _) => incoming.size_hint(),
+        }
+    }
+}
+
+/// One connection to a member.
+pub(crate) struct Upstream {
+    sender: SendRequest<Outbound>,
+    conn: Option<Connection<TokioIo<TcpStream>, Outbound>>,
+    ended: bool,
+}
+
+/// Why there is no answer.
+pub(crate) enum Broken {
+    /// Nothing of the request was sent; here it is.
+    Unsent(Box<Request<Outbound>>),
+    /// It was sent, or part of it, and the connection broke before an answer.
+    Sent,
+    /// The member took too long.
+    TimedOut,
+}
+
+impl Upstream {
+    pub(crate) async fn connect(addr: SocketAddr, timeout: Duration, max_head: usize) -> io::Result<Box<Upstream>> {
+        let stream = match tokio::time::timeout(timeout, TcpStream::connect(addr)).await {
+            Ok(connected) => connected?,
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        stream.set_nodelay(true)?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(max_head);
+        let (sender, conn) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        Ok(Box::new(Upstream { sender, conn: Some(conn), ended: false }))
+    }
+
+    /// Moves bytes in both directions as far as they go.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(conn) = &mut self.conn
+            && !self.ended
+        {
+            self.ended = Pin::new(conn).poll(cx).is_ready();
+        }
+    }
+
+    /// Sends `req` and waits for the head of the answer. The body of the answer comes as long as this is driven on.
+    pub(crate) async fn exchange(&mut self, req: Request<Outbound>, client: &Client) -> Result<Response<Incoming>, Broken> {
+        let mut answer = pin!(unconstrained(self.sender.try_send_request(req)));
+        std::future::poll_fn(|cx| {
+            if client.take_expired() {
+                return Poll::Ready(Err(Broken::TimedOut));
+            }
+            self.drive(cx);
+            // Only `drive`, just now, can have brought the answer: a waker here would wake this very task once more for nothing.
+            let mut nobody = Context::from_waker(Waker::noop());
+            let mut polled = answer.as_mut().poll(&mut nobody);
+            if polled.is_pending() && self.ended {
+                self.conn = None;
+                polled = answer.as_mut().poll(&mut nobody);
+            }
+            polled.map(|answer| {
+                answer.map_err(|mut error| match error.take_message() {
+                    Some(req) => Broken::Unsent(Box::new(req)),
+                    None => Broken::Sent,
+                })
+            })
+        })
+        .await
+    }
+
+    /// The next frame of the answer's body.
+    pub(crate) fn poll_body(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut nobody = Context::from_waker(Waker::noop());
+        let mut polled = Pin::new(&mut *body).poll_frame(&mut nobody);
+        if polled.is_pending() {
+            self.drive(cx);
+            if self.ended {
+                // Whatever was received is in the channel; a body that is not complete by now ends in an error.
+                self.conn = None;
+            }
+            polled = Pin::new(&mut *body).poll_frame(&mut nobody);
+        }
+        polled
+    }
+
+    /// Whether another request may be sent. Also takes the wakers of the former task out of the connection.
+    fn settle(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        !self.ended && self.conn.is_some() && self.sender.is_ready()
+    }
+
+    /// The raw connection after the member has switched protocols, and what it has already said in the new one.
+    pub(crate) async fn into_raw(mut self: Box<Self>) -> Option<(TcpStream, Bytes)> {
+        if !self.ended {
+            self.conn.as_mut()?.await.ok()?;
+        }
+        let parts = self.conn?.into_parts();
+        Some((parts.io.into_inner(), parts.read_buf))
+    }
+
+    /// Lets the connection go on by itself until the task is aborted or the connection ends.
+    pub(crate) fn detach(mut self: Box<Self>) -> tokio::task::AbortHandle {
+        tokio::spawn(async move {
+            if let Some(conn) = self.conn.take().filter(|_| !self.ended) {
+                let _ = conn.await;
+            }
+        })
+        .abort_handle()
+    }
+}
+
+/// Idle connections of one worker to one member, the last used on top.
+#[derive(Default)]
+pub(crate) struct Pool(Mutex<Vec<(u64, Box<Upstream>)>>);
+
+/// Idle connections that one worker keeps to one member; more are closed after use.
+const MAX_IDLE: usize = 256;
+
+impl Pool {
+    pub(crate) fn take(&self) -> Option<Box<Upstream>> {
+        self.0.lock().pop().map(|(_, upstream)| upstream)
+    }
+
+    /// Keeps the connection if it can be used again.
+    pub(crate) fn give(&self, now: u64, mut upstream: Box<Upstream>) {
+        if upstream.settle() {
+            let mut idle = self.0.lock();
+            if idle.len() < MAX_IDLE {
+                idle.push((now, upstream));
+            }
+        }
+    }
+
+    /// Closes what has been idle since before `since` and what the member has closed.
+    pub(crate) fn sweep(&self, since: u64) {
+        self.0.lock().retain_mut(|(used, upstream)| *used >= since && upstream.settle());
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({})", self.0.lock().len())
+    }
+}
