@@ -90,7 +90,12 @@ pub(crate) fn to_backend<B>(req: &mut Request<B>, peer: &Forwarded, websocket: b
     }
     *req.version_mut() = Version::HTTP_11;
     let headers = req.headers_mut();
+    // Trailers pass only to those who say that they want them, and then the member has to hear it.
+    let trailers = headers.contains_key(TE) && headers.get_all(TE).iter().any(|value| lists(value, "trailers"));
     remove_hop_by_hop(headers);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
     if !peer.trusted {
         remove_listed(headers, &FORWARDING);
     }
@@ -212,7 +217,7 @@ mod tests {
                 ("connection", "Cookie"),
                 ("keep-alive", "timeout=5"),
                 ("proxy-connection", "close"),
-                ("te", "trailers"),
+                ("te", "gzip"),
                 ("upgrade", "h2c"),
                 ("x-secret", "1"),
                 ("cookie", "a=1"),

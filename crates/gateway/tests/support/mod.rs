@@ -77,6 +77,7 @@ impl Backend {
             let mut serving = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (handler, heads) = (handler.clone(), heads.clone());
                 serving.spawn(async move {
@@ -168,6 +169,7 @@ pub struct Client(SendRequest<Body>);
 impl Client {
     pub async fn connect(addr: SocketAddr) -> Client {
         let stream = TcpStream::connect(addr).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let (sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(conn.with_upgrades());
         Client(sender)
