@@ -13,10 +13,11 @@ use crate::codec::{self, Encode, Shared};
 use crate::key::{AsKey, Value};
 use bytes::Bytes;
 use core::cell::RefCell;
+use outlive_core::id::SessionKey;
 use outlive_core::limits::{ATTRIBUTES_MAX, NAME_MAX};
 use outlive_core::record::{Attribute as Committed, Change, Record};
-use outlive_core::stamp::Stamp;
-use parking_lot::ReentrantMutex;
+use outlive_core::stamp::{Claim, Life, Stamp};
+use parking_lot::{Mutex, ReentrantMutex};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -54,6 +55,8 @@ pub(crate) struct Notes {
 /// A session in memory.
 pub(crate) struct Live {
     state: ReentrantMutex<RefCell<State>>,
+    /// The session's key after a rotation: for requests that were opened under the old one.
+    successor: Mutex<Option<SessionKey>>,
 }
 
 impl core::fmt::Debug for Live {
@@ -69,6 +72,7 @@ struct State {
     /// What the committed attributes take.
     bytes: usize,
     requests: u32,
+    place_holders: u32,
     running: u32,
     external: u32,
 }
@@ -266,7 +270,7 @@ impl Drop for Busy<'_> {
 impl Live {
     /// A session without attributes.
     pub(crate) fn new() -> Live {
-        Live { state: ReentrantMutex::new(RefCell::new(State::default())) }
+        Live { state: ReentrantMutex::new(RefCell::new(State::default())), successor: Mutex::new(None) }
     }
 
     /// The session of that record; copies handles only, because the engine calls it under a shard lock.
@@ -455,6 +459,32 @@ impl Live {
         state.bytes = cut.bytes;
         state.sweep();
         Ok((sent, notes))
+    }
+
+    /// The key that the session got by its last rotation.
+    pub(crate) fn successor(&self) -> Option<SessionKey> {
+        *self.successor.lock()
+    }
+
+    pub(crate) fn set_successor(&self, key: SessionKey) {
+        *self.successor.lock() = Some(key);
+    }
+
+    /// Stands for the stamp of a commit that another node makes, until it is known. Not a stamp that any commit has.
+    pub(crate) fn place_holder(&self) -> Stamp {
+        let lock = self.state.lock();
+        let mut state = lock.borrow_mut();
+        state.place_holders = state.place_holders.wrapping_add(1);
+        Claim { epoch: u32::MAX, life: Life::new(0) }.at(state.place_holders)
+    }
+
+    /// Puts the stamp where its place holder is.
+    pub(crate) fn restamp(&self, place_holder: Stamp, stamp: Stamp) {
+        let lock = self.state.lock();
+        for attribute in &mut lock.borrow_mut().attributes {
+            let bases = attribute.writes.iter_mut().map(|w| &mut w.base);
+            bases.chain([&mut attribute.dot]).filter(|dot| **dot == Some(place_holder)).for_each(|dot| *dot = Some(stamp));
+        }
     }
 
     /// Takes back what the request has changed and not committed; how much of it stayed because others had built upon it.

@@ -1,0 +1,215 @@
+//! What can go wrong, one enum per operation. Each says whose fault it is and whether to try again.
+
+use core::error::Error;
+use core::time::Duration;
+use http::StatusCode;
+use std::sync::Arc;
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The application's own code: a value, a missing layer, a setting.
+    Caller,
+    /// Other nodes are silent, slow or gone.
+    Peer,
+    /// The store.
+    Store,
+    /// Outlive itself. Please report it.
+    Bug,
+}
+
+/// Whether it makes sense to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Retry {
+    /// It would fail again.
+    Never,
+    /// After this long, with the same request.
+    After(Duration),
+    /// At another node.
+    OtherNode,
+}
+
+/// Why a session could not be opened. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// No session layer wraps this handler. The application's fault: axum layers wrap only the routes that are already there.
+    #[error("no session layer wraps this handler: call `.layer(outlive.layer())` after the last `.route(...)`")]
+    NoLayer,
+    /// This node cannot have the session now: it starts, stops or has too much to do.
+    #[error("sessions are unavailable on this node for now")]
+    Unavailable {
+        /// Try again then.
+        after: Duration,
+    },
+    /// The copy that could be had is older than what the client has seen, and who may hold a newer one is silent.
+    #[error("only an older state of the session could be found; its holder may still answer")]
+    Stale {
+        /// Try again then.
+        after: Duration,
+    },
+    /// Other requests of this session took too long, under `exclusive`.
+    #[error("too many requests of this session at once")]
+    Busy {
+        /// Try again then.
+        after: Duration,
+    },
+}
+
+impl OpenError {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            OpenError::NoLayer | OpenError::Busy { .. } => Fault::Caller,
+            OpenError::Unavailable { .. } | OpenError::Stale { .. } => Fault::Peer,
+        }
+    }
+
+    /// Whether to try again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            OpenError::NoLayer => Retry::Never,
+            OpenError::Unavailable { after } | OpenError::Stale { after } | OpenError::Busy { after } => Retry::After(*after),
+        }
+    }
+
+    /// 500 without a layer, 429 when busy, otherwise 503.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            OpenError::NoLayer => StatusCode::INTERNAL_SERVER_ERROR,
+            OpenError::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
+            OpenError::Unavailable { .. } | OpenError::Stale { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// Why a request's changes were not acknowledged. The answer is replaced; this is in its extensions.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// The changes went out and nobody knows whether they survive. They are kept and sent again; do not repeat what is not idempotent.
+    #[error("the changes went out, and it is not known whether they survive")]
+    Unknown,
+    /// Fewer copies could be made than `min_backups`. Nothing was kept.
+    #[error("fewer copies could be made than `min_backups` demands; nothing was kept")]
+    UnderReplicated,
+    /// The session would be too large. Nothing of the request was kept.
+    #[error("setting the session attribute `{attribute}` makes {got} {what}, and the limit is {limit}")]
+    TooLarge {
+        /// The attribute that made it so: of those that the request changed, the largest.
+        attribute: Arc<str>,
+        /// What was counted.
+        what: &'static str,
+        /// How much of it there was.
+        got: usize,
+        /// How much there may be.
+        limit: usize,
+    },
+    /// A value could not be encoded. Nothing of the request was kept.
+    #[error("the session attribute `{attribute}` could not be encoded")]
+    Encode {
+        /// The attribute.
+        attribute: Arc<str>,
+        /// What its `Serialize` said.
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// The session ended while the request ran. Nothing was kept.
+    #[error("the session ended while the request ran; nothing was kept")]
+    Ended,
+    /// The answer had already left without a cookie, so that nobody would ever find the session. Nothing was kept.
+    #[error("the answer has left without a cookie, so a new session can no longer begin; nothing was kept")]
+    NoCookie,
+    /// Another node changed the same attribute meanwhile. Nothing was kept.
+    #[error("another node changed the same attribute meanwhile; nothing was kept")]
+    Conflict,
+    /// This node takes no new sessions now. Nothing was kept.
+    #[error("this node takes no new sessions for now; nothing was kept")]
+    Unavailable {
+        /// Try again then.
+        after: Duration,
+    },
+}
+
+impl CommitError {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            CommitError::Unknown | CommitError::UnderReplicated | CommitError::Conflict | CommitError::Unavailable { .. } => Fault::Peer,
+            CommitError::TooLarge { .. } | CommitError::Encode { .. } | CommitError::Ended | CommitError::NoCookie => Fault::Caller,
+        }
+    }
+
+    /// Whether to try again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            CommitError::Unknown | CommitError::UnderReplicated => Retry::After(Duration::from_secs(1)),
+            CommitError::Conflict | CommitError::Ended => Retry::After(Duration::ZERO),
+            CommitError::Unavailable { after } => Retry::After(*after),
+            CommitError::TooLarge { .. } | CommitError::Encode { .. } | CommitError::NoCookie => Retry::Never,
+        }
+    }
+
+    /// 500 when the application has to be changed, otherwise 503.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            CommitError::TooLarge { .. } | CommitError::Encode { .. } | CommitError::NoCookie => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// Why a login was refused. The session is as it was before.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoginError {
+    /// The user has as many sessions as the cap allows.
+    #[error("this user has {got} sessions, and the limit is {limit}")]
+    TooManySessions {
+        /// Sessions there are.
+        got: usize,
+        /// Sessions there may be.
+        limit: usize,
+    },
+    /// Who counts the user's sessions did not answer, or the name cannot be one.
+    #[error("the login could not be entered for now")]
+    Unavailable {
+        /// Try again then.
+        after: Duration,
+    },
+}
+
+impl LoginError {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            LoginError::TooManySessions { .. } => Fault::Caller,
+            LoginError::Unavailable { .. } => Fault::Store,
+        }
+    }
+
+    /// Whether to try again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            LoginError::TooManySessions { .. } => Retry::Never,
+            LoginError::Unavailable { after } => Retry::After(*after),
+        }
+    }
+
+    /// 403 over the cap, otherwise 503.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            LoginError::TooManySessions { .. } => StatusCode::FORBIDDEN,
+            LoginError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// The `Retry-After` of an error, in whole seconds.
+pub(crate) fn retry_after(retry: Retry) -> Option<u64> {
+    match retry {
+        Retry::After(after) => Some(after.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
+        Retry::Never | Retry::OtherNode => None,
+    }
+}

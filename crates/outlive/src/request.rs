@@ -1,0 +1,164 @@
+//! One request's way to its session: opened at first use, committed or taken back at its end.
+
+use crate::caching;
+use crate::error::{CommitError, OpenError};
+use crate::node::{Durable, EndKind, Node, Open, Token};
+use crate::session::{Brought, Committed, Committing, Session};
+use core::time::Duration;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use outlive_core::id::{SessionId, SessionKey};
+use std::sync::{Arc, OnceLock};
+
+/// How long after a rotation a request with the old id may be one that left before it: the client has the newer cookie by now, or is
+/// about to get it.
+const ROTATED_KEEP: Duration = Duration::from_secs(60);
+
+/// What a layer puts into a request's extensions. A handler that does not ask for it costs nothing else.
+#[derive(Clone)]
+pub(crate) struct Slot(Arc<Inner>);
+
+struct Inner {
+    node: Arc<Node>,
+    touch: bool,
+    session: OnceLock<Session>,
+}
+
+impl Slot {
+    pub(crate) fn new(node: Arc<Node>, touch: bool) -> Slot {
+        Slot(Arc::new(Inner { node, touch, session: OnceLock::new() }))
+    }
+
+    pub(crate) fn is_of(&self, node: &Arc<Node>) -> bool {
+        Arc::ptr_eq(&self.0.node, node)
+    }
+
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.0.session.get()
+    }
+
+    /// The session, opened by the first call.
+    pub(crate) async fn open(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Result<Session, OpenError> {
+        if let Some(session) = self.0.session.get() {
+            return Ok(session.clone());
+        }
+        let node = &self.0.node;
+        let mode = node.carrier.mode(headers, authority);
+        let mut brought = Brought { mode, id: None, here: false, token: None, mute: false };
+        let Some((id, key, route)) = node.carrier.ids(mode, headers).find_map(|text| known(node, text)) else {
+            return Ok(self.keep(Session::fresh(node.clone(), brought)));
+        };
+        let mut foreign = false;
+        let token = node.carrier.tokens(mode, headers).find_map(|text| {
+            let token = Token::open(&node.keys, &key, text);
+            foreign |= token.is_none();
+            token
+        });
+        if foreign {
+            node.stats.foreign_tokens.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        }
+        (brought.id, brought.here, brought.token) = (Some(id), route == node.route, token);
+        let session = match node.open(key, token.map(|t| t.stamp), self.0.touch).answer().await {
+            Open::Here(opened) => Session::opened(node.clone(), brought, id, opened),
+            Open::Ended(EndKind::Rotated, ago) if ago < ROTATED_KEEP => Session::fresh(node.clone(), Brought { mute: true, ..brought }),
+            Open::NotFound | Open::Ended(..) => Session::fresh(node.clone(), brought),
+            Open::Stale(after) => return Err(OpenError::Stale { after }),
+            Open::Unavailable(after) => return Err(OpenError::Unavailable { after }),
+        };
+        Ok(self.keep(session))
+    }
+
+    /// The first of two that were opened at once stays; the other is dropped and counts as a request that did nothing.
+    fn keep(&self, session: Session) -> Session {
+        self.0.session.get_or_init(|| session).clone()
+    }
+}
+
+/// A candidate for the id, if this cluster issued it: its tag makes a foreign one cost no look-up.
+fn known<'a>(node: &Node, text: &'a str) -> Option<(SessionId, SessionKey, &'a str)> {
+    let (id, route) = text.split_once('.').unwrap_or((text, ""));
+    SessionId::parse(&node.keys, id).map(|(id, key)| (id, key, route))
+}
+
+/// Ends the request whatever becomes of it: not told how, it takes the request's changes back.
+pub(crate) struct Guard(Option<Slot>);
+
+impl Guard {
+    pub(crate) fn new(slot: Slot) -> Guard {
+        Guard(Some(slot))
+    }
+
+    /// A request that another layer looks after.
+    pub(crate) fn none() -> Guard {
+        Guard(None)
+    }
+
+    /// The handler has answered. `None` if it did not use the session.
+    pub(crate) fn finish(&mut self, keep: bool) -> Option<(Session, Committing)> {
+        let slot = self.0.take()?;
+        let session = slot.session()?.clone();
+        let step = session.finish(keep);
+        Some((session, step))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(session) = self.0.as_ref().and_then(Slot::session) {
+            session.abort();
+        }
+    }
+}
+
+/// Puts into the answer what its session requires, or replaces it by an error.
+pub(crate) fn seal<B: Default>(
+    session: &Session,
+    result: Result<Durable, CommitError>,
+    mut answer: http::Response<B>,
+) -> http::Response<B> {
+    if let Err(error) = &result {
+        tracing::error!(%error, "a session could not be committed");
+        answer = http::Response::new(B::default());
+        *answer.status_mut() = error.status();
+        error_headers(error.retry(), answer.headers_mut());
+        answer.extensions_mut().insert(error.clone());
+    }
+    let durable = result.ok();
+    if session.set_cookies(durable.as_ref(), answer.headers_mut()) {
+        caching::forbid_sharing(answer.headers_mut());
+    }
+    caching::vary_by(answer.headers_mut(), session.vary());
+    if let Some(durable) = durable {
+        answer.extensions_mut().insert(Committed::of(durable));
+    }
+    answer
+}
+
+pub(crate) fn error_headers(retry: crate::error::Retry, headers: &mut HeaderMap) {
+    if let Some(seconds) = crate::error::retry_after(retry) {
+        headers.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+}
+
+/// Which answers take the request's changes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Rollback {
+    /// 5xx. A 422 carries the form's draft and a 401 the counter of attempts, so they are kept.
+    #[default]
+    ServerError,
+    /// 4xx as well.
+    ClientError,
+    /// None.
+    Never,
+}
+
+impl Rollback {
+    pub(crate) fn keeps(self, status: StatusCode) -> bool {
+        match self {
+            Rollback::ServerError => !status.is_server_error(),
+            Rollback::ClientError => !status.is_server_error() && !status.is_client_error(),
+            Rollback::Never => true,
+        }
+    }
+}

@@ -1,0 +1,607 @@
+//! The handle that handlers use: [`Session`].
+
+use crate::cookie::Mode;
+use crate::error::{CommitError, LoginError, OpenError};
+use crate::key::AsKey;
+use crate::live::{CutError, Live, Notes, RequestNo, Sent};
+use crate::node::{Commit, Durable, EndKind, Failure, Node, Open, Opened, Step, Token, Waiting};
+use bytes::Bytes;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::time::Duration;
+use http::HeaderMap;
+use http::header::HeaderName;
+use outlive_core::config::{Level, Limits};
+use outlive_core::id::SessionId;
+use outlive_core::record::{LIMITS, USER};
+use outlive_core::stamp::Stamp;
+use parking_lot::RwLock;
+use std::sync::Arc;
+
+/// The session of the visitor whose request this is. A cheap clone, `Send + Sync`.
+///
+/// **What is sync is memory; what is async, other nodes have a say in.** `get`, `set`, `update`, `modify`, `try_update`, `remove`,
+/// `rotate`, `touch`, `rollback` and `set_idle_timeout` wait for nothing; `login`, `invalidate`, `flush` and `refresh` may.
+///
+/// Changes are committed when the handler has returned and before the answer leaves. A request that fails (5xx, a panic, dropped by
+/// its client) is rolled back; so are 4xx only if the layer says so. Requests of one session that run at once share its values: `update`
+/// is atomic, and changes of different attributes do not meet.
+///
+/// Closures run under the session's lock: other attributes may be used inside, the same one panics. They cannot `.await`.
+///
+/// # After its request
+/// A clone that outlives its request (a spawned task, a streamed body, a WebSocket) goes on reading the last known state. What it
+/// writes is kept, and committed by [`flush`](Session::flush) or when the last clone is dropped. A session that had no cookie when the
+/// answer left can no longer begin: that `flush` answers [`CommitError::NoCookie`].
+///
+/// # Cancel safety
+/// A request future that is dropped rolls back what was not committed. A commit that has begun goes on; only its answer is lost.
+#[derive(Clone)]
+pub struct Session {
+    inner: Arc<Inner>,
+}
+
+impl core::fmt::Debug for Session {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Session(..)")
+    }
+}
+
+/// What a commit got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Committed {
+    /// The durability that it really reached.
+    pub level: Level,
+    /// The number of the session's newest durable commit under its present owner; 0 if it has none.
+    pub version: u32,
+}
+
+/// How far an end has got.
+#[must_use = "`Pending` means that a node which is cut off may still serve the session"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every node that may hold a copy has confirmed it, and the store.
+    Everywhere,
+    /// It is in force here and being sent; somebody who may hold a copy has not confirmed it yet.
+    Pending,
+}
+
+/// Changes that this visitor had seen acknowledged and that could not be recovered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Loss {}
+
+/// The outcome of a commit, now or later.
+pub(crate) type Committing = Step<Result<Durable, CommitError>>;
+
+/// What the request brought.
+#[derive(Debug)]
+pub(crate) struct Brought {
+    pub(crate) mode: Mode,
+    pub(crate) id: Option<SessionId>,
+    /// Its route is this node.
+    pub(crate) here: bool,
+    pub(crate) token: Option<Token>,
+    /// The id was rotated a moment ago: the client has, or gets, a newer cookie which must not be overwritten.
+    pub(crate) mute: bool,
+}
+
+struct Inner {
+    node: Arc<Node>,
+    place: RwLock<Place>,
+    brought: Brought,
+    /// Its request has ended.
+    late: AtomicBool,
+    /// How many other requests of the session were running then.
+    others: AtomicU32,
+    lost: bool,
+}
+
+/// Where the handle's data lives; it changes when the session begins, rotates or is invalidated.
+struct Place {
+    live: Arc<Live>,
+    request: RequestNo,
+    at: At,
+    rotate: bool,
+    /// The client's session was ended by this handle.
+    ended: bool,
+}
+
+enum At {
+    /// Nothing exists yet but, perhaps, an id.
+    Fresh(Option<SessionId>),
+    Here(SessionId, Opened),
+}
+
+impl Session {
+    /// A session that does not exist until something is put in it.
+    pub(crate) fn fresh(node: Arc<Node>, brought: Brought) -> Session {
+        Session::at(node, brought, Arc::new(Live::new()), At::Fresh(None), false)
+    }
+
+    pub(crate) fn opened(node: Arc<Node>, brought: Brought, id: SessionId, opened: Opened) -> Session {
+        let (live, lost) = (opened.live.clone(), opened.lost);
+        Session::at(node, brought, live, At::Here(id, opened), lost)
+    }
+
+    fn at(node: Arc<Node>, brought: Brought, live: Arc<Live>, at: At, lost: bool) -> Session {
+        let place = RwLock::new(Place { request: live.begin(), live, at, rotate: false, ended: false });
+        let (late, others) = (AtomicBool::new(false), AtomicU32::new(0));
+        Session { inner: Arc::new(Inner { node, place, brought, late, others, lost }) }
+    }
+
+    /// The value as it is now: a snapshot without a lock, which may live across `.await`. The idiom for a default is
+    /// `.unwrap_or_default()`.
+    #[must_use]
+    pub fn get<K: AsKey>(&self, key: K) -> Option<Arc<K::Value>> {
+        self.inner.place.read_recursive().live.get(&key)
+    }
+
+    /// Sets the value.
+    #[doc(alias = "insert")]
+    pub fn set<K: AsKey>(&self, key: K, value: K::Value) {
+        let place = self.inner.place.read_recursive();
+        place.live.set(place.request, &key, value);
+    }
+
+    /// Removes the value and answers what it was.
+    pub fn remove<K: AsKey>(&self, key: K) -> Option<Arc<K::Value>> {
+        let place = self.inner.place.read_recursive();
+        place.live.remove(place.request, &key)
+    }
+
+    /// Changes the value in place, atomically; an absent one starts from its default.
+    ///
+    /// # Panics
+    /// If the closure uses the same attribute.
+    pub fn update<K: AsKey, R>(&self, key: K, f: impl FnOnce(&mut K::Value) -> R) -> R
+    where
+        K::Value: Default,
+    {
+        let place = self.inner.place.read_recursive();
+        let result = place.live.change(place.request, &key, Some(K::Value::default), false, |value| (f(value), true));
+        #[expect(clippy::expect_used, reason = "an absent value starts from its default")]
+        result.expect("the closure has run")
+    }
+
+    /// Like [`update`](Session::update), on a copy: what the closure did is kept only if it answers `Ok`.
+    ///
+    /// # Errors
+    /// Those of the closure.
+    ///
+    /// # Panics
+    /// If the closure uses the same attribute.
+    pub fn try_update<K: AsKey, R, E>(&self, key: K, f: impl FnOnce(&mut K::Value) -> Result<R, E>) -> Result<R, E>
+    where
+        K::Value: Default,
+    {
+        let place = self.inner.place.read_recursive();
+        let result = place.live.change(place.request, &key, Some(K::Value::default), true, |value| {
+            let result = f(value);
+            let keep = result.is_ok();
+            (result, keep)
+        });
+        #[expect(clippy::expect_used, reason = "an absent value starts from its default")]
+        result.expect("the closure has run")
+    }
+
+    /// Changes the value in place if there is one.
+    ///
+    /// # Panics
+    /// If the closure uses the same attribute.
+    pub fn modify<K: AsKey, R>(&self, key: K, f: impl FnOnce(&mut K::Value) -> R) -> Option<R> {
+        let place = self.inner.place.read_recursive();
+        place.live.change(place.request, &key, None, false, |value| (f(value), true))
+    }
+
+    /// The session's secret name. It prints as `SessionId(..)`: it is a password, and belongs into no log.
+    pub fn id(&self) -> SessionId {
+        if let At::Here(id, _) | At::Fresh(Some(id)) = self.inner.place.read_recursive().at {
+            return id;
+        }
+        let mut place = self.inner.place.write();
+        match &mut place.at {
+            At::Here(id, _) => *id,
+            At::Fresh(id) => *id.get_or_insert_with(|| self.inner.node.draw_id()),
+        }
+    }
+
+    /// Whether this visitor has no session: none was brought, or nobody knows it any more. It begins when something is set.
+    pub fn is_new(&self) -> bool {
+        matches!(self.inner.place.read_recursive().at, At::Fresh(_))
+    }
+
+    /// The user whom [`login`](Session::login) bound the session to.
+    pub fn user(&self) -> Option<Arc<str>> {
+        let bytes = self.inner.place.read_recursive().live.get_raw(USER)?;
+        core::str::from_utf8(&bytes).ok().map(Arc::from)
+    }
+
+    /// What was lost, in the first request after it, so that the application can say so. Once.
+    pub fn loss(&self) -> Option<Loss> {
+        self.inner.lost.then_some(Loss {})
+    }
+
+    /// A new id at the commit; the old one is dead from then on. It is independent of what is set and removed.
+    #[doc(alias = "cycle_id")]
+    #[doc(alias = "renew")]
+    #[doc(alias = "changeSessionId")]
+    pub fn rotate(&self) {
+        self.inner.place.write().rotate = true;
+    }
+
+    /// Takes back what this request has changed and not committed.
+    pub fn rollback(&self) {
+        let mut place = self.inner.place.write();
+        place.rotate = false;
+        let stayed = place.live.rollback(place.request);
+        self.inner.count_stayed(stayed);
+    }
+
+    /// Notes a use. Opening does that already; a stream that stays open calls it when the *user* did something.
+    pub fn touch(&self) {
+        if let At::Here(_, opened) = &self.inner.place.read_recursive().at {
+            self.inner.node.touch(opened);
+        }
+    }
+
+    /// How long this session lives without use, instead of the configured time.
+    pub fn set_idle_timeout(&self, idle: Duration) {
+        let place = self.inner.place.read_recursive();
+        let own = place.live.get_raw(LIMITS).and_then(|bytes| Limits::decode(&bytes));
+        let limits = Limits { idle, ..own.unwrap_or(self.inner.node.limits) };
+        place.live.set_raw(place.request, LIMITS, Some(Bytes::copy_from_slice(&limits.encode())));
+    }
+
+    /// Binds the session to a user, under a new id: the one before the login is dead, whoever knows it.
+    ///
+    /// # Errors
+    /// [`LoginError`]; then the session is as it was.
+    pub async fn login(&self, user: &str) -> Result<(), LoginError> {
+        let mut place = self.inner.place.write();
+        place.live.set_raw(place.request, USER, Some(Bytes::copy_from_slice(user.as_bytes())));
+        place.rotate = true;
+        Ok(())
+    }
+
+    /// Ends the session, at once: a 5xx does not bring it back. What is set afterwards goes into a new, anonymous session.
+    ///
+    /// To keep something over a logout, read it before and set it after.
+    ///
+    /// # Errors
+    /// [`CommitError`], if the end could not even be noted here.
+    #[doc(alias = "purge")]
+    #[doc(alias = "destroy")]
+    pub async fn invalidate(&self) -> Result<Ended, CommitError> {
+        let step = {
+            let mut place = self.inner.place.write();
+            let stayed = place.live.rollback(place.request);
+            self.inner.count_stayed(stayed);
+            let step = match &place.at {
+                At::Fresh(_) => Step::Ready(true),
+                At::Here(_, opened) => {
+                    self.inner.close(&place);
+                    self.inner.node.end(opened.key, EndKind::Logout)
+                }
+            };
+            let live = Arc::new(Live::new());
+            let ended = place.ended || matches!(place.at, At::Here(..));
+            *place = Place { request: live.begin(), live, at: At::Fresh(None), rotate: false, ended };
+            step
+        };
+        Ok(if step.answer().await { Ended::Everywhere } else { Ended::Pending })
+    }
+
+    /// Commits what was changed so far; it is not rolled back any more.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub async fn flush(&self) -> Result<Committed, CommitError> {
+        self.start_commit().answer().await.map(Committed::of)
+    }
+
+    /// Opens the session again, after a while: what others have committed meanwhile, here or on another node, is there then.
+    ///
+    /// What was not committed yet is committed first.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the handle keeps its last known state.
+    pub async fn refresh(&self) -> Result<(), OpenError> {
+        let (id, key, token) = match &self.inner.place.read_recursive().at {
+            At::Fresh(_) => return Ok(()),
+            At::Here(id, opened) => (*id, opened.key, None),
+        };
+        if self.has_writes() {
+            let _ = self.flush().await;
+        }
+        let opened = match self.inner.node.open(key, token, false).answer().await {
+            Open::Here(opened) => opened,
+            Open::NotFound | Open::Ended(..) => return Err(OpenError::Unavailable { after: Duration::ZERO }),
+            Open::Stale(after) => return Err(OpenError::Stale { after }),
+            Open::Unavailable(after) => return Err(OpenError::Unavailable { after }),
+        };
+        let mut place = self.inner.place.write();
+        let late = self.inner.late.load(Ordering::Relaxed);
+        if Arc::ptr_eq(&place.live, &opened.live) {
+            self.inner.node.close(&opened);
+            return Ok(());
+        }
+        if !late {
+            self.inner.close(&place);
+        }
+        let live = opened.live.clone();
+        let request = live.begin();
+        if late {
+            live.end();
+            self.inner.node.close(&opened);
+        }
+        *place = Place { request, live, at: At::Here(id, opened), rotate: place.rotate, ended: place.ended };
+        Ok(())
+    }
+
+    fn has_writes(&self) -> bool {
+        let place = self.inner.place.read_recursive();
+        place.live.has_writes(place.request)
+    }
+
+    /// The end of the request: commits, or rolls back, and from now on the handle is late.
+    pub(crate) fn finish(&self, keep: bool) -> Committing {
+        if !keep {
+            self.rollback();
+        }
+        let step = self.start_commit();
+        self.end();
+        step
+    }
+
+    /// The request was dropped, or panicked.
+    pub(crate) fn abort(&self) {
+        self.rollback();
+        self.end();
+    }
+
+    fn end(&self) {
+        if !self.inner.late.swap(true, Ordering::Relaxed) {
+            let others = self.inner.close(&self.inner.place.read_recursive());
+            self.inner.others.store(others, Ordering::Relaxed);
+        }
+    }
+
+    fn start_commit(&self) -> Committing {
+        let place = self.inner.place.read_recursive();
+        match &place.at {
+            At::Here(_, opened) if place.rotate => {
+                let new = self.inner.node.draw_id();
+                let step = self.inner.node.rotate(opened, new.key(&self.inner.node.keys));
+                drop(place);
+                match step {
+                    Step::Ready(answer) => self.rotated(new, answer),
+                    Step::Wait(waiting) => {
+                        let session = self.clone();
+                        Step::Wait(Box::pin(async move {
+                            let answer = waiting.await;
+                            session.rotated(new, answer).answer().await
+                        }))
+                    }
+                }
+            }
+            At::Here(_, opened) => self.inner.commit(&place, opened),
+            At::Fresh(_) if !place.live.has_writes(place.request) => Step::Ready(Ok(Durable { tip: None, level: Level::Owner })),
+            At::Fresh(_) => {
+                drop(place);
+                self.begin()
+            }
+        }
+    }
+
+    fn rotated(&self, new: SessionId, answer: Result<Opened, Failure>) -> Committing {
+        match answer {
+            Ok(opened) => {
+                let mut place = self.inner.place.write();
+                place.live.set_successor(opened.key);
+                place.at = At::Here(new, opened);
+                place.rotate = false;
+            }
+            Err(failure) => {
+                self.rollback();
+                return Step::Ready(Err(failed(failure)));
+            }
+        }
+        self.start_commit()
+    }
+
+    /// The first commit of a session that did not exist.
+    fn begin(&self) -> Committing {
+        let (inner, mut place) = (&*self.inner, self.inner.place.write());
+        let At::Fresh(id) = &place.at else {
+            drop(place);
+            return self.start_commit();
+        };
+        let refused = if inner.late.load(Ordering::Relaxed) {
+            inner.node.stats.without_cookie.fetch_add(1, Ordering::Relaxed);
+            Some(CommitError::NoCookie)
+        } else {
+            inner.brought.mute.then_some(CommitError::Ended)
+        };
+        if let Some(refused) = refused {
+            place.live.rollback(place.request);
+            return Step::Ready(Err(refused));
+        }
+        let id = id.unwrap_or_else(|| inner.node.draw_id());
+        let mut created = None;
+        let sent = place.live.commit(place.request, inner.node.size_max, |changes| {
+            match inner.node.create(id.key(&inner.node.keys), place.live.clone()) {
+                Ok(opened) => {
+                    let sent = send(&inner.node, &place.live, &opened, changes);
+                    created = Some(opened);
+                    sent
+                }
+                Err(after) => (Sent::Refused, Step::Ready(Err(CommitError::Unavailable { after }))),
+            }
+        });
+        if let Some(opened) = created {
+            (place.at, place.rotate) = (At::Here(id, opened), false);
+        }
+        inner.sent(sent).unwrap_or(Step::Ready(Ok(Durable { tip: None, level: Level::Owner })))
+    }
+
+    pub(crate) fn vary(&self) -> HeaderName {
+        self.inner.node.carrier.vary()
+    }
+
+    /// Puts the cookies that the client needs into the answer; whether there was one.
+    pub(crate) fn set_cookies(&self, durable: Option<&Durable>, headers: &mut HeaderMap) -> bool {
+        let (node, brought) = (&*self.inner.node, &self.inner.brought);
+        let place = self.inner.place.read_recursive();
+        let At::Here(id, opened) = &place.at else {
+            if place.ended && !brought.mute {
+                node.carrier.clear(brought.mode, headers);
+            }
+            return place.ended && !brought.mute;
+        };
+        let same = brought.id == Some(*id);
+        // An id that was ended or rotated by somebody else meanwhile never causes a cookie.
+        if brought.mute || same && durable.is_none() || same && place.live.successor().is_some_and(|key| key != opened.key) {
+            return false;
+        }
+        let mut any = false;
+        if !same || !brought.here && self.inner.others.load(Ordering::Relaxed) == 0 {
+            node.carrier.set_id(brought.mode, headers, &format!("{}.{}", id.reveal(), node.route));
+            any = true;
+        }
+        if let Some(stamp) = durable.and_then(|d| d.tip).filter(|s| s.version > 0) {
+            let deadline = node.deadline(opened);
+            let step = u32::try_from(node.limits.touch_step().as_secs()).unwrap_or(u32::MAX).max(1);
+            let known = brought.token.is_some_and(|t| same && t.stamp == stamp && t.deadline.0.saturating_add(step) > deadline.0);
+            if !known {
+                node.carrier.set_token(brought.mode, headers, &Token { stamp, deadline }.seal(&node.keys, &opened.key));
+                any = true;
+            }
+        }
+        any
+    }
+}
+
+impl Inner {
+    fn close(&self, place: &Place) -> u32 {
+        if let At::Here(_, opened) = &place.at {
+            self.node.close(opened);
+        }
+        place.live.end()
+    }
+
+    fn count_stayed(&self, stayed: u32) {
+        if stayed > 0 {
+            self.node.stats.stayed.fetch_add(stayed.into(), Ordering::Relaxed);
+            tracing::warn!(stayed, "changes of a failed request stayed: another request of the session had built upon them");
+        }
+    }
+
+    fn commit(&self, place: &Place, opened: &Opened) -> Committing {
+        let sent = place.live.commit(place.request, self.node.size_max, |changes| send(&self.node, &place.live, opened, changes));
+        self.sent(sent).unwrap_or_else(|| match self.node.finish_read(opened) {
+            Commit::Applied(_, step) => durable(step),
+            // It ended or moved meanwhile; the request changed nothing, so there is nothing to refuse.
+            _ => Step::Ready(Ok(Durable { tip: None, level: Level::Owner })),
+        })
+    }
+
+    /// `None` if nothing was sent.
+    fn sent(&self, sent: Result<(Option<Committing>, Notes), CutError>) -> Option<Committing> {
+        match sent {
+            Ok((step, notes)) => {
+                self.count_stayed(notes.stayed);
+                for attribute in notes.quarantined {
+                    tracing::warn!(%attribute, "an attribute's bytes did not decode; they were put aside by the first write");
+                }
+                step
+            }
+            Err(CutError::Encode { attribute, source }) => {
+                Some(Step::Ready(Err(CommitError::Encode { attribute, source: Arc::new(source) })))
+            }
+            Err(CutError::TooLarge { attribute, what, got, limit }) => {
+                Some(Step::Ready(Err(CommitError::TooLarge { attribute, what, got, limit })))
+            }
+        }
+    }
+}
+
+/// The last clone is gone: what a late handle wrote is committed without waiting, what a running request wrote is taken back.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let place = self.place.read_recursive();
+        if !self.late.load(Ordering::Relaxed) {
+            let stayed = place.live.rollback(place.request);
+            self.count_stayed(stayed);
+            self.close(&place);
+        } else if place.live.has_writes(place.request) {
+            match &place.at {
+                At::Here(_, opened) => {
+                    if let Step::Ready(Err(error)) = self.commit(&place, opened) {
+                        tracing::warn!(%error, "what was written after the request could not be committed");
+                    }
+                }
+                At::Fresh(_) => {
+                    self.node.stats.without_cookie.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!("what was written after the request is gone: its answer had left without a cookie");
+                }
+            }
+        }
+    }
+}
+
+impl Committed {
+    pub(crate) fn of(durable: Durable) -> Committed {
+        Committed { level: durable.level, version: durable.tip.map_or(0, |t| t.version) }
+    }
+}
+
+fn failed(failure: Failure) -> CommitError {
+    match failure {
+        Failure::Unknown => CommitError::Unknown,
+        Failure::Conflict => CommitError::Conflict,
+        Failure::Ended => CommitError::Ended,
+    }
+}
+
+fn durable(step: Step<Result<Durable, Failure>>) -> Committing {
+    match step {
+        Step::Ready(result) => Step::Ready(result.map_err(failed)),
+        Step::Wait(waiting) => Step::Wait(Box::pin(async move { waiting.await.map_err(failed) })),
+    }
+}
+
+/// Sends changes to the engine. A request that was opened before its session rotated commits to the session under its new id.
+fn send(node: &Arc<Node>, live: &Arc<Live>, opened: &Opened, changes: &crate::live::Changes) -> (Sent, Committing) {
+    let mut commit = node.commit(opened, changes);
+    if let (Commit::Ended, Some(key)) = (&commit, live.successor())
+        && let Step::Ready(Open::Here(successor)) = node.open(key, None, false)
+    {
+        commit = node.commit(&successor, changes);
+        node.close(&successor);
+    }
+    let refused = |error| (Sent::Refused, Step::Ready(Err(error)));
+    match commit {
+        Commit::Applied(stamp, step) => (Sent::Applied(stamp.unwrap_or_default()), durable(step)),
+        Commit::Late(waiting) => {
+            let place_holder = live.place_holder();
+            (Sent::Applied(place_holder), Step::Wait(late(waiting, live.clone(), place_holder)))
+        }
+        Commit::Conflict => refused(CommitError::Conflict),
+        Commit::Ended => refused(CommitError::Ended),
+        Commit::UnderReplicated => refused(CommitError::UnderReplicated),
+        Commit::TooLarge(got) => {
+            let largest = changes.iter().max_by_key(|c| c.value.as_ref().map_or(0, Bytes::len));
+            let attribute = largest.map_or_else(|| Arc::from(""), |c| c.name.clone());
+            refused(CommitError::TooLarge { attribute, what: "bytes in the session", got, limit: node.size_max })
+        }
+    }
+}
+
+fn late(waiting: Waiting<Result<(Stamp, Level), Failure>>, live: Arc<Live>, place_holder: Stamp) -> Waiting<Result<Durable, CommitError>> {
+    Box::pin(async move {
+        let (stamp, level) = waiting.await.map_err(failed)?;
+        live.restamp(place_holder, stamp);
+        Ok(Durable { tip: Some(stamp), level })
+    })
+}

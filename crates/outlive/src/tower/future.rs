@@ -1,0 +1,85 @@
+use crate::error::CommitError;
+use crate::node::{Durable, Step, Waiting};
+use crate::request::{Guard, Rollback, seal};
+use crate::session::Session;
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use http::Response;
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// The answer of a [`SessionService`](crate::tower::SessionService): the inner one's, after the commit. Dropped before, it takes
+    /// back what was not committed.
+    pub struct ResponseFuture<F, R> {
+        #[pin]
+        inner: F,
+        guard: Guard,
+        rollback: Rollback,
+        committing: Option<Committing<R>>,
+    }
+}
+
+struct Committing<R> {
+    session: Session,
+    result: Waiting<Result<Durable, CommitError>>,
+    answer: Response<R>,
+}
+
+/// Takes the request's changes back when the handler panics or fails, before anybody answers for it.
+struct Alarm<'a> {
+    guard: &'a mut Guard,
+    armed: bool,
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            *self.guard = Guard::none();
+        }
+    }
+}
+
+impl<F, R> ResponseFuture<F, R> {
+    pub(crate) fn new(inner: F, guard: Guard, rollback: Rollback) -> Self {
+        ResponseFuture { inner, guard, rollback, committing: None }
+    }
+}
+
+impl<F, R> core::fmt::Debug for ResponseFuture<F, R> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("ResponseFuture").field("committing", &self.committing.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F, R>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Default,
+{
+    type Output = Result<Response<R>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if this.committing.is_none() {
+            let mut alarm = Alarm { guard: this.guard, armed: true };
+            let polled = this.inner.poll(cx);
+            alarm.armed = matches!(polled, Poll::Ready(Err(_)));
+            drop(alarm);
+            let answer = ready!(polled)?;
+            let Some((session, step)) = this.guard.finish(this.rollback.keeps(answer.status())) else {
+                return Poll::Ready(Ok(answer));
+            };
+            match step {
+                Step::Ready(result) => return Poll::Ready(Ok(seal(&session, result, answer))),
+                Step::Wait(result) => *this.committing = Some(Committing { session, result, answer }),
+            }
+        }
+        let Some(committing) = this.committing else { return Poll::Pending };
+        let result = ready!(committing.result.as_mut().poll(cx));
+        match this.committing.take() {
+            Some(Committing { session, answer, .. }) => Poll::Ready(Ok(seal(&session, result, answer))),
+            None => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,38 @@
+use crate::request::{Guard, Slot};
+use crate::tower::{ResponseFuture, SessionLayer};
+use core::task::{Context, Poll};
+use http::{Request, Response};
+use tower_service::Service;
+
+/// A service whose requests have a session. Made by [`SessionLayer`].
+#[derive(Clone, Debug)]
+pub struct SessionService<S> {
+    pub(crate) inner: S,
+    pub(crate) layer: SessionLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for SessionService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Default,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, R>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let joins = request.extensions().get::<Slot>().is_some_and(|outer| outer.is_of(&self.layer.node));
+        let guard = if joins {
+            Guard::none()
+        } else {
+            let slot = Slot::new(self.layer.node.clone(), self.layer.touch);
+            request.extensions_mut().insert(slot.clone());
+            Guard::new(slot)
+        };
+        ResponseFuture::new(self.inner.call(request), guard, self.layer.rollback)
+    }
+}

@@ -1,0 +1,460 @@
+//! What handlers see and browsers get, through axum. The names of the tests are the decisions they hold.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
+use axum::Router;
+use axum::extract::Query;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use outlive::testing::{self, Client};
+use outlive::{CommitError, Committed, Ended, Key, Level, OpenError, Outlive, Rollback, Session};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const VISITS: Key<u64> = Key::new("visits");
+const LAST: Key<String> = Key::new("last");
+
+async fn visits(session: Session) -> String {
+    format!(
+        "visit {}",
+        session.update(VISITS, |n| {
+            *n += 1;
+            *n
+        })
+    )
+}
+
+async fn read(session: Session) -> String {
+    session.get(VISITS).unwrap_or_default().to_string()
+}
+
+async fn who(session: Option<Session>) -> String {
+    session.map_or("nobody".to_owned(), |s| s.user().map_or("anonymous".to_owned(), |u| u.to_string()))
+}
+
+async fn login(session: Session) -> String {
+    session.login("ada").await.unwrap();
+    "welcome".to_owned()
+}
+
+async fn logout(session: Session) -> String {
+    format!("{:?}", session.invalidate().await.unwrap())
+}
+
+/// Adds one and answers with the status that the query names.
+async fn status(session: Session, Query(q): Query<HashMap<String, String>>) -> StatusCode {
+    session.update(VISITS, |n| *n += 1);
+    StatusCode::from_u16(q["s"].parse().unwrap()).unwrap()
+}
+
+fn router() -> Router {
+    Router::new()
+        .route("/", get(visits))
+        .route("/read", get(read))
+        .route("/who", get(who))
+        .route("/login", get(login))
+        .route("/logout", get(logout))
+        .route("/status", get(status))
+        .route("/static", get(|| async { ([(header::CACHE_CONTROL, "public, max-age=60")], "body") }))
+}
+
+fn shop() -> Client<Router> {
+    testing::client(router().layer(Outlive::in_memory().layer())).host("shop.example")
+}
+
+fn set_cookies(headers: &HeaderMap) -> Vec<&str> {
+    headers.get_all(header::SET_COOKIE).iter().map(|v| v.to_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_handler_is_called_directly_with_a_session_of_its_own() {
+    let session = testing::session();
+    assert_eq!(visits(session.clone()).await, "visit 1");
+    assert_eq!(visits(session).await, "visit 2");
+    assert_eq!(visits(testing::session()).await, "visit 1");
+}
+
+#[tokio::test]
+async fn a_session_goes_on_with_its_cookie_and_another_visitor_has_another_one() {
+    let (ada, bob) = (shop(), shop());
+    for n in 1..=3 {
+        assert_eq!(ada.get("/").await.text, format!("visit {n}"));
+    }
+    assert_eq!(bob.get("/").await.text, "visit 1");
+    ada.forget();
+    assert_eq!(ada.get("/").await.text, "visit 1");
+}
+
+#[tokio::test]
+async fn the_safe_cookies_are_set_once_and_the_token_when_the_version_rose() {
+    let client = shop();
+    let first = client.get("/").await;
+    let cookies = set_cookies(&first.headers);
+    assert_eq!(cookies.len(), 2);
+    let (id, token) = (cookies[0].split_once(';').unwrap(), cookies[1].split_once(';').unwrap());
+    assert!(id.0.starts_with("__Host-session=") && token.0.starts_with("__Host-session-v="));
+    assert_eq!((id.1, token.1), (" HttpOnly; SameSite=Lax; Secure; Path=/", " HttpOnly; SameSite=Lax; Secure; Path=/"));
+    assert!(id.0.len() - "__Host-session=".len() <= 96 && token.0.len() - "__Host-session-v=".len() <= 64);
+    let second = client.get("/").await;
+    let second = set_cookies(&second.headers);
+    assert!(second.len() == 1 && second[0].starts_with("__Host-session-v="));
+    assert!(set_cookies(&client.get("/read").await.headers).is_empty());
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn on_localhost_a_debug_build_has_a_cookie_that_every_browser_keeps() {
+    let client = testing::client(router().layer(Outlive::in_memory().layer())).host("localhost:3000");
+    let first = client.get("/").await;
+    assert!(set_cookies(&first.headers)[0].starts_with("session-dev=") && !set_cookies(&first.headers)[0].contains("Secure"));
+    assert_eq!(client.get("/").await.text, "visit 2");
+}
+
+#[tokio::test]
+async fn nothing_is_created_by_reading() {
+    let client = shop();
+    let answer = client.get("/read").await;
+    assert_eq!((answer.text.as_str(), client.cookies().len()), ("0", 0));
+    assert_eq!(client.get("/who").await.text, "nobody");
+    client.get("/").await;
+    assert_eq!(client.get("/who").await.text, "anonymous");
+}
+
+#[tokio::test]
+async fn an_answer_with_our_cookie_is_not_cached_and_one_without_the_session_is_untouched() {
+    let client = shop();
+    let first = client.get("/").await;
+    assert_eq!(
+        (&first.headers[header::CACHE_CONTROL], &first.headers[header::VARY]),
+        (&"no-store".parse().unwrap(), &"cookie".parse().unwrap())
+    );
+    let read = client.get("/read").await;
+    assert!(!read.headers.contains_key(header::CACHE_CONTROL) && read.headers[header::VARY] == "cookie");
+    let file = client.get("/static").await;
+    assert_eq!(
+        (file.headers[header::CACHE_CONTROL].as_bytes(), file.headers.contains_key(header::VARY)),
+        (&b"public, max-age=60"[..], false)
+    );
+    assert!(set_cookies(&file.headers).is_empty());
+}
+
+#[tokio::test]
+async fn changes_are_rolled_back_on_5xx_and_kept_on_2xx_3xx_and_4xx() {
+    let client = shop();
+    client.get("/").await;
+    for (status, visits) in [(200, "2"), (303, "3"), (422, "4"), (401, "5"), (500, "5"), (503, "5")] {
+        assert_eq!(client.get(&format!("/status?s={status}")).await.status, status);
+        assert_eq!(client.get("/read").await.text, visits, "{status}");
+    }
+    for (rollback, want) in [(Rollback::ClientError, "1"), (Rollback::Never, "3")] {
+        let client = testing::client(router().layer(Outlive::in_memory().layer().rollback_on(rollback)));
+        client.get("/").await;
+        client.get("/status?s=422").await;
+        client.get("/status?s=500").await;
+        assert_eq!(client.get("/read").await.text, want, "{rollback:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_rolls_back_and_is_not_swallowed() {
+    let kept: Arc<std::sync::Mutex<Option<Session>>> = Arc::default();
+    let keep = kept.clone();
+    let app = router().route(
+        "/panic",
+        get(move |session: Session| async move {
+            session.update(VISITS, |n| *n += 1);
+            *keep.lock().unwrap() = Some(session);
+            if true {
+                panic!("a handler's own")
+            }
+        }),
+    );
+    let client = testing::client(app.layer(Outlive::in_memory().layer()));
+    client.get("/").await;
+    let other = client.clone();
+    let panic = tokio::spawn(async move { other.get("/panic").await }).await.unwrap_err().into_panic();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"a handler's own"));
+    assert_eq!(client.get("/read").await.text, "1");
+    assert_eq!(kept.lock().unwrap().take().unwrap().get(VISITS).as_deref(), Some(&1));
+}
+
+#[tokio::test]
+async fn a_dropped_request_rolls_back() {
+    let reached = Arc::new(tokio::sync::Notify::new());
+    let notify = reached.clone();
+    let app = router().route(
+        "/hang",
+        get(move |session: Session| async move {
+            session.update(VISITS, |n| *n += 1);
+            notify.notify_one();
+            core::future::pending::<()>().await
+        }),
+    );
+    let client = testing::client(app.layer(Outlive::in_memory().layer()));
+    client.get("/").await;
+    let hanging = client.clone();
+    let task = tokio::spawn(async move { hanging.get("/hang").await });
+    reached.notified().await;
+    assert_eq!(client.get("/read").await.text, "2", "a parallel request sees it, as in servlets");
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+    assert_eq!(client.get("/read").await.text, "1");
+}
+
+#[tokio::test]
+async fn login_gives_a_new_id_and_the_old_one_is_dead() {
+    let client = shop();
+    client.get("/").await;
+    let thief = client.copy();
+    assert_eq!(client.get("/login").await.text, "welcome");
+    assert_eq!((client.get("/who").await.text, client.get("/read").await.text), ("ada".into(), "1".into()));
+    let before = thief.cookies();
+    assert_eq!(thief.get("/who").await.text, "nobody");
+    // It left before the rotation, as far as anybody knows: it must not overwrite the newer cookie.
+    assert_eq!(thief.cookies(), before);
+    let write = thief.get("/").await;
+    assert_eq!((write.status, thief.cookies()), (StatusCode::SERVICE_UNAVAILABLE, before));
+    assert!(matches!(write.extensions.get(), Some(CommitError::Ended)));
+}
+
+#[tokio::test]
+async fn what_is_set_after_rotate_does_not_undo_it_and_a_failed_login_is_none() {
+    let app = router()
+        .route(
+            "/rotate-set",
+            get(|session: Session| async move {
+                session.rotate();
+                session.set(LAST, "after".to_owned());
+            }),
+        )
+        .route(
+            "/login-500",
+            get(|session: Session| async move {
+                session.login("eve").await.unwrap();
+                StatusCode::INTERNAL_SERVER_ERROR
+            }),
+        )
+        .route("/last", get(|session: Session| async move { session.get(LAST).unwrap_or_default().to_string() }));
+    let client = testing::client(app.layer(Outlive::in_memory().layer()));
+    client.get("/").await;
+    let before = client.cookies();
+    client.get("/login-500").await;
+    assert_eq!((client.cookies(), client.get("/who").await.text), (before.clone(), "anonymous".to_owned()));
+    client.get("/rotate-set").await;
+    assert_ne!(client.cookies()[0], before[0]);
+    assert_eq!((client.get("/last").await.text, client.get("/read").await.text), ("after".into(), "1".into()));
+}
+
+#[tokio::test]
+async fn a_request_that_was_opened_before_a_rotation_commits_to_the_new_id_and_sets_no_cookie() {
+    let (reached, go) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let (r, g) = (reached.clone(), go.clone());
+    let app = router().route(
+        "/slow",
+        get(move |session: Session| async move {
+            session.set(LAST, "slow".to_owned());
+            r.notify_one();
+            g.notified().await;
+        }),
+    );
+    let app = app.route("/last", get(|session: Session| async move { session.get(LAST).unwrap_or_default().to_string() }));
+    let client = testing::client(app.layer(Outlive::in_memory().layer()));
+    client.get("/").await;
+    let slow = client.copy();
+    let task = tokio::spawn(async move { slow.get("/slow").await });
+    reached.notified().await;
+    client.get("/login").await;
+    go.notify_one();
+    let answer = task.await.unwrap();
+    assert!(answer.status == 200 && set_cookies(&answer.headers).is_empty());
+    assert_eq!(client.get("/last").await.text, "slow");
+}
+
+#[tokio::test]
+async fn invalidate_acts_at_once_and_is_not_rolled_back_and_what_follows_is_a_fresh_session() {
+    let app = router()
+        .route(
+            "/logout-500",
+            get(|session: Session| async move {
+                assert_eq!(session.invalidate().await.unwrap(), Ended::Everywhere);
+                StatusCode::INTERNAL_SERVER_ERROR
+            }),
+        )
+        .route(
+            "/logout-flash",
+            get(|session: Session| async move {
+                let _ = session.invalidate().await.unwrap();
+                assert!(session.get(VISITS).is_none());
+                session.set(LAST, "bye".to_owned());
+            }),
+        )
+        .route("/last", get(|session: Session| async move { session.get(LAST).unwrap_or_default().to_string() }));
+    let client = testing::client(app.layer(Outlive::in_memory().layer()));
+    client.get("/").await;
+    let copy = client.copy();
+    client.get("/logout-500").await;
+    assert!(client.cookies().is_empty());
+    assert_eq!((copy.get("/who").await.text, copy.get("/").await.text), ("nobody".into(), "visit 1".into()));
+    client.get("/").await;
+    let before = client.cookies();
+    client.get("/logout-flash").await;
+    assert_ne!(client.cookies()[0], before[0]);
+    assert_eq!((client.get("/last").await.text, client.get("/read").await.text), ("bye".into(), "0".into()));
+    assert_eq!(client.get("/logout").await.text, "Everywhere");
+}
+
+#[tokio::test]
+async fn without_a_layer_the_answer_says_where_to_put_it() {
+    let text = "call `.layer(outlive.layer())` after the last `.route(...)`";
+    let client = testing::client(router());
+    for path in ["/", "/who"] {
+        let answer = client.get(path).await;
+        assert!(answer.status == 500 && answer.text.contains(text), "{path}: {}", answer.text);
+    }
+    // The usual mistake: a layer wraps only the routes that are there already.
+    let app = Router::new().route("/a", get(visits)).layer(Outlive::in_memory().layer()).route("/b", get(visits));
+    let client = testing::client(app);
+    assert_eq!((client.get("/a").await.status, client.get("/b").await.status), (StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR));
+}
+
+#[tokio::test]
+async fn a_handler_may_take_the_error_itself() {
+    async fn own(session: Result<Session, OpenError>) -> Response {
+        match session {
+            Ok(_) => "fine".into_response(),
+            Err(error) => (StatusCode::IM_A_TEAPOT, format!("{:?}", error.fault())).into_response(),
+        }
+    }
+    let app = Router::new().route("/", get(own));
+    assert_eq!(testing::client(app.clone()).get("/").await.text, "Caller");
+    assert_eq!(testing::client(app.layer(Outlive::in_memory().layer())).get("/").await.text, "fine");
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_replaces_the_answer_and_keeps_nothing_of_the_request() {
+    let app = router().route(
+        "/big",
+        get(|session: Session| async move {
+            session.update(VISITS, |n| *n += 1);
+            session.set(LAST, "x".repeat(2 << 20));
+            "the page as if nothing were wrong"
+        }),
+    );
+    let client = testing::client(app.layer(Outlive::in_memory().layer()));
+    client.get("/").await;
+    let answer = client.get("/big").await;
+    assert_eq!((answer.status, answer.text.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, ""));
+    let error = answer.extensions.get::<CommitError>().unwrap();
+    let text = error.to_string();
+    assert!(text.contains("`last`") && text.contains("1048576"), "{text}");
+    assert_eq!(client.get("/read").await.text, "1");
+}
+
+#[tokio::test]
+async fn every_answer_says_what_level_its_commit_reached() {
+    let client = shop();
+    let answer = client.get("/").await;
+    let committed = answer.extensions.get::<Committed>().unwrap();
+    assert_eq!((committed.level, committed.version), (Level::Owner, 1));
+    assert!(client.get("/static").await.extensions.get::<Committed>().is_none());
+}
+
+#[tokio::test]
+async fn flush_commits_what_was_changed_so_far_and_a_later_failure_does_not_take_it_back() {
+    let app = router().route(
+        "/flush",
+        get(|session: Session| async move {
+            session.update(VISITS, |n| *n += 1);
+            assert_eq!(session.flush().await.unwrap().level, Level::Owner);
+            session.update(VISITS, |n| *n += 10);
+            StatusCode::INTERNAL_SERVER_ERROR
+        }),
+    );
+    let client = testing::client(app.layer(Outlive::in_memory().layer()));
+    client.get("/").await;
+    client.get("/flush").await;
+    assert_eq!(client.get("/read").await.text, "2");
+    // A session that began by a flush has its cookie even on a 500.
+    client.forget();
+    client.get("/flush").await;
+    assert_eq!(client.get("/read").await.text, "1");
+}
+
+#[tokio::test]
+async fn a_handle_that_outlives_its_request_keeps_what_it_writes() {
+    let kept: Arc<std::sync::Mutex<Option<Session>>> = Arc::default();
+    let keep = kept.clone();
+    let app = router().route(
+        "/keep",
+        get(move |session: Session| async move {
+            *keep.lock().unwrap() = Some(session);
+        }),
+    );
+    let client = testing::client(app.layer(Outlive::in_memory().layer()));
+    client.get("/").await;
+    client.get("/keep").await;
+    let late = kept.lock().unwrap().take().unwrap();
+    late.update(VISITS, |n| *n += 1);
+    late.flush().await.unwrap();
+    assert_eq!(client.get("/read").await.text, "2");
+    client.get("/").await;
+    assert_eq!(late.get(VISITS).as_deref(), Some(&3));
+    late.update(VISITS, |n| *n += 1);
+    drop(late);
+    assert_eq!(client.get("/read").await.text, "4");
+    // Its answer left without a cookie.
+    client.forget();
+    client.get("/keep").await;
+    let late = kept.lock().unwrap().take().unwrap();
+    late.set(VISITS, 1);
+    assert!(matches!(late.flush().await, Err(CommitError::NoCookie)));
+}
+
+#[tokio::test]
+async fn the_same_layer_twice_is_one_and_another_one_inside_shadows_it() {
+    let outlive = Outlive::in_memory();
+    let client = testing::client(router().layer(outlive.layer()).layer(outlive.layer())).host("shop.example");
+    let answer = client.get("/").await;
+    assert_eq!(set_cookies(&answer.headers).len(), 2);
+    assert_eq!(client.get("/").await.text, "visit 2");
+    assert_eq!(answer.extensions.get::<Committed>().unwrap().version, 1);
+}
+
+#[tokio::test]
+async fn middleware_takes_the_session_like_a_handler() {
+    async fn require_user(session: Session, request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+        match session.user() {
+            Some(_) => next.run(request).await,
+            None => StatusCode::UNAUTHORIZED.into_response(),
+        }
+    }
+    let inside = Router::new().route("/inside", get(visits)).layer(axum::middleware::from_fn(require_user));
+    let client = testing::client(inside.merge(router()).layer(Outlive::in_memory().layer()));
+    assert_eq!(client.get("/inside").await.status, StatusCode::UNAUTHORIZED);
+    client.get("/login").await;
+    assert_eq!(client.get("/inside").await.text, "visit 1");
+}
+
+#[tokio::test]
+async fn parallel_requests_of_one_session_lose_nothing() {
+    let client = shop();
+    client.get("/").await;
+    let tasks: Vec<_> = (0..50).map(|_| client.clone()).map(|c| tokio::spawn(async move { c.get("/").await.status })).collect();
+    for task in tasks {
+        assert_eq!(task.await.unwrap(), StatusCode::OK);
+    }
+    assert_eq!(client.get("/read").await.text, "51");
+}
+
+#[tokio::test]
+async fn a_made_up_or_foreign_cookie_is_no_session_and_no_error() {
+    let client = shop();
+    for value in ["x", "", &"A".repeat(43), &format!("{}.local", "A".repeat(43)), &"z".repeat(4000)] {
+        client.set_cookie("__Host-session", value);
+        client.set_cookie("__Host-session-v", value);
+        assert_eq!(client.get("/who").await.text, "nobody");
+    }
+    client.get("/").await;
+    assert_eq!(client.get("/read").await.text, "1");
+}
