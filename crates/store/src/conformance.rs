@@ -228,13 +228,16 @@ pub async fn a_sweep_takes_what_is_over_and_no_more([a, b]: &Pair) {
     let touched = ok(b.touch(vec![touch(4, stamp(1, 1), LONG)]).await)[0];
     let written = put(b, row(5, Expect::Exactly(stamp(1, 1)), 2, b"y")).await;
     assert_eq!(ok(a.sweep(0).await), Swept::default());
-    let mut swept = Swept::default();
+    let mut swept = Swept { more: true, ..Swept::default() };
     for _ in 0..20 {
         let part = ok(b.sweep(2).await);
         assert!(part.sessions.len() + part.markers <= 2, "no more than asked");
+        assert!(swept.more || part == Swept::default(), "there was to be no more");
         swept.sessions.extend(part.sessions);
         swept.markers += part.markers;
+        swept.more = part.more;
     }
+    assert!(!swept.more, "a sweep comes to an end");
     for (k, s) in &swept.sessions {
         assert!([key(1), key(2)].contains(k) && *s == stamp(1, 1), "only what is over, with its stamp: {k:?} {s:?}");
     }

@@ -208,6 +208,7 @@ impl State {
                 None => {}
             }
         }
+        swept.more = limit > 0 && self.due.first().is_some_and(|(until, _)| *until <= now);
         swept
     }
 

@@ -58,7 +58,7 @@ pub trait Store: Send + Sync + 'static {
     /// the stamp and [`Row::age`] stay. One round trip.
     fn touch(&self, touches: Vec<Touch>) -> Answer<'_, Result<Vec<RowResult>, PutError>>;
 
-    /// Removes up to `limit` (at most [`MAX_ROWS`]) rows and markers whose time is over, the oldest first. A row that is written or touched
+    /// Looks at up to `limit` (at most [`MAX_ROWS`]) rows and markers that may be over, the oldest first, and removes those that are. A row that is written or touched
     /// meanwhile stays: it is removed only with the stamp and the expiry with which it was found. For one node at a time, by
     /// [`lease`](Store::lease); two at once do no harm.
     fn sweep(&self, limit: usize) -> Answer<'_, Result<Swept, PutError>>;
@@ -170,13 +170,15 @@ pub enum RowResult {
     Ended(u8),
 }
 
-/// What a sweep removed. If it is `limit` rows and markers, there may be more.
+/// What a sweep removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// The rows, with the stamps they had.
     pub sessions: Vec<(SessionKey, Stamp)>,
     /// How many markers.
     pub markers: usize,
+    /// Whether another sweep now may find more. Not whether this one removed anything: it may have spent `limit` on rows that stay.
+    pub more: bool,
 }
 
 /// A node as others find it.

@@ -12,20 +12,26 @@ const APPLICATION: i32 = 0x4f75_746c;
 
 /// One step per schema version; a step that was released is never changed. Times are milliseconds of the Unix epoch.
 ///
-/// Sessions and markers share a table, so that "an end absorbs" is one look-up, and expiry one index.
+/// Sessions and markers share a table, so that "an end absorbs" is one look-up. Rows lie in the order of their creation, not of their keys,
+/// because a key is a hash: sessions that are used together then share pages.
+///
+/// INVARIANT: `due` <= `expires`. It is when the sweep looks at the row next. A write or a touch that moves `expires` ahead leaves `due` and
+/// its index alone, and the sweep moves it on once per timeout instead.
 const STEPS: [&str; 1] = ["
 CREATE TABLE session (
     key BLOB NOT NULL PRIMARY KEY CHECK (length(key) = 16),
     stamp BLOB CHECK (length(stamp) = 16),
     ended INTEGER CHECK (ended BETWEEN 0 AND 255),
     expires INTEGER NOT NULL,
+    due INTEGER NOT NULL,
     written INTEGER NOT NULL,
     touched INTEGER NOT NULL,
     user BLOB CHECK (length(user) = 16),
     record BLOB,
-    CHECK ((stamp IS NULL) <> (ended IS NULL) AND (stamp IS NULL) = (record IS NULL))
-) STRICT, WITHOUT ROWID;
-CREATE INDEX session_expires ON session (expires);
+    CHECK ((stamp IS NULL) <> (ended IS NULL) AND (stamp IS NULL) = (record IS NULL)),
+    CHECK (due <= expires)
+) STRICT;
+CREATE INDEX session_due ON session (due);
 CREATE INDEX session_user ON session (user) WHERE user IS NOT NULL;
 CREATE TABLE node (
     life BLOB NOT NULL PRIMARY KEY CHECK (length(life) = 8),

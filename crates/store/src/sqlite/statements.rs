@@ -36,18 +36,27 @@ pub(super) fn load(db: &Connection, now: i64, keys: &[SessionKey]) -> Result<Vec
 
 pub(super) fn put(db: &Connection, now: i64, rows: &[Put]) -> Result<Vec<RowResult>> {
     let mut insert = db.prepare_cached(
-        "INSERT INTO session (key, stamp, expires, written, touched, user, record) VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6)
+        "INSERT INTO session (key, stamp, expires, due, written, touched, user, record) VALUES (?1, ?2, ?3, ?3, ?4, ?4, ?5, ?6)
          ON CONFLICT DO NOTHING",
     )?;
+    // Columns that are not set cost no index, so the usual update changes a single page.
+    let mut usual = db.prepare_cached(
+        "UPDATE session SET stamp = ?2, expires = ?3, written = ?4, touched = ?4, record = ?6
+         WHERE key = ?1 AND stamp = ?7 AND due <= ?3 AND user IS ?5",
+    )?;
     let mut update = db.prepare_cached(
-        "UPDATE session SET stamp = ?2, expires = ?3, written = ?4, touched = ?4, user = ?5, record = ?6 WHERE key = ?1 AND stamp = ?7",
+        "UPDATE session SET stamp = ?2, expires = ?3, due = ?3, written = ?4, touched = ?4, user = ?5, record = ?6
+         WHERE key = ?1 AND stamp = ?7",
     )?;
     let mut write = |row: &Put| {
         let (key, stamp, expires) = (row.key.bytes(), row.stamp.to_bytes(), after(now, row.expires_in));
         let record = &row.record[..];
         let written = match row.expect {
             Expect::Absent => insert.execute(params![key, stamp, expires, now, row.user, record])?,
-            Expect::Exactly(old) => update.execute(params![key, stamp, expires, now, row.user, record, old.to_bytes()])?,
+            Expect::Exactly(old) => {
+                let values = params![key, stamp, expires, now, row.user, record, old.to_bytes()];
+                if usual.execute(values)? == 1 { 1 } else { update.execute(values)? }
+            }
         };
         if written == 1 { Ok(RowResult::Applied) } else { why_not(db, &row.key) }
     };
@@ -69,11 +78,11 @@ fn why_not(db: &Connection, key: &SessionKey) -> Result<RowResult> {
 pub(super) fn end(db: &Connection, now: i64, ends: &[End]) -> Result<()> {
     // In an upsert the bare columns are those of the row that is there.
     let mut mark = db.prepare_cached(
-        "INSERT INTO session (key, ended, expires, written, touched) VALUES (?1, ?2, ?3, ?4, ?4)
+        "INSERT INTO session (key, ended, expires, due, written, touched) VALUES (?1, ?2, ?3, ?3, ?4, ?4)
          ON CONFLICT DO UPDATE SET
              ended = coalesce(ended, excluded.ended),
              expires = iif(ended IS NULL, excluded.expires, max(expires, excluded.expires)),
-             stamp = NULL, user = NULL, record = NULL",
+             due = min(due, excluded.due), stamp = NULL, user = NULL, record = NULL",
     )?;
     for end in ends {
         mark.execute(params![end.key.bytes(), end.kind, after(now, end.keep), now])?;
@@ -82,24 +91,35 @@ pub(super) fn end(db: &Connection, now: i64, ends: &[End]) -> Result<()> {
 }
 
 pub(super) fn touch(db: &Connection, now: i64, touches: &[Touch]) -> Result<Vec<RowResult>> {
-    let mut update = db.prepare_cached("UPDATE session SET expires = ?3, touched = ?4 WHERE key = ?1 AND stamp = ?2")?;
+    let mut usual = db.prepare_cached("UPDATE session SET expires = ?3, touched = ?4 WHERE key = ?1 AND stamp = ?2 AND due <= ?3")?;
+    let mut update = db.prepare_cached("UPDATE session SET expires = ?3, due = ?3, touched = ?4 WHERE key = ?1 AND stamp = ?2")?;
     let mut note = |touch: &Touch| {
-        let written = update.execute(params![touch.key.bytes(), touch.stamp.to_bytes(), after(now, touch.expires_in), now])?;
-        if written == 1 { Ok(RowResult::Applied) } else { why_not(db, &touch.key) }
+        let (key, stamp, expires) = (touch.key.bytes(), touch.stamp.to_bytes(), after(now, touch.expires_in));
+        let values = params![key, stamp, expires, now];
+        let written = usual.execute(values)? == 1 || update.execute(values)? == 1;
+        if written { Ok(RowResult::Applied) } else { why_not(db, &touch.key) }
     };
     touches.iter().map(&mut note).collect()
 }
 
 pub(super) fn sweep(db: &Connection, now: i64, limit: usize) -> Result<Swept> {
     // Found and removed under one lock, so nobody writes or touches in between.
-    let mut delete = db.prepare_cached(
-        "DELETE FROM session WHERE key IN (SELECT key FROM session WHERE expires <= ?1 ORDER BY expires LIMIT ?2) RETURNING key, stamp",
-    )?;
-    let mut swept = Swept::default();
-    let mut removed = delete.query(params![now, i64::try_from(limit).unwrap_or(i64::MAX)])?;
-    while let Some(row) = removed.next()? {
-        match row.get(1)? {
-            Some(stamp) => swept.sessions.push((SessionKey::from_bytes(row.get(0)?), Stamp::from_bytes(stamp))),
+    let mut find = db.prepare_cached("SELECT rowid, expires, key, stamp FROM session WHERE due <= ?1 ORDER BY due LIMIT ?2")?;
+    let mut delete = db.prepare_cached("DELETE FROM session WHERE rowid = ?1")?;
+    let mut later = db.prepare_cached("UPDATE session SET due = expires WHERE rowid = ?1")?;
+    let due = find.query_map(params![now, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, Option<[u8; 16]>>(3)?))
+    })?;
+    let due = due.collect::<Result<Vec<(i64, i64, [u8; 16], _)>>>()?;
+    let mut swept = Swept { more: due.len() == limit && limit > 0, ..Swept::default() };
+    for (rowid, expires, key, stamp) in due {
+        if expires > now {
+            later.execute([rowid])?;
+            continue;
+        }
+        delete.execute([rowid])?;
+        match stamp {
+            Some(stamp) => swept.sessions.push((SessionKey::from_bytes(key), Stamp::from_bytes(stamp))),
             None => swept.markers += 1,
         }
     }
