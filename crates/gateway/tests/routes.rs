@@ -51,7 +51,7 @@ async fn requests_that_are_held_up_steer_new_ones_elsewhere() {
     let fast = Backend::named("fast").await;
     let gateway = gateway().member("fast", fast.addr).member("slow", slow.addr).start().await.unwrap();
     let addr = gateway.local_addr();
-    let stuck = tokio::spawn(once(addr, "GET", "SID=x.slow"));
+    let stuck = tokio::spawn(once(addr, "GET", "SESS=x.slow"));
     eventually("the slow one to be asked", || member(&gateway, "slow").in_flight == 1).await;
     for _ in 0..50 {
         assert_eq!(once(addr, "GET", "").await.1, "fast");
@@ -67,7 +67,7 @@ async fn a_visitor_of_a_dead_member_is_answered_by_another_whatever_the_method()
     let b = Backend::named("b").await;
     let gateway = gateway().member("a", gone.addr).member("b", b.addr).start().await.unwrap();
     for method in ["GET", "POST", "DELETE"] {
-        assert_eq!(once(gateway.local_addr(), method, "SID=x.a").await, (http::StatusCode::OK, "b".into()));
+        assert_eq!(once(gateway.local_addr(), method, "SESS=x.a").await, (http::StatusCode::OK, "b".into()));
     }
     let (a, b) = (member(&gateway, "a"), member(&gateway, "b"));
     assert_eq!((a.state, a.failures, a.requests), (State::Down, 1, 1), "refused once, then known to be down");
@@ -79,11 +79,11 @@ async fn a_member_that_comes_back_is_found_and_gets_its_visitors_back() {
     let b = Backend::named("b").await;
     let home = nobody();
     let gateway = gateway().member("a", home.addr).member("b", b.addr).start().await.unwrap();
-    assert_eq!(once(gateway.local_addr(), "GET", "SID=x.a").await.1, "b");
+    assert_eq!(once(gateway.local_addr(), "GET", "SESS=x.a").await.1, "b");
     assert_eq!(member(&gateway, "a").state, State::Down);
     let _a = Backend::start_on(home.socket.listen(16).unwrap(), |_| async { http::Response::new(full("a")) });
     eventually("a probe to find it", || member(&gateway, "a").state == State::Up).await;
-    assert_eq!(once(gateway.local_addr(), "GET", "SID=x.a").await.1, "a");
+    assert_eq!(once(gateway.local_addr(), "GET", "SESS=x.a").await.1, "a");
 }
 
 /// Reads each request and hangs up without a word.
@@ -103,7 +103,7 @@ async fn a_get_whose_connection_breaks_before_the_answer_is_sent_to_another() {
     let heads = Arc::new(AtomicUsize::new(0));
     let b = Backend::named("b").await;
     let gateway = gateway().member("a", reads_and_hangs_up(heads.clone()).await).member("b", b.addr).start().await.unwrap();
-    assert_eq!(once(gateway.local_addr(), "GET", "SID=x.a").await, (http::StatusCode::OK, "b".into()));
+    assert_eq!(once(gateway.local_addr(), "GET", "SESS=x.a").await, (http::StatusCode::OK, "b".into()));
     assert_eq!(heads.load(Ordering::SeqCst), 1);
     assert_eq!(member(&gateway, "a").state, State::Up, "it accepted the connection");
 }
@@ -113,7 +113,7 @@ async fn a_post_that_was_sent_is_not_sent_again() {
     let heads = Arc::new(AtomicUsize::new(0));
     let b = Backend::named("b").await;
     let gateway = gateway().member("a", reads_and_hangs_up(heads.clone()).await).member("b", b.addr).start().await.unwrap();
-    let (status, text) = once(gateway.local_addr(), "POST", "SID=x.a").await;
+    let (status, text) = once(gateway.local_addr(), "POST", "SESS=x.a").await;
     assert_eq!(
         (status.as_u16(), text.as_str()),
         (502, "outlive gateway: a server failed while it worked on this request (a: connection broke)\n")
@@ -135,10 +135,10 @@ async fn with_retry_off_a_get_that_was_sent_is_not_sent_again_but_one_that_was_n
         .start()
         .await
         .unwrap();
-    assert_eq!(once(gateway.local_addr(), "GET", "SID=x.a").await.0, 502);
+    assert_eq!(once(gateway.local_addr(), "GET", "SESS=x.a").await.0, 502);
     assert_eq!((heads.load(Ordering::SeqCst), b.requests()), (1, 0));
     gateway.directory().update(vec![MemberInfo::fixed("b", b.addr), MemberInfo::fixed("c", gone_too.addr)]);
-    assert_eq!(once(gateway.local_addr(), "POST", "SID=x.c").await.0, 200);
+    assert_eq!(once(gateway.local_addr(), "POST", "SESS=x.c").await.0, 200);
 }
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn a_put_is_sent_again_without_a_body_and_not_with_one() {
         let heads = Arc::new(AtomicUsize::new(0));
         let b = Backend::named("b").await;
         let gateway = gateway().member("a", reads_and_hangs_up(heads.clone()).await).member("b", b.addr).start().await.unwrap();
-        let (status, _) = Client::connect(gateway.local_addr()).await.text(request("PUT", "/", "SID=x.a", full(body))).await;
+        let (status, _) = Client::connect(gateway.local_addr()).await.text(request("PUT", "/", "SESS=x.a", full(body))).await;
         assert_eq!(status, expected, "{body:?}");
     }
 }
@@ -169,7 +169,7 @@ async fn when_all_refuse_the_answer_says_so_and_when_to_come_back() {
     let gone = nobody();
     let gone_too = nobody();
     let gateway = gateway().member("a", gone.addr).member("b", gone_too.addr).start().await.unwrap();
-    let response = Client::connect(gateway.local_addr()).await.send(request("POST", "/", "SID=x.b", full("body"))).await.unwrap();
+    let response = Client::connect(gateway.local_addr()).await.send(request("POST", "/", "SESS=x.b", full("body"))).await.unwrap();
     assert_eq!((response.status().as_u16(), response.headers()["retry-after"].as_bytes()), (503, b"1".as_slice()));
     let text = once(gateway.local_addr(), "GET", "").await;
     assert_eq!(text, (http::StatusCode::SERVICE_UNAVAILABLE, "outlive gateway: no server can answer now (none is up)\n".into()));
@@ -197,12 +197,12 @@ async fn a_get_that_crosses_with_the_closing_of_an_idle_connection_is_answered_b
     let gateway = gateway().workers(1).member("a", closes_when_used_again(heads.clone()).await).member("b", b.addr).start().await.unwrap();
     let mut client = Client::connect(gateway.local_addr()).await;
     for n in 1..=20 {
-        assert_eq!(client.text(request("GET", "/", "SID=x.a", full(""))).await, (http::StatusCode::OK, "ok".into()));
+        assert_eq!(client.text(request("GET", "/", "SESS=x.a", full(""))).await, (http::StatusCode::OK, "ok".into()));
         assert_eq!(heads.load(Ordering::SeqCst), n);
     }
     assert_eq!(b.requests(), 0);
     // Every second connection was an old one.
-    assert_eq!(client.text(request("POST", "/", "SID=x.a", full(""))).await.0, 502, "which a POST cannot be told to survive");
+    assert_eq!(client.text(request("POST", "/", "SESS=x.a", full(""))).await.0, 502, "which a POST cannot be told to survive");
 }
 
 #[tokio::test]
@@ -249,11 +249,11 @@ async fn a_draining_member_keeps_its_visitors_and_gets_no_new_one() {
     let told = |name: &str, backend: &Backend, state| MemberInfo { name: name.into(), addr: backend.addr, life: 1, state };
     gateway.directory().update(vec![told("a", &a, State::Draining), told("b", &b, State::Up)]);
     for _ in 0..30 {
-        assert_eq!(once(addr, "POST", "SID=x.a").await.1, "a");
+        assert_eq!(once(addr, "POST", "SESS=x.a").await.1, "a");
         assert_eq!(once(addr, "GET", "").await.1, "b");
     }
     gateway.directory().update(vec![told("b", &b, State::Up)]);
-    assert_eq!(once(addr, "POST", "SID=x.a").await.1, "b");
+    assert_eq!(once(addr, "POST", "SESS=x.a").await.1, "b");
     assert_eq!(a.requests(), 30);
 }
 
@@ -263,9 +263,9 @@ async fn what_the_directory_tells_wins_over_a_socket_that_accepts() {
     let gateway = gateway().start().await.unwrap();
     let told = |name: &str, backend: &Backend, life, state| MemberInfo { name: name.into(), addr: backend.addr, life, state };
     gateway.directory().update(vec![told("a", &a, 1, State::Down), told("b", &b, 1, State::Up)]);
-    assert_eq!(once(gateway.local_addr(), "GET", "SID=x.a").await.1, "b");
+    assert_eq!(once(gateway.local_addr(), "GET", "SESS=x.a").await.1, "b");
     gateway.directory().update(vec![told("a", &a, 2, State::Up), told("b", &b, 1, State::Up)]);
-    assert_eq!(once(gateway.local_addr(), "GET", "SID=x.a").await.1, "a");
+    assert_eq!(once(gateway.local_addr(), "GET", "SESS=x.a").await.1, "a");
     assert_eq!(member(&gateway, "a").life, 2);
 }
 
@@ -274,7 +274,7 @@ async fn the_visitor_of_a_dead_member_goes_to_a_holder_of_the_session() {
     let gone = nobody();
     let (b, c, d) = (Backend::named("b").await, Backend::named("c").await, Backend::named("d").await);
     let gateway = gateway()
-        .cookie("SID")
+        .cookie("SESS")
         .placement(|value: &[u8]| if value.starts_with(b"mine.") { vec!["d".into()] } else { Vec::new() })
         .member("a", gone.addr)
         .member("b", b.addr)
@@ -284,7 +284,7 @@ async fn the_visitor_of_a_dead_member_goes_to_a_holder_of_the_session() {
         .await
         .unwrap();
     for _ in 0..30 {
-        assert_eq!(once(gateway.local_addr(), "GET", "SID=mine.a").await.1, "d");
-        assert_eq!(once(gateway.local_addr(), "GET", "SID=mine.long-gone").await.1, "d");
+        assert_eq!(once(gateway.local_addr(), "GET", "SESS=mine.a").await.1, "d");
+        assert_eq!(once(gateway.local_addr(), "GET", "SESS=mine.long-gone").await.1, "d");
     }
 }

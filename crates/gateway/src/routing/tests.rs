@@ -55,22 +55,22 @@ fn the_route_is_what_follows_the_last_dot_of_a_configured_cookie() {
 #[test]
 fn without_a_configured_name_any_cookie_that_ends_in_a_member_is_followed() {
     let members = table(UP3);
-    assert_eq!(pick(&router(&[]), "_ga=GA1.1.5; SID=id.b", &members, &[], 0), Some(("b".into(), Reason::Route, false)));
+    assert_eq!(pick(&router(&[]), "_ga=GA1.1.5; SESS=id.b", &members, &[], 0), Some(("b".into(), Reason::Route, false)));
 }
 
 #[test]
 fn several_cookie_headers_are_one() {
     let members = table(UP3);
-    let headers = [b"one=1".as_slice(), b"SID=id.c"];
-    assert_eq!(router(&["SID"]).route(headers.into_iter(), &members, &[], 0).map(|choice| choice.index), Some(2));
+    let headers = [b"one=1".as_slice(), b"SESS=id.c"];
+    assert_eq!(router(&["SESS"]).route(headers.into_iter(), &members, &[], 0).map(|choice| choice.index), Some(2));
 }
 
 #[test]
 fn a_draining_member_keeps_its_visitors_and_gets_no_new_one() {
     let members = table(&[("a", State::Draining), ("b", State::Up), ("c", State::Up)]);
-    assert_eq!(pick(&router(&["SID"]), "SID=id.a", &members, &[], 0), Some(("a".into(), Reason::Route, false)));
+    assert_eq!(pick(&router(&["SESS"]), "SESS=id.a", &members, &[], 0), Some(("a".into(), Reason::Route, false)));
     for random in (0..1000).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
-        assert_ne!(pick(&router(&["SID"]), "", &members, &[], random).unwrap().0, "a");
+        assert_ne!(pick(&router(&["SESS"]), "", &members, &[], random).unwrap().0, "a");
     }
 }
 
@@ -78,7 +78,7 @@ fn a_draining_member_keeps_its_visitors_and_gets_no_new_one() {
 fn a_draining_member_that_refuses_gets_nothing() {
     let members = table(&[("a", State::Draining), ("b", State::Up)]);
     members.find(b"a").unwrap().refuse();
-    assert_eq!(pick(&router(&["SID"]), "SID=id.a", &members, &[], 0), Some(("b".into(), Reason::Load, true)));
+    assert_eq!(pick(&router(&["SESS"]), "SESS=id.a", &members, &[], 0), Some(("b".into(), Reason::Load, true)));
 }
 
 #[test]
@@ -88,11 +88,11 @@ fn a_dead_route_goes_to_a_holder_of_the_session_before_the_rest() {
         assert_eq!(value, b"id.a");
         ["nobody", "a", "d", "c", "b"].map(str::to_owned).to_vec()
     };
-    let router = Router::new(vec!["SID".into()], Some(Box::new(placement)));
+    let router = Router::new(vec!["SESS".into()], Some(Box::new(placement)));
     for random in 0..20 {
-        assert_eq!(pick(&router, "SID=id.a", &members, &[], random), Some(("c".into(), Reason::Holder, true)));
+        assert_eq!(pick(&router, "SESS=id.a", &members, &[], random), Some(("c".into(), Reason::Holder, true)));
         assert_eq!(
-            pick(&router, "SID=id.a", &members, &[2], random),
+            pick(&router, "SESS=id.a", &members, &[2], random),
             Some(("b".into(), Reason::Load, true)).map(|mut p: (String, Reason, bool)| {
                 p.1 = Reason::Holder;
                 p
@@ -104,7 +104,7 @@ fn a_dead_route_goes_to_a_holder_of_the_session_before_the_rest() {
 #[test]
 fn an_unknown_route_is_no_move() {
     let members = table(UP3);
-    assert!(!pick(&router(&["SID"]), "SID=id.elsewhere", &members, &[], 7).unwrap().2);
+    assert!(!pick(&router(&["SESS"]), "SESS=id.elsewhere", &members, &[], 7).unwrap().2);
 }
 
 #[test]
@@ -134,9 +134,9 @@ fn two_choices_keep_the_load_even() {
 #[test]
 fn what_was_tried_is_left_out_and_when_all_were_there_is_nobody() {
     let members = table(UP3);
-    assert_eq!(pick(&router(&["SID"]), "SID=id.a", &members, &[0, 2], 3), Some(("b".into(), Reason::Load, true)));
-    assert_eq!(pick(&router(&["SID"]), "SID=id.a", &members, &[0, 1, 2], 3), None);
-    assert_eq!(pick(&router(&["SID"]), "SID=id.a", &table(&[]), &[], 3), None);
+    assert_eq!(pick(&router(&["SESS"]), "SESS=id.a", &members, &[0, 2], 3), Some(("b".into(), Reason::Load, true)));
+    assert_eq!(pick(&router(&["SESS"]), "SESS=id.a", &members, &[0, 1, 2], 3), None);
+    assert_eq!(pick(&router(&["SESS"]), "SESS=id.a", &table(&[]), &[], 3), None);
 }
 
 #[test]
@@ -171,7 +171,7 @@ proptest! {
     fn no_bytes_and_no_table_break_the_rules(
         header in prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..80).boxed(),
-            "(SID|x|)[= ]?[a-d.;\" =]{0,12}".prop_map(String::into_bytes).boxed(),
+            "(SESS|x|)[= ]?[a-d.;\" =]{0,12}".prop_map(String::into_bytes).boxed(),
         ],
         states in proptest::collection::vec(state(), 0..5),
         tried in proptest::collection::vec(0_usize..6, 0..4),
@@ -180,7 +180,7 @@ proptest! {
     ) {
         let names = ["a", "b", "c", "d", "e"];
         let members = table(&names.iter().copied().zip(states.iter().copied()).collect::<Vec<_>>());
-        let router = router(if named { &["SID"] } else { &[] });
+        let router = router(if named { &["SESS"] } else { &[] });
         match router.route([header.as_slice()].into_iter(), &members, &tried, random) {
             Some(choice) => {
                 prop_assert!(!tried.contains(&choice.index));
