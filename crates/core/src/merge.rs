@@ -1,7 +1,6 @@
 //! Two branches of a session become one: attribute by attribute, by dots and lineage.
 
 use crate::record::{Attribute, Record};
-use std::sync::Arc;
 
 /// The result of [`merge`].
 #[derive(Clone, Debug)]
@@ -64,11 +63,6 @@ pub fn merge(a: &Record, b: &Record) -> Merged {
 fn names<'a>(a: &'a Record, b: &'a Record) -> impl Iterator<Item = (Option<&'a Attribute>, Option<&'a Attribute>, bool)> {
     let only_b = b.attributes().iter().filter(move |x| a.get(&x.name).is_none()).map(|x| (Some(x), None, true));
     a.attributes().iter().map(move |x| (Some(x), b.get(&x.name), false)).chain(only_b)
-}
-
-/// The names in a list of discarded values.
-pub(crate) fn names_of(discarded: &[Attribute]) -> Vec<Arc<str>> {
-    discarded.iter().map(|a| a.name.clone()).collect()
 }
 
 #[cfg(test)]

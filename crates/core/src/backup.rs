@@ -1,0 +1,792 @@
+//! Copies: what an owner sends to its backups, what a backup accepts, and when a commit is durable.
+
+use crate::config::{Durability, Level, Reach};
+use crate::id::SessionKey;
+use crate::limits::{ATTRIBUTES_MAX, NAME_MAX, RECORD_MAX};
+use crate::lineage::Lineage;
+use crate::link::{Sent, What};
+use crate::merge::merge;
+use crate::output::{Event, Failure, Live, Output};
+use crate::plant::Bug;
+use crate::record::{Change, Record, WireRecord};
+use crate::shard::{Cx, Shard, level_of};
+use crate::slot::{Copy, Facade, Holder, Orphan, Slot};
+use crate::stamp::{Claim, Life, Stamp};
+use crate::view::{Lives, View};
+use crate::wire::{LateResult, Message, Set, Why, WireLineage};
+use bytes::Bytes;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+
+fn ms(d: Duration) -> u32 {
+    u32::try_from(d.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// Cuts the delta of the commit just made, for every holder whose copy it fits; the others get the record.
+pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>, view: &View, changes: &[Change]) {
+    let Some(own) = copy.own.as_mut() else { return };
+    let (claim, version) = (own.claim, own.version);
+    // The first commit of a claim builds on the state that the claim adopted.
+    let base = if version == 1 { Some(own.adopted) } else { None };
+    for h in &mut own.holders {
+        let Some(link) = view.link(h.life).filter(|_| !h.dropping) else { continue };
+        let sent = Sent { key, claim, version, attempt: h.attempt, what: What::Copy };
+        if h.sent == Some(version - 1) && (version > 1 || own.adopted.version > 0) {
+            let sets = changes.iter().map(|c| Set { name: &c.name, value: c.value.as_deref().map(serde_bytes::Bytes::new) }).collect();
+            link.send(&Message::Delta { key, claim, base, version, idle_ms: 0, sets }, Some(sent), cx.out);
+        } else {
+            let record = copy.record.to_wire(cx.now);
+            link.send(&Message::Full { key, claim, version, stored: copy.stored, record }, Some(sent), cx.out);
+        }
+        h.sent = Some(version);
+    }
+    own.touched = cx.now;
+}
+
+/// Answers the commits of a former ownership by what has become of them.
+fn settle(cx: &mut Cx<'_>, key: SessionKey, o: &Orphan, record: &Record, tip: Stamp, level: Level) {
+    let (claim, version) = (o.stamp.claim, o.stamp.version);
+    cx.out.push(match o.is_kept(record) {
+        true => Output::Durable { key, claim, version, tip, level },
+        false => Output::Failed { key, claim, version, failure: Failure::Conflict },
+    });
+}
+
+impl<L: Live> Shard<L> {
+    // ---- the owner's side -----------------------------------------------------------------------------------------------
+
+    /// Sends the record to every listed holder that nothing was sent to yet.
+    pub(crate) fn push_state(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let Some((copy, view)) = self.own(key) else { return };
+        let Copy { own: Some(own), record, stored, .. } = copy else { return };
+        if record.tip.version == 0 {
+            return;
+        }
+        for h in own.holders.iter_mut().filter(|h| h.sent.is_none() && own.list.contains(&h.life)) {
+            if let Some(link) = view.link(h.life) {
+                let sent = Sent { key, claim: own.claim, version: own.version, attempt: h.attempt, what: What::Copy };
+                let record = record.to_wire(cx.now);
+                let message = Message::Full { key, claim: own.claim, version: own.version, stored: *stored, record };
+                link.send(&message, Some(sent), cx.out);
+                h.sent = Some(own.version);
+            }
+        }
+    }
+
+    /// Tells a node which state it should have: it acknowledges, or says what it needs.
+    pub(crate) fn push_have(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
+        let Some((copy, view)) = self.own(key) else { return };
+        let Copy { own: Some(own), record, .. } = copy else { return };
+        let Some(link) = view.link(to).filter(|_| record.tip.version > 0) else { return };
+        let (claim, version) = (own.claim, own.version);
+        let holder = own.holder_or_new(to);
+        let sent = Sent { key, claim, version, attempt: holder.attempt, what: What::Copy };
+        // If the peer has this state, the next delta fits; if not, its gap comes before anything else.
+        holder.sent = Some(version);
+        let (idle_ms, lineage) = (ms(cx.now.since(record.used)), (&record.lineage).into());
+        link.send(&Message::Have { key, claim, version, tip: record.tip, idle_ms, lineage }, Some(sent), cx.out);
+    }
+
+    /// Sees to it that this peer learns who owns the session, however often the link breaks.
+    pub(crate) fn inform(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
+        let list = self.informs.entry(key).or_default();
+        if !list.contains(&to) {
+            list.push(to);
+        }
+        self.send_inform(cx, key, to);
+    }
+
+    pub(crate) fn send_inform(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
+        let limits = cx.config.limits;
+        let Some((copy, view)) = self.own(key) else {
+            self.informs.remove(&key);
+            return;
+        };
+        let Copy { own: Some(own), record, .. } = &*copy else { return };
+        if let Some(link) = view.link(to) {
+            let sent = Sent { key, claim: own.claim, version: own.version, attempt: 0, what: What::Inform };
+            let expires_ms = ms(record.expires(limits).since(cx.now));
+            let lineage = Some((&record.lineage).into());
+            link.send(&Message::Facade { key, claim: own.claim, tip: record.tip, expires_ms, lineage }, Some(sent), cx.out);
+        }
+    }
+
+    /// The membership changed: who is to hold a copy now?
+    pub(crate) fn replace_list(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let _ = &cx;
+        let Some((copy, view)) = self.own(key) else { return };
+        let Some(own) = copy.own.as_mut() else { return };
+        own.generation = view.generation;
+        own.list = view.holders(key, view.me).into_iter().collect();
+        // A dead life's memory is gone. A link that is closed carries nothing on.
+        own.holders.retain(|h| view.peer(h.life).is_some());
+        for h in &mut own.holders {
+            if view.link(h.life).is_none() {
+                h.sent = None;
+            }
+            h.dropping &= !own.list.contains(&h.life);
+        }
+        for life in own.list.clone() {
+            own.holder_or_new(life);
+        }
+        own.shown = Stamp::default();
+        self.repairing.insert(key);
+    }
+
+    /// A link closed: what was sent on it may not have arrived.
+    pub(crate) fn forget_sent(&mut self, cx: &mut Cx<'_>, life: Life) {
+        for slot in self.table.values_mut() {
+            if let Slot::Held(copy) = slot
+                && let Some(own) = copy.own.as_mut()
+                && own.holder(life).is_some()
+            {
+                if cx.planted(Bug::ReuseVersion) && !own.all_durable() {
+                    own.version = own.durable.unwrap_or(0);
+                }
+                let Some(h) = own.holder(life) else { continue };
+                (h.sent, h.attempt) = (None, h.attempt.wrapping_add(1));
+                h.dropping = false;
+            }
+        }
+    }
+
+    /// A frame was acknowledged.
+    pub(crate) fn handle_ack(&mut self, cx: &mut Cx<'_>, from: Life, sent: &Sent) {
+        let key = sent.key;
+        match sent.what {
+            What::Note => return,
+            What::Inform => {
+                if let Some(list) = self.informs.get_mut(&key) {
+                    list.retain(|l| *l != from);
+                    if list.is_empty() {
+                        self.informs.remove(&key);
+                    }
+                }
+                return;
+            }
+            What::Copy => {}
+        }
+        let Some((copy, _)) = self.own(key) else { return };
+        let Some(own) = copy.own.as_mut().filter(|own| own.claim == sent.claim) else { return };
+        if let Some(h) = own.holder(from).filter(|h| h.attempt == sent.attempt) {
+            h.acked = h.acked.max(Some(sent.version));
+            self.advance(cx, key);
+        }
+    }
+
+    /// Looks what has become durable, and does what waited for it.
+    pub(crate) fn advance(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let Some((copy, view)) = self.own(key) else { return };
+        let Copy { own: Some(own), record, orphan, .. } = copy else { return };
+        let acked = |l: &Life| own.holders.iter().find(|h| h.life == *l).and_then(|h| h.acked);
+        let by_list = own.list.iter().map(acked).min().unwrap_or(Some(own.version));
+        let reached = match cx.config.durability {
+            Durability::Owner => Some(own.version),
+            Durability::Backup => by_list,
+            Durability::Store => own.in_store,
+        };
+        let risen = reached > own.durable;
+        let level = level_of(cx.config, own);
+        if risen {
+            own.durable = reached;
+            let durable = reached.unwrap_or(0);
+            own.durable_tip = if durable > 0 { own.claim.at(durable) } else { own.adopted };
+            cx.out.push(Output::Durable { key, claim: own.claim, version: durable, tip: own.durable_tip, level });
+            if durable == own.version
+                && let Some(o) = orphan.take_if(|o| record.lineage.includes(o.stamp))
+            {
+                settle(cx, key, &o, record, own.durable_tip, level);
+            }
+            own.late.retain(|(version, from, id)| {
+                if *version > durable {
+                    return true;
+                }
+                if let Some(link) = view.link(*from) {
+                    link.send(&crate::parked::late_done(key, *id, own.claim.at(*version), level), None, cx.out);
+                }
+                false
+            });
+        }
+        let whole = by_list == Some(own.version) && own.durable == Some(own.version);
+        let (closing, owed) = (own.closing.is_some(), own.durable == Some(own.version));
+        if risen {
+            self.show(cx, key);
+        }
+        if owed {
+            self.pay(cx, key);
+        }
+        if whole {
+            self.whole(cx, key);
+        }
+        if closing {
+            self.try_close(cx, key);
+        }
+    }
+
+    /// Everything is durable: whoever waits for a durable copy or for proof of inclusion gets it.
+    fn pay(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let Some((copy, view)) = self.own(key) else { return };
+        let Copy { own: Some(own), record, .. } = copy else { return };
+        let (stay, owed) = (core::mem::take(&mut own.stay), core::mem::take(&mut own.owed));
+        for (life, claim) in stay {
+            if let Some(link) = view.link(life) {
+                link.send(&Message::Stay { key, claim, owner: own.claim, record: record.to_wire(cx.now) }, None, cx.out);
+            }
+        }
+        for life in owed {
+            self.inform(cx, key, life);
+        }
+    }
+
+    /// The whole list has the newest version: other copies can go.
+    fn whole(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let repaired = self.repairing.remove(&key);
+        let Some((copy, view)) = self.own(key) else { return };
+        let Copy { own: Some(own), record, .. } = copy else { return };
+        if repaired && !own.list.is_empty() {
+            cx.out.event(key, Event::Replicated { on: own.list.to_vec() });
+        }
+        if own.holders.len() > own.list.len() {
+            for h in own.holders.iter_mut().filter(|h| !own.list.contains(&h.life) && !h.dropping) {
+                if let Some(link) = view.link(h.life) {
+                    h.dropping = true;
+                    let lineage = (&record.lineage).into();
+                    link.send(&Message::Drop { key, claim: own.claim, tip: record.tip, lineage }, None, cx.out);
+                }
+            }
+        }
+    }
+
+    /// Tells those who are to have the facade what is durable now.
+    fn show(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let limits = cx.config.limits;
+        let Some((copy, view)) = self.own(key) else { return };
+        let Copy { own: Some(own), record, .. } = copy else { return };
+        let tip = own.durable_tip;
+        if tip.version == 0 || tip == own.shown {
+            return;
+        }
+        let everyone = match cx.config.reach {
+            Reach::Everyone => true,
+            Reach::Placement => false,
+            Reach::Auto => view.peers.len() <= 8,
+        };
+        let first = own.shown.claim != own.claim;
+        own.shown = tip;
+        let list = if everyone { Lives::new() } else { view.list(key) };
+        let expires_ms = ms(record.expires(limits).since(cx.now));
+        for peer in view.others().filter(|p| everyone || list.contains(&p.life)) {
+            if own.list.contains(&peer.life) {
+                continue;
+            }
+            if let Some(link) = &peer.link {
+                let lineage: Option<WireLineage> = first.then(|| (&record.lineage).into());
+                let note = Sent { key, claim: own.claim, version: 0, attempt: 0, what: What::Note };
+                link.send(&Message::Facade { key, claim: own.claim, tip, expires_ms, lineage }, Some(note), cx.out);
+            }
+        }
+    }
+
+    pub(crate) fn handle_gap(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, claim: Claim) {
+        let Some((copy, _)) = self.own(key) else { return };
+        let Some(own) = copy.own.as_mut().filter(|own| own.claim == claim) else { return };
+        let listed = own.list.contains(&from);
+        let Some(h) = own.holder(from) else { return };
+        // What was sent before the gap will be counted by the link, but it was not applied.
+        *h = Holder { life: from, sent: None, acked: None, attempt: h.attempt.wrapping_add(1), dropping: false };
+        if listed {
+            self.push_state(cx, key);
+        } else {
+            own.holders.retain(|h| h.life != from);
+            self.advance(cx, key);
+        }
+    }
+
+    /// A peer promised a greater claim: this ownership is over.
+    pub(crate) fn handle_refused(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, claim: Claim, promised: Claim) {
+        if self.round_refused(cx, key, claim, promised) {
+            return;
+        }
+        let me = self.view.me;
+        let Some((copy, _)) = self.own(key) else { return };
+        copy.heard = copy.heard.max(promised);
+        let Some(own) = copy.own.as_mut().filter(|own| own.claim == claim) else { return };
+        if let Some(h) = own.holder(from) {
+            // The link will count the refused frame; it was not applied.
+            (h.sent, h.acked, h.attempt) = (None, None, h.attempt.wrapping_add(1));
+        }
+        if promised.life == me || promised < claim {
+            return;
+        }
+        if cx.planted(Bug::RetryRefusedElsewhere) {
+            own.list.retain(|l| *l != from);
+            own.holders.retain(|h| h.life != from);
+            let view = self.view.clone();
+            let other = view.others().map(|p| p.life).find(|l| *l != from);
+            if let (Some((copy, _)), Some(other)) = (self.own(key), other)
+                && let Some(own) = copy.own.as_mut()
+            {
+                own.list = core::iter::once(other).collect();
+                own.holder_or_new(other);
+            }
+            self.push_state(cx, key);
+            return self.advance(cx, key);
+        }
+        let pending = own.running > 0 || !own.all_durable();
+        copy.promise(promised, cx.now);
+        self.step_down(cx, key, promised);
+        if pending {
+            // Requests wait for the outcome of their commits: the branch is in this copy, and a round brings it in.
+            let _ = self.request_round(cx, key, Why::Doubt, None, None);
+        }
+    }
+
+    /// A holder has something that the owner's record does not include.
+    pub(crate) fn handle_diverged(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Life,
+        key: SessionKey,
+        claim: Option<Claim>,
+        wire: &WireRecord<'_>,
+    ) -> Option<()> {
+        let record = Record::from_wire(wire, cx.now).ok()?;
+        if let Some((copy, _)) = self.own(key) {
+            let own = copy.own.as_mut()?;
+            if let Some(h) = own.holder(from) {
+                (h.sent, h.acked, h.attempt) = (None, None, h.attempt.wrapping_add(1));
+                h.dropping = false;
+            }
+            if copy.record.lineage.covers(&record.lineage) {
+                own.owed.push(from);
+                if own.holder(from).is_some() {
+                    self.push_have(cx, key, from);
+                }
+                self.advance(cx, key);
+            } else {
+                self.merge_in(cx, key, &record);
+                if let Some(own) = self.copy(key).and_then(|c| c.own.as_mut()) {
+                    own.owed.push(from);
+                }
+                self.advance(cx, key);
+            }
+        } else if self.round_offered(key, &record) || claim.is_some() {
+            // The round will combine it; or an owner that no longer is one hears of it, and the holder keeps its copy.
+        } else if let Some(copy) = self.copy(key) {
+            if !copy.record.lineage.covers(&record.lineage) {
+                copy.branch = Some(Box::new(record));
+            }
+        }
+        Some(())
+    }
+
+    /// Merges a branch into the session this node owns: a commit of its own.
+    pub(crate) fn merge_in(&mut self, cx: &mut Cx<'_>, key: SessionKey, branch: &Record) {
+        let Some((copy, _)) = self.own(key) else { return };
+        let Some(own) = copy.own.as_mut() else { return };
+        let merged = if cx.planted(Bug::CompareEpochFirst) {
+            crate::merge::Merged {
+                record: if branch.tip > copy.record.tip { branch.clone() } else { copy.record.clone() },
+                discarded: Vec::new(),
+            }
+        } else {
+            merge(&copy.record, branch)
+        };
+        copy.record = merged.record;
+        own.version += 1;
+        own.external += 1;
+        for h in &mut own.holders {
+            h.sent = None;
+        }
+        copy.record.commit(own.claim.at(own.version), &[]);
+        copy.settle_told();
+        cx.out.event(key, Event::Conflict { discarded: merged.discarded.iter().map(|a| a.name.clone()).collect() });
+        self.repairing.insert(key);
+        self.push_state(cx, key);
+        self.mark_dirty(cx, key);
+    }
+
+    pub(crate) fn handle_dropped(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey) {
+        let Some((copy, _)) = self.own(key) else { return };
+        let Some(own) = copy.own.as_mut() else { return };
+        if own.list.contains(&from) {
+            // It is to hold one again by now.
+            if let Some(h) = own.holder(from) {
+                *h = Holder { life: from, sent: None, acked: None, attempt: h.attempt.wrapping_add(1), dropping: false };
+            }
+            self.push_state(cx, key);
+        } else {
+            own.holders.retain(|h| h.life != from);
+        }
+        self.advance(cx, key);
+    }
+
+    // ---- the holder's side ----------------------------------------------------------------------------------------------
+
+    /// Whether an owner's message counts here. A greater claim ends an ownership here; a promise refuses older claims.
+    fn admits(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, claim: Claim) -> bool {
+        if let Some(ended) = self.ended(key) {
+            if cx.planted(Bug::TombstoneYields) {
+                self.table.remove(&key);
+                return true;
+            }
+            self.send_end(cx, key, &ended, from);
+            return false;
+        }
+        let promised = self.promised(key);
+        if claim < promised && !cx.planted(Bug::NoPromise) {
+            if let Some(link) = self.view.link(from) {
+                link.send(&Message::Refused { key, claim, promised }, None, cx.out);
+            }
+            return false;
+        }
+        if self.own(key).is_some() {
+            // Somebody owned it while this node was silent to them.
+            if let Some(copy) = self.copy(key) {
+                copy.promise(claim, cx.now);
+            }
+            self.step_down(cx, key, claim);
+        }
+        true
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(crate) fn handle_delta(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Life,
+        key: SessionKey,
+        claim: Claim,
+        base: Option<Stamp>,
+        version: u32,
+        sets: &[Set<'_>],
+    ) -> Option<()> {
+        if !self.admits(cx, from, key, claim) {
+            return Some(());
+        }
+        let base = base.unwrap_or(claim.at(version.checked_sub(1)?));
+        let fits = self.copy(key).is_some_and(|c| c.record.tip == base || cx.config.planted(Bug::ApplyWithoutBase));
+        if !fits {
+            self.promise(cx, key, claim);
+            if let Some(link) = self.view.link(from) {
+                link.send(&Message::Gap { key, claim }, None, cx.out);
+            }
+            return Some(());
+        }
+        let mut changes = Vec::with_capacity(sets.len());
+        for set in sets {
+            if set.name.is_empty() || set.name.len() > NAME_MAX {
+                return None;
+            }
+            changes.push(Change { name: set.name.into(), base: None, value: set.value.map(|v| Bytes::copy_from_slice(v)) });
+        }
+        let now = cx.now;
+        let copy = self.copy(key)?;
+        copy.record.commit(claim.at(version), &changes);
+        copy.record.used = copy.record.used.max(now);
+        copy.accept(claim, now);
+        copy.settle_told();
+        let bounded = copy.record.attributes().len() <= ATTRIBUTES_MAX && copy.record.bytes() <= 2 * RECORD_MAX;
+        self.kick(cx, key);
+        bounded.then_some(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(crate) fn handle_full(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Life,
+        key: SessionKey,
+        claim: Claim,
+        stored: Option<Stamp>,
+        wire: &WireRecord<'_>,
+    ) -> Option<()> {
+        let record = Record::from_wire(wire, cx.now).ok()?;
+        if !self.admits(cx, from, key, claim) {
+            return Some(());
+        }
+        let now = cx.now;
+        match self.copy(key) {
+            None => {
+                let mut copy = Copy::new(record, claim);
+                copy.stored = stored;
+                copy.promise(claim, now);
+                self.hold(cx, key, copy);
+                if let Some(copy) = self.copy(key) {
+                    copy.accept(claim, now);
+                    copy.settle_told();
+                }
+                cx.out.event(key, Event::Backed { owner: from });
+            }
+            Some(copy) if record.lineage.covers(&copy.record.lineage) => {
+                let used = copy.record.used.max(record.used);
+                copy.record = record;
+                copy.record.used = used;
+                copy.stored = stored.or(copy.stored);
+                copy.accept(claim, now);
+                if copy.branch.as_ref().is_some_and(|b| copy.record.lineage.covers(&b.lineage)) {
+                    copy.branch = None;
+                }
+                copy.settle_told();
+                self.settle_orphan(cx, key);
+            }
+            Some(copy) => {
+                // Neither may overwrite the other. The owner gets this copy and merges.
+                copy.promise(claim, now);
+                let mine = copy.record.clone();
+                copy.branch = Some(Box::new(record));
+                if let Some(link) = self.view.link(from) {
+                    link.send(&Message::Diverged { key, claim, record: mine.to_wire(now) }, None, cx.out);
+                }
+            }
+        }
+        self.kick(cx, key);
+        Some(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(crate) fn handle_have(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Life,
+        key: SessionKey,
+        claim: Claim,
+        tip: Stamp,
+        idle_ms: u32,
+        lineage: &WireLineage,
+    ) -> Option<()> {
+        let lineage = Lineage::from(lineage);
+        if claim.life != from {
+            self.handle_holder(cx, from, key, &lineage);
+            return Some(());
+        }
+        if !self.admits(cx, from, key, claim) {
+            return Some(());
+        }
+        let now = cx.now;
+        let link = self.view.link(from).cloned();
+        let needs = match self.copy(key) {
+            None => true,
+            Some(copy) if copy.record.tip == tip => {
+                copy.accept(claim, now);
+                copy.record.used = copy.record.used.max(now - Duration::from_millis(u64::from(idle_ms)));
+                copy.settle_told();
+                self.settle_orphan(cx, key);
+                false
+            }
+            Some(copy) if lineage.covers(&copy.record.lineage) => {
+                copy.promise(claim, now);
+                true
+            }
+            Some(copy) => {
+                copy.promise(claim, now);
+                let mine = copy.record.clone();
+                if let Some(link) = &link {
+                    link.send(&Message::Diverged { key, claim, record: mine.to_wire(now) }, None, cx.out);
+                }
+                false
+            }
+        };
+        if needs {
+            self.promise(cx, key, claim);
+            if let Some(link) = link {
+                link.send(&Message::Gap { key, claim }, None, cx.out);
+            }
+        }
+        self.kick(cx, key);
+        Some(())
+    }
+
+    /// A holder says what it has; this node is thought to own the session.
+    fn handle_holder(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, lineage: &Lineage) {
+        if let Some(ended) = self.ended(key) {
+            return self.send_end(cx, key, &ended, from);
+        }
+        let Some((copy, view)) = self.own(key) else {
+            // Who owns it now is something the holder should hear.
+            let (owner, tip) = match self.table.get(&key) {
+                Some(Slot::Held(c)) if c.accepted.life != self.view.me => (c.accepted, c.record.tip),
+                Some(Slot::Facade(f)) => (f.claim, f.tip),
+                _ => return,
+            };
+            if let Some(link) = self.view.link(from).filter(|_| owner.life != from) {
+                let note = Sent { key, claim: owner, version: 0, attempt: 0, what: What::Note };
+                link.send(&Message::Facade { key, claim: owner, tip, expires_ms: 60_000, lineage: None }, Some(note), cx.out);
+            }
+            return;
+        };
+        let Copy { own: Some(own), record, .. } = copy else { return };
+        let Some(link) = view.link(from) else { return };
+        if own.list.contains(&from) {
+            let listed = own.holder_or_new(from);
+            if listed.acked.is_none() || listed.sent.is_none() {
+                self.push_have(cx, key, from);
+            }
+        } else if record.lineage.covers(lineage) && own.all_durable() {
+            own.holder_or_new(from).dropping = true;
+            let lineage = (&record.lineage).into();
+            link.send(&Message::Drop { key, claim: own.claim, tip: record.tip, lineage }, None, cx.out);
+        } else {
+            // Once all is durable it will be told to drop its copy, and object if the copy has more.
+            own.holder_or_new(from);
+            self.push_have(cx, key, from);
+        }
+    }
+
+    pub(crate) fn handle_drop(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Life,
+        key: SessionKey,
+        claim: Claim,
+        owner_tip: Stamp,
+        lineage: &WireLineage,
+    ) {
+        if !self.admits(cx, from, key, claim) {
+            return;
+        }
+        let lineage = Lineage::from(lineage);
+        let Some(link) = self.view.link(from).cloned() else { return };
+        let now = cx.now;
+        match self.copy(key) {
+            Some(copy) if !lineage.covers(&copy.record.lineage) || copy.branch.as_ref().is_some_and(|b| !lineage.covers(&b.lineage)) => {
+                copy.promise(claim, now);
+                let other = copy.branch.as_deref().filter(|b| !lineage.covers(&b.lineage)).unwrap_or(&copy.record).clone();
+                link.send(&Message::Diverged { key, claim, record: other.to_wire(now) }, None, cx.out);
+            }
+            Some(copy) => {
+                copy.promise(claim, now);
+                let (tip, expires) = (copy.record.tip, copy.record.expires(cx.config.limits));
+                let orphan = copy.orphan.take();
+                if let Some(copy) = self.release(cx, key)
+                    && let Some(o) = orphan
+                {
+                    // The owner includes the commits, but this node cannot see whether a merge kept their values.
+                    let kept = copy.record.tip == owner_tip;
+                    let output = Output::Failed { key, claim: o.stamp.claim, version: o.stamp.version, failure: Failure::Unknown };
+                    match kept {
+                        true => settle(cx, key, &o, &copy.record, tip, Level::Owner),
+                        false => cx.out.push(output),
+                    }
+                }
+                self.note_facade(cx, key, claim, tip, expires);
+                link.send(&Message::Dropped { key }, None, cx.out);
+            }
+            None => link.send(&Message::Dropped { key }, None, cx.out),
+        }
+        self.kick(cx, key);
+    }
+
+    /// Commits of a former ownership that a later owner's state includes are settled.
+    fn settle_orphan(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let Some(copy) = self.copy(key) else { return };
+        if let Some(o) = copy.orphan.take_if(|o| copy.record.lineage.includes(o.stamp)) {
+            settle(cx, key, &o, &copy.record, copy.record.tip, Level::Backup(1));
+        }
+    }
+
+    pub(crate) fn handle_touch(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, idle_ms: u32) {
+        let now = cx.now;
+        if let Some(copy) = self.copy(key)
+            && copy.own.is_none()
+            && claim >= copy.accepted
+        {
+            copy.record.used = copy.record.used.max(now - Duration::from_millis(u64::from(idle_ms)));
+        }
+    }
+
+    /// What this node is told of a session it need not hold.
+    pub(crate) fn handle_facade(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Life,
+        key: SessionKey,
+        claim: Claim,
+        tip: Stamp,
+        expires_ms: u32,
+        lineage: Option<&WireLineage>,
+    ) {
+        if let Some(ended) = self.ended(key) {
+            return self.send_end(cx, key, &ended, from);
+        }
+        let now = cx.now;
+        let lineage = lineage.map(Lineage::from);
+        if let Some(copy) = self.copy(key) {
+            copy.heard = copy.heard.max(claim);
+            let covered = lineage.as_ref().is_some_and(|l| l.covers(&copy.record.lineage));
+            let owns = copy.own.as_ref().map(|own| own.claim);
+            if owns.is_some_and(|mine| claim > mine) {
+                copy.promise(claim, now);
+                self.step_down(cx, key, claim);
+                if !covered && let (Some(copy), Some(link)) = (self.copy(key).map(|c| c.record.clone()), self.view.link(claim.life)) {
+                    link.send(&Message::Kept { key, record: copy.to_wire(now) }, None, cx.out);
+                }
+            } else if owns.is_none() && claim.life == from && !covered && lineage.is_some() {
+                // The owner's state lacks what this copy has.
+                let mine = copy.record.clone();
+                if let Some(link) = self.view.link(from) {
+                    link.send(&Message::Kept { key, record: mine.to_wire(now) }, None, cx.out);
+                }
+            }
+            if let Some(copy) = self.copy(key) {
+                copy.tell(tip);
+            }
+        } else {
+            self.note_facade(cx, key, claim, tip, now + Duration::from_millis(u64::from(expires_ms)));
+        }
+        self.kick(cx, key);
+    }
+
+    fn note_facade(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, tip: Stamp, expires: crate::time::Mono) {
+        let reach = match cx.config.reach {
+            Reach::Everyone => true,
+            Reach::Placement => false,
+            Reach::Auto => self.view.peers.len() <= 8,
+        };
+        match self.table.get_mut(&key) {
+            Some(Slot::Facade(f)) if claim >= f.claim => {
+                // Within a claim versions grow; of two claims the greater is the later owner, and its state is asked for.
+                let newer = claim > f.claim || tip.version >= f.tip.version || tip.claim != f.tip.claim;
+                *f = Facade { claim, tip: if newer { tip } else { f.tip }, expires };
+            }
+            Some(_) => {}
+            None if reach => {
+                self.table.insert(key, Slot::Facade(Facade { claim, tip, expires }));
+            }
+            None => {}
+        }
+    }
+
+    /// Who owns the session, from somebody who knows.
+    pub(crate) fn note_owner(&mut self, cx: &mut Cx<'_>, key: SessionKey, owner: Claim, tip: Stamp) {
+        match self.copy(key) {
+            Some(copy) => copy.heard = copy.heard.max(owner),
+            None => {
+                let expires = cx.now + cx.config.limits.idle;
+                self.note_facade(cx, key, owner, tip, expires);
+            }
+        }
+    }
+
+    /// This node no longer owns the session; its copy stays until somebody who owns it says that it can go.
+    pub(crate) fn step_down(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Claim) {
+        let Some((copy, view)) = self.own(key) else { return };
+        let Some(own) = copy.own.take() else { return };
+        copy.orphan = Orphan::of(&own, &copy.record).or(copy.orphan.take());
+        cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
+        for (_, from, id) in &own.late {
+            if let Some(link) = view.link(*from) {
+                link.send(&Message::LateDone { key, id: *id, result: LateResult::Unknown }, None, cx.out);
+            }
+        }
+        self.repairing.remove(&key);
+        self.informs.remove(&key);
+        cx.out.event(key, Event::Left { to });
+        for ticket in own.waiting {
+            cx.settle(ticket, crate::output::Outcome::Again);
+        }
+        if self.copy(key).is_some_and(|c| c.record.tip.version == 0) {
+            self.release(cx, key);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Ended sessions: absorbing markers, and telling everybody who may hold a copy.
+
+use crate::id::SessionKey;
+use crate::limits::{END_BOUND, ENDED_KEEP, ENDED_MAX};
+use crate::output::{Event, Failure, Live, Outcome, Output, Ticket};
+use crate::plant::Bug;
+use crate::shard::{Cx, Shard, Timer};
+use crate::slot::{Ended, Slot};
+use crate::stamp::Life;
+use crate::time::Mono;
+use crate::view::Lives;
+use crate::wire::{EndKind, Message};
+use core::time::Duration;
+
+/// How often an unanswered end is sent again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// An end that not everybody has confirmed.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) kind: EndKind,
+    pub(crate) keep: Duration,
+    /// Who has not confirmed.
+    waiting: Lives,
+    /// The store has not confirmed.
+    pub(crate) store: bool,
+    /// The write to the store is on its way.
+    pub(crate) writing: bool,
+    ticket: Option<(Ticket, Mono)>,
+}
+
+impl<L: Live> Shard<L> {
+    /// Ends a session on this node, and tells everybody who may hold a copy. Needs no ownership.
+    pub(crate) fn end(&mut self, cx: &mut Cx<'_>, key: SessionKey, kind: EndKind) -> Ticket {
+        let ticket = cx.ticket();
+        if self.ended(key).is_none() {
+            self.mark_ended(cx, key, kind, None, Some(ticket));
+            return ticket;
+        }
+        match self.ends.get_mut(&key) {
+            Some(pending) if pending.ticket.is_none() => pending.ticket = Some((ticket, cx.now + END_BOUND)),
+            Some(_) => cx.settle(ticket, Outcome::End(false)),
+            None => cx.settle(ticket, Outcome::End(true)),
+        }
+        ticket
+    }
+
+    /// This node hears of an end, from a peer or the store.
+    pub(crate) fn learn_end(&mut self, cx: &mut Cx<'_>, key: SessionKey, kind: EndKind, from: Option<Life>) {
+        if self.ended(key).is_none() {
+            self.mark_ended(cx, key, kind, from, None);
+        }
+    }
+
+    fn mark_ended(&mut self, cx: &mut Cx<'_>, key: SessionKey, kind: EndKind, from: Option<Life>, ticket: Option<Ticket>) {
+        let view = self.view.clone();
+        let keep = cx.config.limits.lifetime.min(ENDED_KEEP);
+        // Whoever may hold a copy: the list, the holders, the owner this node knows of. One who hears it tells those that it knows.
+        let mut waiting = view.asked(key);
+        if let Some(Slot::Facade(f)) = self.table.get(&key) {
+            waiting.push(f.claim.life);
+        }
+        if let Some(copy) = self.release(cx, key) {
+            waiting.extend([copy.accepted.life, copy.heard.life]);
+            if let Some(own) = copy.own {
+                waiting.extend(own.holders.iter().map(|h| h.life));
+                for ticket in own.waiting {
+                    cx.settle(ticket, Outcome::Ended(kind, Duration::ZERO));
+                }
+                let (claim, version) = (own.claim, u32::MAX);
+                cx.out.push(Output::Failed { key, claim, version, failure: Failure::Ended });
+            }
+        }
+        waiting.sort_unstable();
+        waiting.dedup();
+        waiting.retain(|l| *l != view.me && Some(*l) != from && view.peer(*l).is_some());
+        self.round_ended(cx, key, kind);
+        if self.table.len() < ENDED_MAX * 4 {
+            self.table.insert(key, Slot::Ended(Ended { kind, since: cx.now, until: cx.now + keep }));
+        }
+        cx.out.event(key, Event::Ended(kind));
+        self.drive_parked(cx, key);
+        let store = cx.config.store;
+        self.ends.insert(
+            key,
+            Ending { kind, keep, waiting: waiting.clone(), store, writing: false, ticket: ticket.map(|t| (t, cx.now + END_BOUND)) },
+        );
+        if store {
+            self.dirty.push_front(key);
+            cx.out.store();
+        }
+        for life in waiting {
+            self.send_pending_end(cx, key, life);
+        }
+        self.set_timer(cx.now + AGAIN, key, Timer::Ending);
+        self.settle_end(cx, key);
+    }
+
+    fn send_pending_end(&self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
+        if let (Some(e), Some(link)) = (self.ends.get(&key), self.view.link(to)) {
+            link.send(&Message::End { key, kind: e.kind, keep_s: e.keep.as_secs() as u32 }, None, cx.out);
+        }
+    }
+
+    /// Answers whoever speaks of a session that has ended.
+    pub(crate) fn send_end(&self, cx: &mut Cx<'_>, key: SessionKey, ended: &Ended, to: Life) {
+        if let Some(link) = self.view.link(to) {
+            let keep_s = ended.until.since(cx.now).as_secs() as u32;
+            link.send(&Message::End { key, kind: ended.kind, keep_s }, None, cx.out);
+        }
+    }
+
+    pub(crate) fn handle_end(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, kind: EndKind) {
+        self.learn_end(cx, key, kind, Some(from));
+        if let Some(link) = self.view.link(from) {
+            link.send(&Message::EndSeen { key }, None, cx.out);
+        }
+    }
+
+    pub(crate) fn handle_end_seen(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey) {
+        if let Some(e) = self.ends.get_mut(&key) {
+            e.waiting.retain(|l| *l != from);
+            self.settle_end(cx, key);
+        }
+    }
+
+    pub(crate) fn end_stored(&mut self, cx: &mut Cx<'_>, key: SessionKey, done: bool) {
+        if let Some(e) = self.ends.get_mut(&key) {
+            e.writing = false;
+            e.store &= !done;
+            self.settle_end(cx, key);
+        }
+    }
+
+    /// Everybody has confirmed: answer, and forget who had to.
+    fn settle_end(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let view = self.view.clone();
+        let Some(e) = self.ends.get_mut(&key) else { return };
+        // A dead life's memory is gone; one that was only cut off walks all it holds when it comes back, and hears of the end.
+        e.waiting.retain(|l| view.peer(*l).is_some());
+        if e.waiting.is_empty() && !e.store {
+            if let Some((ticket, _)) = e.ticket {
+                cx.settle(ticket, Outcome::End(true));
+            }
+            self.ends.remove(&key);
+        }
+    }
+
+    pub(crate) fn ending_due(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        self.settle_end(cx, key);
+        let Some(e) = self.ends.get_mut(&key) else { return };
+        if let Some((ticket, due)) = e.ticket
+            && cx.now >= due
+        {
+            e.ticket = None;
+            cx.settle(ticket, Outcome::End(false));
+        }
+        let (waiting, store) = (e.waiting.clone(), e.store && !e.writing);
+        if !cx.planted(Bug::EndSentOnce) {
+            for life in waiting {
+                self.send_pending_end(cx, key, life);
+            }
+        }
+        if store {
+            self.dirty.push_back(key);
+            cx.out.store();
+        }
+        self.set_timer(cx.now + AGAIN, key, Timer::Ending);
+    }
+}

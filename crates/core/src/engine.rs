@@ -1,0 +1,647 @@
+//! The engine: shards of sessions, membership and links behind one face of plain calls.
+//!
+//! It never waits, reads a clock, draws randomness or touches a socket. Calls fall into four kinds: what the application does
+//! (`create`, `open`, `commit`, `finish_read`, `end`, `rotate_*`, `close`); what the world tells it (`handle_*`); what the
+//! driver fetches (`take_*`, `next_timer`); and what anybody may look at (`info`, `members`, `stats`). Each call appends its
+//! effects to an [`Outputs`]; the driver carries them out after the call.
+//!
+//! Locks: one per shard, one for the membership, taken before a shard's if both are needed; never two shards at once.
+
+use crate::config::Checked;
+use crate::id::SessionKey;
+use crate::limits::VIEWS_MAX;
+use crate::link::Link;
+use crate::member::{Member, MemberConfig, MemberOutput, Membership, Node, NodeError, State};
+use crate::output::{Commit, Info, LinkId, Live, Open, Opened, Output, Outputs, Ticket, Unavailable};
+use crate::placement::name_hash;
+use crate::record::{Change, Record};
+use crate::shard::{Brought, Cx, Map, Shard, Shared};
+use crate::slot::Slot;
+use crate::stamp::Life;
+use crate::storing::{Loaded, Write, Written};
+use crate::time::Mono;
+use crate::view::{Health, Peer, View};
+use crate::wire::{EndKind, FrameError, Message, WireMember, decode, frame_len};
+use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use core::time::Duration;
+use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A loop gap beyond which this node doubts what it owns.
+pub const STALL: Duration = Duration::from_secs(1);
+/// How long a node waits for somebody to answer before it believes that it is the first of its cluster.
+const FORMING: Duration = Duration::from_secs(30);
+/// A second link to the same life within this time is the other end's simultaneous connect.
+const SIMULTANEOUS: Duration = Duration::from_secs(1);
+
+/// What happened to a connection.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum LinkEvent {
+    /// A handshake succeeded.
+    Up {
+        /// The peer, as its handshake named it.
+        node: Node,
+        /// Whether this node opened the connection.
+        initiated: bool,
+    },
+    /// It closed.
+    Closed,
+}
+
+/// How a drain is going.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Records held here that are not known to be safe elsewhere.
+    pub left: u64,
+    /// There is nobody who could take them.
+    pub alone: bool,
+}
+
+/// Numbers for metrics, readiness and the demo.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Sessions that this node owns.
+    pub owned: u64,
+    /// Copies it holds for other owners.
+    pub backed: u64,
+    /// Owned sessions whose copies are not where they should be yet.
+    pub under_replicated: u64,
+    /// Sessions that wait to be written to the store.
+    pub dirty: u64,
+    /// How long the oldest of them has waited.
+    pub dirty_age: Duration,
+    /// Claim rounds that run.
+    pub rounds: u64,
+    /// Live members, this node included.
+    pub members: u64,
+}
+
+/// See the [module](self).
+pub struct Engine<L> {
+    me: Life,
+    config: Checked,
+    shards: Box<[Mutex<Shard<L>>]>,
+    shared: Shared,
+    world: Mutex<World>,
+    links: RwLock<Map<LinkId, Arc<Link>>>,
+    /// The earliest timer of any shard, in microseconds; may be too early, never too late.
+    earliest: AtomicI64,
+    swept: AtomicU64,
+}
+
+impl<L> core::fmt::Debug for Engine<L> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Engine").field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
+struct World {
+    members: Membership,
+    links: BTreeMap<Life, (Arc<Link>, Mono)>,
+    /// The membership whose walk each member has finished.
+    settled: BTreeMap<Life, u64>,
+    /// The membership whose walk this node has announced as finished.
+    announced: Option<u64>,
+    past: Vec<Vec<WireMember>>,
+    /// The membership of the last view.
+    before: Vec<WireMember>,
+    past_lost: bool,
+    doubt: u32,
+    doubts: BTreeMap<Life, u32>,
+    generation: u32,
+    digest: u64,
+    formed: bool,
+    started: Mono,
+    leaving: bool,
+}
+
+impl<L: Live> Engine<L> {
+    /// An engine for one life of this node. `seed` must differ between lives; jitter and gossip draw from it.
+    pub fn new(config: Checked, node: Node, seed: u64, now: Mono) -> Result<Engine<L>, NodeError> {
+        let me = node.life;
+        let members = Membership::new(node, MemberConfig::default(), seed, now)?;
+        let world = World {
+            digest: members.digest(),
+            members,
+            links: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            announced: None,
+            past: Vec::new(),
+            before: Vec::new(),
+            past_lost: false,
+            doubt: 0,
+            doubts: BTreeMap::new(),
+            generation: 0,
+            formed: false,
+            started: now,
+            leaving: false,
+        };
+        let view = Arc::new(world.view(me, &config));
+        let shards =
+            (0..config.shards).map(|i| Mutex::new(Shard::new(view.clone(), seed ^ u64::from(i).wrapping_mul(0x9e37_79b9)))).collect();
+        let (links, earliest, swept) = (RwLock::default(), AtomicI64::new(i64::MAX), AtomicU64::new(0));
+        Ok(Engine { me, config, shards, shared: Shared::default(), world: Mutex::new(world), links, earliest, swept })
+    }
+
+    /// This life.
+    pub fn life(&self) -> Life {
+        self.me
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Checked {
+        &self.config
+    }
+
+    fn shard<R>(&self, now: Mono, key: SessionKey, out: &mut Outputs, f: impl FnOnce(&mut Shard<L>, &mut Cx<'_>) -> R) -> R {
+        let at = key.bits() as usize & (self.shards.len() - 1);
+        self.with(now, at, out, f)
+    }
+
+    fn with<R>(&self, now: Mono, at: usize, out: &mut Outputs, f: impl FnOnce(&mut Shard<L>, &mut Cx<'_>) -> R) -> R {
+        let mut shard = self.shards[at].lock();
+        let result = f(&mut shard, &mut Cx { now, config: &self.config, out, shared: &self.shared });
+        if let Some((due, _, _)) = shard.timers.first() {
+            self.earliest.fetch_min(due.micros(), Ordering::Relaxed);
+        }
+        result
+    }
+
+    // ---- the application ------------------------------------------------------------------------------------------------
+
+    /// A session under an id that was drawn just now. It costs nobody anything until its first commit.
+    pub fn create(&self, now: Mono, key: SessionKey, out: &mut Outputs) -> Result<Opened<L>, Unavailable> {
+        self.shard(now, key, out, |s, cx| s.create(cx, key))
+    }
+
+    /// Opens a session. If it is owned here and nothing speaks against it: no message, no store call.
+    pub fn open(&self, now: Mono, key: SessionKey, token: Option<Brought>, out: &mut Outputs) -> Open<L> {
+        self.shard(now, key, out, |s, cx| s.open(cx, key, token))
+    }
+
+    /// Gives an opened session back; every [`Open::Here`] and [`create`](Engine::create) is closed exactly once.
+    pub fn close(&self, now: Mono, at: &Opened<L>, out: &mut Outputs) {
+        self.shard(now, at.key, out, |s, cx| s.close(cx, at));
+    }
+
+    /// Commits changes. All or nothing.
+    pub fn commit(&self, now: Mono, at: &Opened<L>, changes: &[Change], out: &mut Outputs) -> Commit {
+        self.shard(now, at.key, out, |s, cx| s.commit(cx, at, changes))
+    }
+
+    /// Commits changes to a session that another node owns (see [`Guest`](crate::output::Guest)).
+    pub fn commit_late(&self, now: Mono, key: SessionKey, changes: &[Change], out: &mut Outputs) -> Ticket {
+        self.shard(now, key, out, |s, cx| s.park(cx, key, changes))
+    }
+
+    /// Ends a request that changed nothing: says whether all that it read is durable.
+    pub fn finish_read(&self, now: Mono, at: &Opened<L>, out: &mut Outputs) -> Commit {
+        self.shard(now, at.key, out, |s, cx| s.finish_read(cx, at))
+    }
+
+    /// Ends a session for good, on every node that hears of it. Needs no ownership.
+    pub fn end(&self, now: Mono, key: SessionKey, kind: EndKind, out: &mut Outputs) -> Ticket {
+        self.shard(now, key, out, |s, cx| s.end(cx, key, kind))
+    }
+
+    /// The first step of a rotation: the session's committed content becomes the first commit of `key`, with the same live
+    /// session. The caller waits until that is durable, then [`end`](Engine::end)s the old one as
+    /// [`EndKind::Rotated`], then answers. `None` if the session is not owned here any more.
+    pub fn rotate(&self, now: Mono, at: &Opened<L>, key: SessionKey, out: &mut Outputs) -> Option<Opened<L>> {
+        let from = self.shard(now, at.key, out, |s, _| s.fork_from(at))?;
+        self.shard(now, key, out, |s, cx| s.fork_to(cx, key, from))
+    }
+
+    /// Reads the record of an opened session. Called under a shard's lock: copy handles, lock nothing.
+    pub fn read<R>(&self, at: &Opened<L>, f: impl FnOnce(&Record, u32) -> R) -> Option<R> {
+        let shard = &self.shards[at.key.bits() as usize & (self.shards.len() - 1)];
+        let mut shard = shard.lock();
+        let external = shard.copy(at.key)?.own.as_ref()?.external;
+        shard.record(at).map(|record| f(record, external))
+    }
+
+    // ---- the world ------------------------------------------------------------------------------------------------------
+
+    /// A connection's handshake succeeded, or it closed.
+    pub fn handle_link(&self, now: Mono, id: LinkId, event: LinkEvent, out: &mut Outputs) {
+        let mut world = self.world.lock();
+        match event {
+            LinkEvent::Up { node, initiated } => {
+                let life = node.life;
+                if let Some((old, since)) = world.links.get(&life).cloned() {
+                    // Both ends connected at once: both keep the connection that the lesser life opened.
+                    if now.since(since) < SIMULTANEOUS && initiated != (self.me < life) {
+                        out.push(Output::Close(id));
+                        return;
+                    }
+                    out.push(Output::Close(old.id));
+                    self.unlink(now, &mut world, &old, out);
+                }
+                let link = Arc::new(Link::new(id, life));
+                self.links.write().insert(id, link.clone());
+                world.links.insert(life, (link.clone(), now));
+                world.formed = true;
+                let mut past = world.past.clone();
+                past.push(world.present());
+                link.send(&Message::Views(past), None, out);
+                if let Some(digest) = world.announced {
+                    link.send(&Message::Settled(digest), None, out);
+                }
+                if world.members.handle_up(now, &node).is_err() {
+                    out.push(Output::Close(id));
+                }
+            }
+            LinkEvent::Closed => {
+                let Some(link) = self.links.read().get(&id).cloned() else { return };
+                self.unlink(now, &mut world, &link, out);
+                if !world.links.contains_key(&link.life) {
+                    world.members.handle_closed(now, link.life);
+                }
+            }
+        }
+        self.after_world(now, &mut world, true, out);
+    }
+
+    /// Connecting to a member was refused: nobody listens there.
+    pub fn handle_refused(&self, now: Mono, life: Life, out: &mut Outputs) {
+        let mut world = self.world.lock();
+        world.members.handle_refused(now, life);
+        self.after_world(now, &mut world, false, out);
+    }
+
+    /// All addresses that this node was given refused the connection: it is the first of its cluster.
+    pub fn handle_nobody(&self, now: Mono, out: &mut Outputs) {
+        let mut world = self.world.lock();
+        if !world.formed {
+            world.formed = true;
+            self.after_world(now, &mut world, true, out);
+        }
+    }
+
+    fn unlink(&self, now: Mono, world: &mut World, link: &Arc<Link>, out: &mut Outputs) {
+        self.links.write().remove(&link.id);
+        if world.links.get(&link.life).is_some_and(|(l, _)| l.id == link.id) {
+            world.links.remove(&link.life);
+            world.doubt += 1;
+            world.doubts.insert(link.life, world.doubt);
+            for at in 0..self.shards.len() {
+                self.with(now, at, out, |s, cx| s.forget_sent(cx, link.life));
+            }
+        }
+    }
+
+    /// Bytes from a peer: handles every whole frame, acknowledges, and says how many bytes that was. An error closes the link.
+    pub fn handle_bytes(&self, now: Mono, id: LinkId, bytes: &[u8], out: &mut Outputs) -> Result<usize, FrameError> {
+        let link = self.links.read().get(&id).cloned().ok_or(FrameError::NoLink)?;
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..)
+            && let Some(length) = frame_len(rest)?
+            && let Some(frame) = rest.get(..length)
+        {
+            let (number, message) = decode(frame)?;
+            link.arrived(number, &message)?;
+            self.handle(now, &link, message, out)?;
+            done += length;
+        }
+        link.acknowledge(out);
+        Ok(done)
+    }
+
+    fn handle(&self, now: Mono, link: &Arc<Link>, message: Message<'_>, out: &mut Outputs) -> Result<(), FrameError> {
+        let from = link.life;
+        match message {
+            Message::Gossip(packet) => {
+                let mut world = self.world.lock();
+                world.members.handle_packet(now, from, packet).map_err(|_| FrameError::Malformed)?;
+                self.after_world(now, &mut world, false, out);
+            }
+            Message::Settled(digest) => {
+                let mut world = self.world.lock();
+                world.settled.insert(from, digest);
+                self.check_settled(now, &mut world, out);
+            }
+            Message::Views(views) => {
+                let mut world = self.world.lock();
+                world.remember(views);
+                self.after_world(now, &mut world, true, out);
+            }
+            Message::Ack(upto) => {
+                for sent in link.acked(upto)? {
+                    self.shard(now, sent.key, out, |s, cx| s.handle_ack(cx, from, &sent));
+                }
+            }
+            message => self.handle_session(now, from, message, out)?,
+        }
+        Ok(())
+    }
+
+    fn handle_session(&self, now: Mono, from: Life, message: Message<'_>, out: &mut Outputs) -> Result<(), FrameError> {
+        let Some(key) = message.key() else { return Err(FrameError::Malformed) };
+        self.shard(now, key, out, |s, cx| s.handle(cx, from, key, message)).ok_or(FrameError::Malformed)
+    }
+
+    /// The store's answer to [`Output::Load`].
+    pub fn handle_loaded(&self, now: Mono, key: SessionKey, loaded: &Loaded, out: &mut Outputs) {
+        self.shard(now, key, out, |s, cx| s.handle_loaded(cx, key, loaded));
+    }
+
+    /// Takes up to `most` writes for the store; each is answered with [`handle_written`](Engine::handle_written).
+    pub fn take_writes(&self, now: Mono, most: usize, out: &mut Outputs) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for at in 0..self.shards.len() {
+            self.with(now, at, out, |s, cx| s.take_writes(cx, most, &mut writes));
+        }
+        writes
+    }
+
+    /// What became of a write.
+    pub fn handle_written(&self, now: Mono, key: SessionKey, written: Written, out: &mut Outputs) {
+        self.shard(now, key, out, |s, cx| s.handle_written(cx, key, written));
+    }
+
+    /// When [`handle_timer`](Engine::handle_timer) is due.
+    pub fn next_timer(&self) -> Option<Mono> {
+        let shards = self.earliest.load(Ordering::Relaxed);
+        let members = self.world.lock().members.next_timer();
+        let shards = (shards != i64::MAX).then(|| Mono::from_micros(shards));
+        shards.into_iter().chain(members).min()
+    }
+
+    /// Wakes what is due.
+    pub fn handle_timer(&self, now: Mono, out: &mut Outputs) {
+        {
+            let mut world = self.world.lock();
+            world.members.handle_timer(now);
+            if !world.formed && now.since(world.started) >= FORMING {
+                world.formed = true;
+                self.after_world(now, &mut world, true, out);
+            } else {
+                self.after_world(now, &mut world, false, out);
+            }
+        }
+        if self.earliest.load(Ordering::Relaxed) <= now.micros() {
+            // Whoever arms a timer from here on lowers it again.
+            self.earliest.store(i64::MAX, Ordering::Relaxed);
+            for at in 0..self.shards.len() {
+                self.with(now, at, out, |s, cx| s.wake(cx));
+            }
+        }
+    }
+
+    /// Goes on with the walk and the sweep: call it every 10 to 100 ms. `budget` sessions are visited.
+    pub fn handle_tick(&self, now: Mono, budget: usize, out: &mut Outputs) {
+        let mut left = budget;
+        for at in 0..self.shards.len() {
+            if left == 0 {
+                break;
+            }
+            left = self.with(now, at, out, |s, cx| s.walk(cx, left));
+        }
+        let next = self.swept.fetch_add(1, Ordering::Relaxed) as usize & (self.shards.len() - 1);
+        self.with(now, next, out, |s, cx| s.sweep(cx));
+        let mut world = self.world.lock();
+        self.announce_settled(now, &mut world, out);
+    }
+
+    /// This node's own loop stood still so long: it doubts all it owns.
+    pub fn handle_stall(&self, now: Mono, gap: Duration, out: &mut Outputs) {
+        let mut world = self.world.lock();
+        world.members.handle_stall(now, gap);
+        world.doubt += 1;
+        let (me, doubt) = (self.me, world.doubt);
+        world.doubts.insert(me, doubt);
+        self.after_world(now, &mut world, true, out);
+    }
+
+    /// Begins to leave: successors are invited to claim what is owned here.
+    pub fn drain(&self, now: Mono, out: &mut Outputs) {
+        let mut world = self.world.lock();
+        if !world.leaving {
+            world.leaving = true;
+            world.members.leave(now);
+            self.after_world(now, &mut world, true, out);
+        }
+    }
+
+    /// How the drain is going. When `left` is 0 the process may exit.
+    pub fn drained(&self) -> Drained {
+        let mut left = 0;
+        let mut alone = true;
+        for shard in &self.shards {
+            let shard = shard.lock();
+            alone &= !shard.view.others().any(|p| !p.leaving && p.health != Health::Gone);
+            left += shard.left(&self.config);
+        }
+        Drained { left, alone }
+    }
+
+    /// The last word: peers hear that this life is down.
+    pub fn stop(&self, now: Mono, out: &mut Outputs) {
+        let mut world = self.world.lock();
+        world.members.stop(now);
+        self.after_world(now, &mut world, false, out);
+    }
+
+    /// Bytes to write to a link.
+    pub fn take_bytes(&self, id: LinkId, into: &mut Vec<u8>) {
+        if let Some(link) = self.links.read().get(&id) {
+            link.take(into);
+        }
+    }
+
+    /// Carries out what the membership wants, and tells the shards if it changed.
+    fn after_world(&self, now: Mono, world: &mut World, mut changed: bool, out: &mut Outputs) {
+        while let Some(output) = world.members.poll() {
+            match output {
+                MemberOutput::Packet { to, bytes } => {
+                    if let Some((link, _)) = world.links.get(&to) {
+                        link.send(&Message::Gossip(serde_bytes::Bytes::new(&bytes)), None, out);
+                    }
+                }
+                MemberOutput::Connect { life, addr, .. } => out.push(Output::Connect { life, addr }),
+                MemberOutput::Changed => changed = true,
+                MemberOutput::Renewed => {
+                    world.doubt += 1;
+                    let doubt = world.doubt;
+                    world.doubts.insert(self.me, doubt);
+                    changed = true;
+                }
+                MemberOutput::Rebooted { boot } => out.push(Output::Rebooted(boot)),
+                MemberOutput::Superseded { by } => out.push(Output::Superseded(by)),
+            }
+        }
+        if !changed {
+            return;
+        }
+        let digest = world.members.digest();
+        if digest != world.digest {
+            let before = world.before.clone();
+            world.digest = digest;
+            world.remember(vec![before]);
+            world.announced = None;
+        }
+        world.before = world.present();
+        world.generation += 1;
+        let view = Arc::new(world.view(self.me, &self.config));
+        for at in 0..self.shards.len() {
+            self.with(now, at, out, |s, cx| s.set_view(cx, view.clone()));
+        }
+        out.push(Output::Members);
+        self.announce_settled(now, world, out);
+    }
+
+    /// Says that the walk under this membership is finished, once it is.
+    fn announce_settled(&self, now: Mono, world: &mut World, out: &mut Outputs) {
+        if world.announced == Some(world.digest) || !self.shards.iter().all(|s| s.lock().is_settled()) {
+            return;
+        }
+        world.announced = Some(world.digest);
+        for (link, _) in world.links.values() {
+            link.send(&Message::Settled(world.digest), None, out);
+        }
+        self.check_settled(now, world, out);
+    }
+
+    /// All live members have finished: the past need not be asked any more.
+    fn check_settled(&self, now: Mono, world: &mut World, out: &mut Outputs) {
+        let me = self.me;
+        let digest = world.digest;
+        let others: Vec<Life> = world.live().filter(|l| *l != me).collect();
+        let all = world.announced == Some(digest) && others.iter().all(|l| world.settled.get(l) == Some(&digest));
+        if all && (!world.past.is_empty() || world.past_lost) {
+            world.past.clear();
+            world.past_lost = false;
+            let view = Arc::new(world.view(me, &self.config));
+            for at in 0..self.shards.len() {
+                // No visit is due: only who is asked has changed.
+                self.with(now, at, out, |s, _| s.view = view.clone());
+            }
+        }
+    }
+
+    // ---- looking --------------------------------------------------------------------------------------------------------
+
+    /// What this node knows of a session.
+    pub fn info(&self, key: SessionKey) -> Option<Info> {
+        self.shards[key.bits() as usize & (self.shards.len() - 1)].lock().info(key, &self.config)
+    }
+
+    /// The members, this node included.
+    pub fn members(&self) -> Vec<Member> {
+        self.world.lock().members.members().cloned().collect()
+    }
+
+    /// This node as its handshakes name it.
+    pub fn me(&self) -> Node {
+        Node::clone(self.world.lock().members.me())
+    }
+
+    /// The name of the node that a life belonged to, if it is still remembered.
+    pub fn name_of(&self, life: Life) -> Option<Box<str>> {
+        self.world.lock().members.members().find(|m| m.node.life == life).map(|m| m.node.name.clone())
+    }
+
+    /// Which nodes would hold a session, in order: for a gateway that looks for a backup of a dead node's session.
+    pub fn placed(&self, key: SessionKey) -> Vec<Life> {
+        self.shards[key.bits() as usize & (self.shards.len() - 1)].lock().view.list(key).to_vec()
+    }
+
+    /// Numbers.
+    pub fn stats(&self, now: Mono) -> Stats {
+        let (mut dirty, mut rounds, mut under, mut oldest) = (0, 0, 0, now);
+        let mut members = 0;
+        for shard in &self.shards {
+            let shard = shard.lock();
+            dirty += shard.dirty.len() as u64;
+            rounds += shard.rounds.len() as u64;
+            under += shard.repairing.len() as u64;
+            members = shard.view.peers.iter().filter(|p| !p.observer && p.health != Health::Gone).count() as u64;
+            if let Some(Slot::Held(copy)) = shard.dirty.front().and_then(|k| shard.table.get(k))
+                && let Some(own) = &copy.own
+            {
+                oldest = oldest.min(own.dirty_since);
+            }
+        }
+        let owned = self.shared.owned.load(Ordering::Relaxed);
+        let held = self.shared.held.load(Ordering::Relaxed);
+        Stats { owned, backed: held.saturating_sub(owned), under_replicated: under, dirty, dirty_age: now.since(oldest), rounds, members }
+    }
+}
+
+impl World {
+    /// The members that are not dead and can hold sessions.
+    fn live(&self) -> impl Iterator<Item = Life> + '_ {
+        self.members.members().filter(|m| m.state != State::Dead && !m.node.observer).map(|m| m.node.life)
+    }
+
+    /// This membership in the form that is remembered and sent.
+    fn present(&self) -> Vec<WireMember> {
+        let live = self.members.members().filter(|m| m.state != State::Dead && !m.leaving && !m.node.observer);
+        let mut all: Vec<WireMember> = live.map(|m| WireMember { name: name_hash(&m.node.name), zone: m.node.zone }).collect();
+        all.sort_unstable_by_key(|m| m.name);
+        all
+    }
+
+    /// Keeps memberships that were not settled.
+    fn remember(&mut self, views: Vec<Vec<WireMember>>) {
+        for view in views {
+            if view.is_empty() || self.past.contains(&view) {
+                continue;
+            }
+            if self.past.len() >= VIEWS_MAX {
+                self.past_lost = true;
+                self.past.remove(0);
+            }
+            self.past.push(view);
+        }
+    }
+
+    fn view(&self, me: Life, config: &Checked) -> View {
+        let mut peers: Vec<Peer> = Vec::new();
+        let mut deaths = Vec::new();
+        for m in self.members.members() {
+            let reborn =
+                || self.members.members().any(|o| o.node.name == m.node.name && o.node.life != m.node.life && o.state != State::Dead);
+            let health = match m.state {
+                State::Alive => Health::Alive,
+                State::Suspect => Health::Suspect,
+                State::Gone => Health::Gone,
+                State::Dead => {
+                    if !m.node.observer && !m.leaving && !reborn() {
+                        deaths.push((m.node.life, m.since));
+                    }
+                    continue;
+                }
+            };
+            peers.push(Peer {
+                life: m.node.life,
+                name: name_hash(&m.node.name),
+                zone: m.node.zone,
+                health,
+                leaving: m.leaving,
+                observer: m.node.observer,
+                link: self.links.get(&m.node.life).map(|(l, _)| l.clone()),
+                doubt: self.doubts.get(&m.node.life).copied().unwrap_or(0),
+            });
+        }
+        peers.sort_unstable_by_key(|p| p.life);
+        View {
+            me,
+            generation: self.generation,
+            peers,
+            past: self.past.clone(),
+            past_lost: self.past_lost,
+            doubt: self.doubt,
+            deaths,
+            formed: self.formed,
+            leaving: self.leaving,
+            backups: usize::from(config.backups),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

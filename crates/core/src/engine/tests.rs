@@ -1,0 +1,386 @@
+//! A few engines on a virtual network.
+
+use super::*;
+use crate::config::{Config, Durability, Level};
+use crate::output::Outcome;
+use crate::stamp::Stamp;
+use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
+
+const KEY: SessionKey = SessionKey::from_bytes([7; 16]);
+
+struct Machine {
+    engine: Engine<()>,
+    links: BTreeMap<usize, LinkId>,
+    alive: bool,
+}
+
+/// Engines, links without delay, and a clock that is moved by hand.
+struct Net {
+    now: Mono,
+    nodes: Vec<Machine>,
+    links: HashMap<LinkId, (usize, usize, LinkId)>,
+    wires: VecDeque<(usize, LinkId, Vec<u8>)>,
+    next_link: u64,
+    next_life: u64,
+    settled: HashMap<Ticket, Outcome>,
+    durable: Vec<(usize, SessionKey, Claim, u32, Level)>,
+    events: Vec<(usize, crate::output::Event)>,
+    cut: Vec<(usize, usize)>,
+    config: Config,
+}
+
+use crate::stamp::Claim;
+
+impl Net {
+    fn new(n: usize, config: Config) -> Net {
+        let mut net = Net {
+            now: Mono::from_micros(1_000_000),
+            nodes: Vec::new(),
+            links: HashMap::new(),
+            wires: VecDeque::new(),
+            next_link: 0,
+            next_life: 0,
+            settled: HashMap::new(),
+            durable: Vec::new(),
+            events: Vec::new(),
+            cut: Vec::new(),
+            config,
+        };
+        for i in 0..n {
+            net.start(i);
+        }
+        net.run(Duration::from_secs(2));
+        net
+    }
+
+    fn start(&mut self, at: usize) {
+        self.next_life += 1;
+        let node = Node {
+            name: format!("n{at}").into(),
+            addr: format!("a{at}").into(),
+            boot: self.next_life,
+            life: Life::new(self.next_life << 48 | 1),
+            zone: 0,
+            observer: false,
+            http: "".into(),
+        };
+        let config = Config { shards: 2, ..self.config.clone() }.check().unwrap();
+        let engine = Engine::new(config, node, self.next_life, self.now).unwrap();
+        let machine = Machine { engine, links: BTreeMap::new(), alive: true };
+        if at < self.nodes.len() {
+            self.nodes[at] = machine
+        } else {
+            self.nodes.push(machine)
+        }
+        for other in 0..self.nodes.len() {
+            if other != at && self.nodes[other].alive {
+                self.connect(at, other);
+            }
+        }
+    }
+
+    fn connect(&mut self, a: usize, b: usize) {
+        if self.nodes[a].links.contains_key(&b) || self.cut.contains(&(a.min(b), a.max(b))) || !self.nodes[b].alive || !self.nodes[a].alive
+        {
+            return;
+        }
+        let (x, y) = (LinkId(self.next_link), LinkId(self.next_link + 1));
+        self.next_link += 2;
+        self.links.insert(x, (a, b, y));
+        self.links.insert(y, (b, a, x));
+        self.nodes[a].links.insert(b, x);
+        self.nodes[b].links.insert(a, y);
+        let (na, nb) = (self.nodes[a].engine.me(), self.nodes[b].engine.me());
+        self.call(a, |e, now, out| e.handle_link(now, x, LinkEvent::Up { node: nb, initiated: true }, out));
+        self.call(b, |e, now, out| e.handle_link(now, y, LinkEvent::Up { node: na, initiated: false }, out));
+    }
+
+    fn disconnect(&mut self, a: usize, b: usize) {
+        let Some(x) = self.nodes[a].links.remove(&b) else { return };
+        let y = self.nodes[b].links.remove(&a).unwrap();
+        self.links.remove(&x);
+        self.links.remove(&y);
+        if self.nodes[a].alive {
+            self.call(a, |e, now, out| e.handle_link(now, x, LinkEvent::Closed, out));
+        }
+        if self.nodes[b].alive {
+            self.call(b, |e, now, out| e.handle_link(now, y, LinkEvent::Closed, out));
+        }
+    }
+
+    fn kill(&mut self, at: usize) {
+        self.nodes[at].alive = false;
+        self.wires.retain(|(n, ..)| *n != at);
+        for other in 0..self.nodes.len() {
+            self.disconnect(at, other);
+        }
+    }
+
+    fn call<R>(&mut self, at: usize, f: impl FnOnce(&Engine<()>, Mono, &mut Outputs) -> R) -> R {
+        let mut out = Outputs::new();
+        let result = f(&self.nodes[at].engine, self.now, &mut out);
+        let effects: Vec<Output> = out.drain().collect();
+        for effect in effects {
+            match effect {
+                Output::Flush(id) => {
+                    let mut bytes = Vec::new();
+                    self.nodes[at].engine.take_bytes(id, &mut bytes);
+                    if let Some((_, to, theirs)) = self.links.get(&id) {
+                        self.wires.push_back((*to, *theirs, bytes));
+                    }
+                }
+                Output::Connect { life, .. } => {
+                    let other = (0..self.nodes.len()).find(|i| self.nodes[*i].alive && self.nodes[*i].engine.life() == life);
+                    match other {
+                        Some(other) => self.connect(at, other),
+                        None => self.call(at, |e, now, out| e.handle_refused(now, life, out)),
+                    }
+                }
+                Output::Settled(ticket, outcome) => {
+                    self.settled.insert(ticket, outcome);
+                }
+                Output::Durable { key, claim, version, level, .. } => self.durable.push((at, key, claim, version, level)),
+                Output::Event(_, event) => self.events.push((at, event)),
+                _ => {}
+            }
+        }
+        result
+    }
+
+    fn deliver(&mut self) {
+        while let Some((to, link, bytes)) = self.wires.pop_front() {
+            if self.nodes[to].alive && self.links.contains_key(&link) {
+                let done = self.call(to, |e, now, out| e.handle_bytes(now, link, &bytes, out)).unwrap();
+                assert_eq!(done, bytes.len());
+            }
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        self.deliver();
+        while self.now < until {
+            self.now = self.now + Duration::from_millis(10);
+            for at in 0..self.nodes.len() {
+                if self.nodes[at].alive {
+                    self.call(at, |e, now, out| e.handle_timer(now, out));
+                    self.call(at, |e, now, out| e.handle_tick(now, 1000, out));
+                }
+            }
+            self.deliver();
+        }
+    }
+
+    fn open(&mut self, at: usize, token: Option<Stamp>) -> Result<Opened<()>, Outcome> {
+        for _ in 0..20 {
+            let token = token.map(|stamp| Brought { stamp, expired: false });
+            match self.call(at, |e, now, out| e.open(now, KEY, token, out)) {
+                Open::Here(opened) => return Ok(opened),
+                Open::Wait(ticket) => {
+                    // Tickets are numbered per node; a test waits for one at a time.
+                    for _ in 0..1000 {
+                        self.deliver();
+                        if self.settled.contains_key(&ticket) {
+                            break;
+                        }
+                        self.run(Duration::from_millis(10));
+                    }
+                    match self.settled.remove(&ticket).expect("the ticket is settled") {
+                        Outcome::Again => {}
+                        other => return Err(other),
+                    }
+                }
+                Open::NotFound => return Err(Outcome::NotFound),
+                Open::Ended(kind, ago) => return Err(Outcome::Ended(kind, ago)),
+                Open::Unavailable(why, after) => return Err(Outcome::Unavailable(why, after)),
+            }
+        }
+        panic!("the session keeps moving");
+    }
+
+    /// Appends to the list `log`, and closes.
+    fn append(&mut self, at: usize, opened: &Opened<()>, value: u8) -> Commit {
+        let change = self.nodes[at]
+            .engine
+            .read(opened, |r, _| {
+                let old = r.get("log");
+                let mut bytes = old.map(|a| a.value.to_vec()).unwrap_or_default();
+                bytes.push(value);
+                Change { name: "log".into(), base: old.map(|a| a.dot), value: Some(Bytes::from(bytes)) }
+            })
+            .unwrap();
+        let commit = self.call(at, |e, now, out| e.commit(now, opened, &[change], out));
+        self.call(at, |e, now, out| e.close(now, opened, out));
+        self.deliver();
+        commit
+    }
+
+    fn log(&mut self, at: usize, opened: &Opened<()>) -> Vec<u8> {
+        self.nodes[at].engine.read(opened, |r, _| r.get("log").map(|a| a.value.to_vec()).unwrap_or_default()).unwrap()
+    }
+
+    fn create(&mut self, at: usize) -> Opened<()> {
+        self.call(at, |e, now, out| e.create(now, KEY, out)).unwrap()
+    }
+
+    fn read(&mut self, at: usize, token: Option<Stamp>) -> Result<Vec<u8>, Outcome> {
+        let opened = self.open(at, token)?;
+        let log = self.log(at, &opened);
+        self.call(at, |e, now, out| e.close(now, &opened, out));
+        Ok(log)
+    }
+
+    fn holders(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|i| self.nodes[*i].alive && self.nodes[*i].engine.info(KEY).is_some_and(|i| i.held)).collect()
+    }
+}
+
+fn waited(commit: Commit) -> Stamp {
+    match commit {
+        Commit::Wait { stamp, .. } | Commit::Done { stamp, .. } => stamp.unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_node_alone_commits_at_owner_without_a_message() {
+    let mut net = Net::new(1, Config::default());
+    let opened = net.create(0);
+    let commit = net.append(0, &opened, 1);
+    assert!(matches!(commit, Commit::Done { level: Level::Owner, .. }), "{commit:?}");
+    assert_eq!(net.read(0, None).unwrap(), [1]);
+}
+
+#[test]
+fn a_commit_is_durable_when_the_backup_has_it_and_survives_the_owner() {
+    let mut net = Net::new(3, Config::default());
+    assert!((0..3).all(|i| net.nodes[i].engine.stats(net.now).members == 3));
+    let opened = net.create(0);
+    let stamp = waited(net.append(0, &opened, 1));
+    assert!(net.durable.iter().any(|d| d.2.at(d.3) == stamp && d.4 == Level::Backup(1)), "{:?}", net.durable);
+    for v in 2..=5 {
+        let opened = net.open(0, None).unwrap();
+        waited(net.append(0, &opened, v));
+    }
+    let token = net.nodes[0].engine.info(KEY).unwrap().tip;
+    net.kill(0);
+    let next = 1;
+    assert_eq!(net.read(next, Some(token)).unwrap(), [1, 2, 3, 4, 5]);
+    net.run(Duration::from_secs(2));
+    assert_eq!(net.holders(), [1, 2]);
+}
+
+#[test]
+fn a_dead_owners_session_finds_an_heir_and_a_new_backup() {
+    let mut net = Net::new(4, Config::default());
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 9));
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.holders().len(), 2);
+    net.kill(0);
+    net.run(Duration::from_secs(3));
+    assert_eq!(net.holders().len(), 2);
+    let owner = (1..4).find(|i| net.nodes[*i].engine.info(KEY).is_some_and(|i| i.owned)).expect("an heir");
+    assert_eq!(net.read(owner, None).unwrap(), [9]);
+}
+
+#[test]
+fn a_session_moves_between_live_nodes_and_then_stays() {
+    let mut net = Net::new(3, Config::default());
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    let mut guests = 0;
+    for round in 0..6 {
+        match net.read(round % 3, None) {
+            Ok(log) => assert_eq!(log, [1]),
+            Err(Outcome::Guest(guest)) => {
+                guests += 1;
+                assert_eq!(guest.record.get("log").unwrap().value.as_ref(), [1]);
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+        net.run(Duration::from_millis(50));
+    }
+    assert!(guests > 0);
+}
+
+#[test]
+fn a_logout_reaches_every_holder_and_nothing_comes_back() {
+    let mut net = Net::new(3, Config::default());
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    let ticket = net.call(0, |e, now, out| e.end(now, KEY, EndKind::Invalidated, out));
+    net.deliver();
+    assert!(matches!(net.settled.remove(&ticket), Some(Outcome::End(true))));
+    for at in 0..3 {
+        assert!(matches!(net.read(at, None), Err(Outcome::Ended(EndKind::Invalidated, _))), "node {at}");
+    }
+}
+
+#[test]
+fn branches_of_a_partition_merge_when_it_heals() {
+    let mut net = Net::new(2, Config::default());
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    net.cut.push((0, 1));
+    net.disconnect(0, 1);
+    net.run(Duration::from_secs(5));
+    let put = |net: &mut Net, at: usize, name: &str| {
+        let opened = net.open(at, None).unwrap();
+        let change = Change { name: name.into(), base: None, value: Some(Bytes::from_static(b"x")) };
+        let commit = net.call(at, |e, now, out| e.commit(now, &opened, &[change], out));
+        net.call(at, |e, now, out| e.close(now, &opened, out));
+        assert!(matches!(commit, Commit::Done { .. }), "{commit:?}");
+    };
+    put(&mut net, 0, "a");
+    put(&mut net, 1, "b");
+    net.cut.clear();
+    net.connect(0, 1);
+    net.run(Duration::from_secs(3));
+    let opened = net.open(0, None).unwrap();
+    let names = net.nodes[0].engine.read(&opened, |r, _| r.attributes().iter().map(|a| a.name.to_string()).collect::<Vec<_>>()).unwrap();
+    assert_eq!(names, ["a", "b", "log"]);
+}
+
+#[test]
+fn a_drained_node_keeps_nothing_that_others_lack() {
+    let mut net = Net::new(3, Config::default());
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    net.call(0, |e, now, out| e.drain(now, out));
+    net.run(Duration::from_secs(2));
+    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 0, alone: false });
+    assert_eq!(net.holders(), [1, 2]);
+    net.call(0, |e, now, out| e.stop(now, out));
+    net.kill(0);
+    assert_eq!(net.read(1, None).unwrap(), [1]);
+}
+
+#[test]
+fn nobody_has_it_only_when_everybody_said_so() {
+    let mut net = Net::new(3, Config::default());
+    assert!(matches!(net.read(2, None), Err(Outcome::NotFound)));
+    let mut net = Net::new(3, Config::default());
+    net.kill(1);
+    assert!(matches!(net.read(2, None), Err(Outcome::Unavailable(..))));
+    net.run(Duration::from_secs(40));
+    assert!(matches!(net.read(2, None), Err(Outcome::NotFound)));
+}
+
+#[test]
+fn a_commit_that_was_lost_is_said_to_be_lost_once() {
+    let config = Config { durability: Durability::Owner, backups: 0, ..Config::default() };
+    let mut net = Net::new(2, config);
+    let opened = net.create(0);
+    let stamp = waited(net.append(0, &opened, 1));
+    net.kill(0);
+    net.run(Duration::from_secs(1));
+    assert!(matches!(net.read(1, Some(stamp)), Err(Outcome::Unavailable(..))));
+    net.run(Duration::from_secs(40));
+    let opened = net.open(1, Some(stamp)).unwrap();
+    assert!(opened.lost);
+    net.call(1, |e, now, out| e.close(now, &opened, out));
+    let opened = net.open(1, Some(stamp)).unwrap();
+    assert!(!opened.lost);
+}

@@ -1,0 +1,150 @@
+//! The asked side of a claim round: promising, answering, handing over, staying, inviting.
+
+use crate::id::SessionKey;
+use crate::output::Live;
+use crate::shard::{Cx, Shard, Timer};
+use crate::slot::{Closing, Copy, Slot};
+use crate::stamp::{Claim, Life, Stamp};
+use crate::wire::{Held, Message, Why};
+use core::time::Duration;
+
+/// How often an invitation is repeated.
+const INVITE_AGAIN: Duration = Duration::from_millis(500);
+
+impl<L: Live> Shard<L> {
+    pub(crate) fn handle_ask(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, claim: Claim, why: Why, have: Option<Stamp>) {
+        let view = self.view.clone();
+        let Some(link) = view.link(from).cloned() else { return };
+        if let Some(ended) = self.ended(key) {
+            let held = Held::Ended(ended.kind);
+            return link.send(&Message::Answer { key, claim, accepted: Claim::NONE, held }, None, cx.out);
+        }
+        let promised = self.promised(key);
+        let repeated = claim == promised && claim.life == from;
+        if claim <= promised && !repeated && !cx.planted(crate::plant::Bug::NoPromise) {
+            return link.send(&Message::Refused { key, claim, promised }, None, cx.out);
+        }
+        match self.table.get_mut(&key) {
+            Some(Slot::Held(copy)) if copy.own.is_some() => {
+                let guest = why == Why::Open && !view.leaving && (copy.bounces(cx.now) || view.peer(from).is_some_and(|p| p.leaving));
+                if guest { self.stay(cx, key, from, claim) } else { self.start_closing(cx, key, claim, why, have) }
+            }
+            Some(Slot::Held(_)) => {
+                self.promise(cx, key, claim);
+                self.answer(cx, key, from, claim, have);
+            }
+            _ => {
+                let accepted = match self.table.get(&key) {
+                    Some(Slot::Facade(f)) => f.claim,
+                    _ => Claim::NONE,
+                };
+                // Only who may come to hold a copy must refuse older claims.
+                if view.list(key).contains(&view.me) || self.has_promise(key) {
+                    self.promise(cx, key, claim);
+                }
+                link.send(&Message::Answer { key, claim, accepted, held: Held::Nothing }, None, cx.out);
+            }
+        }
+    }
+
+    /// Answers with the copy that is here.
+    fn answer(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life, claim: Claim, have: Option<Stamp>) {
+        let view = self.view.clone();
+        let (Some(copy), Some(link)) = (self.copy(key), view.link(to)) else { return };
+        let accepted = copy.accepted;
+        let held = if have == Some(copy.record.tip) && copy.branch.is_none() {
+            Held::Same
+        } else if copy.record.tip.version == 0 {
+            Held::Nothing
+        } else {
+            let branch = copy.branch.as_ref().map(|b| b.to_wire(cx.now));
+            Held::Copy { record: copy.record.to_wire(cx.now), branch, stored: copy.stored }
+        };
+        link.send(&Message::Answer { key, claim, accepted, held }, None, cx.out);
+    }
+
+    /// The owner keeps the session: the asker gets a copy to serve as a guest, once all of it is durable.
+    fn stay(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life, claim: Claim) {
+        let bound = cx.config.handover_bound;
+        let Some((copy, view)) = self.own(key) else { return };
+        let Copy { own: Some(own), record, .. } = copy else { return };
+        let Some(link) = view.link(to) else { return };
+        if own.all_durable() {
+            link.send(&Message::Stay { key, claim, owner: own.claim, record: record.to_wire(cx.now) }, None, cx.out);
+        } else {
+            own.stay.retain(|(life, _)| *life != to);
+            own.stay.push((to, claim));
+            link.send(&Message::Busy { key, claim, ms: bound.as_millis() as u32 }, None, cx.out);
+        }
+    }
+
+    /// A claimant is promised the session: what runs here may finish within the bound.
+    fn start_closing(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, why: Why, have: Option<Stamp>) {
+        let due = cx.now + cx.config.handover_bound;
+        let now = cx.now;
+        let Some((copy, view)) = self.own(key) else { return };
+        copy.promise(claim, now);
+        if why == Why::Open && !view.leaving {
+            copy.moves = copy.moves.saturating_add(1);
+        }
+        let Some(own) = copy.own.as_mut() else { return };
+        let before = own.closing.replace(Closing { claim, have, due, busy_told: false });
+        if let Some(before) = before.filter(|b| b.claim.life != claim.life)
+            && let Some(link) = view.link(before.claim.life)
+        {
+            link.send(&Message::Refused { key, claim: before.claim, promised: claim }, None, cx.out);
+        }
+        self.set_timer(due, key, Timer::Close);
+        self.try_close(cx, key);
+        let me = view.me;
+        let Some((copy, view)) = self.own(key) else { return };
+        let Some(closing) = copy.own.as_mut().and_then(|own| own.closing.as_mut()) else { return };
+        if !closing.busy_told && closing.claim.life != me {
+            closing.busy_told = true;
+            if let Some(link) = view.link(claim.life) {
+                link.send(&Message::Busy { key, claim, ms: cx.config.handover_bound.as_millis() as u32 }, None, cx.out);
+            }
+        }
+    }
+
+    /// Hands over if nothing runs and nothing is unacknowledged, or if the bound has passed.
+    pub(crate) fn try_close(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let Some((copy, _)) = self.own(key) else { return };
+        let Some(own) = copy.own.as_ref() else { return };
+        let Some(closing) = own.closing else { return };
+        if own.running == 0 && own.all_durable() || cx.now >= closing.due {
+            self.step_down(cx, key, closing.claim);
+            self.answer(cx, key, closing.claim.life, closing.claim, closing.have);
+        }
+    }
+
+    // ---- drain ----------------------------------------------------------------------------------------------------------
+
+    /// Invites the first of the list to claim this session.
+    pub(crate) fn invite(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let Some((copy, view)) = self.own(key) else { return };
+        let Some(own) = copy.own.as_ref().filter(|own| view.leaving && own.closing.is_none()) else { return };
+        if copy.record.tip.version == 0 {
+            return;
+        }
+        let Some(first) = own.list.first().copied().or_else(|| view.list(key).first().copied()) else { return };
+        if let Some(link) = view.link(first) {
+            link.send(&Message::Invite { key }, None, cx.out);
+        }
+        self.set_timer(cx.now + INVITE_AGAIN, key, Timer::Invite);
+    }
+
+    pub(crate) fn handle_invite(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey) {
+        if self.own(key).is_some() || self.ended(key).is_some() || self.view.leaving {
+            return;
+        }
+        let now = cx.now;
+        if self.copy(key).is_none() {
+            // So that the round asks the inviting owner first.
+            let claim = Claim { epoch: 1, life: from };
+            self.note_owner(cx, key, claim, Stamp::default());
+        }
+        let _ = now;
+        let _ = self.request_round(cx, key, Why::Invited, None, None);
+    }
+}

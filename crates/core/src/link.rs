@@ -1,0 +1,133 @@
+//! The sending and receiving side of one connection.
+
+use crate::id::SessionKey;
+use crate::limits::{OUTBOX_MAX, UNACKED_MAX};
+use crate::output::{LinkId, Output, Outputs};
+use crate::stamp::{Claim, Life};
+use crate::wire::{FrameError, Message};
+use core::sync::atomic::{AtomicBool, Ordering};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+
+/// A frame that waits for its acknowledgement.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) key: SessionKey,
+    pub(crate) claim: Claim,
+    pub(crate) version: u32,
+    /// The holder's attempt: what was sent before a gap is not acknowledged by what comes after it.
+    pub(crate) attempt: u32,
+    pub(crate) what: What,
+}
+
+/// What an acknowledgement means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The peer holds this version.
+    Copy,
+    /// The peer knows the owner.
+    Inform,
+    /// Nothing that anybody waits for.
+    Note,
+}
+
+/// One connection. Frames are written into it under the lock of the shard they concern, so that two commits of a session
+/// cannot overtake each other; the driver takes the bytes in batches.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) id: LinkId,
+    pub(crate) life: Life,
+    /// The peer let a look-up bound pass and has said nothing since.
+    pub(crate) silent: AtomicBool,
+    out: Mutex<Outbox>,
+    inward: Mutex<Inward>,
+}
+
+#[derive(Debug, Default)]
+struct Outbox {
+    bytes: Vec<u8>,
+    number: u8,
+    acked: u32,
+    unacked: VecDeque<Sent>,
+    broken: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inward {
+    number: u8,
+    seen: u32,
+    told: u32,
+}
+
+impl Link {
+    pub(crate) fn new(id: LinkId, life: Life) -> Link {
+        Link { id, life, silent: AtomicBool::new(false), out: Mutex::default(), inward: Mutex::default() }
+    }
+
+    /// Queues a message; `sent` is what its acknowledgement will mean.
+    pub(crate) fn send(&self, message: &Message<'_>, sent: Option<Sent>, out: &mut Outputs) {
+        let mut o = self.out.lock();
+        if o.broken {
+            return;
+        }
+        if o.unacked.len() >= UNACKED_MAX || o.bytes.len() >= OUTBOX_MAX {
+            o.broken = true;
+            out.push(Output::Close(self.id));
+            return;
+        }
+        debug_assert_eq!(sent.is_some(), message.wants_ack(), "{message:?}");
+        let number = o.number;
+        message.encode(number, &mut o.bytes);
+        o.number = number.wrapping_add(1);
+        o.unacked.extend(sent);
+        out.flush(self.id);
+    }
+
+    /// The bytes to write.
+    pub(crate) fn take(&self, into: &mut Vec<u8>) {
+        let mut o = self.out.lock();
+        if into.is_empty() {
+            core::mem::swap(into, &mut o.bytes);
+        } else {
+            into.append(&mut o.bytes);
+        }
+    }
+
+    /// The frames that an acknowledgement covers.
+    pub(crate) fn acked(&self, upto: u32) -> Result<Vec<Sent>, FrameError> {
+        let mut o = self.out.lock();
+        let count = upto.wrapping_sub(o.acked) as usize;
+        if count > o.unacked.len() {
+            return Err(FrameError::Ack);
+        }
+        o.acked = upto;
+        Ok(o.unacked.drain(..count).collect())
+    }
+
+    /// Checks the number of a frame that came in, and counts it if it wants an acknowledgement.
+    pub(crate) fn arrived(&self, got: u8, message: &Message<'_>) -> Result<(), FrameError> {
+        self.silent.store(false, Ordering::Relaxed);
+        let mut i = self.inward.lock();
+        if got != i.number {
+            return Err(FrameError::Number { got, want: i.number });
+        }
+        i.number = got.wrapping_add(1);
+        if message.wants_ack() {
+            i.seen = i.seen.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    /// Acknowledges what came in since the last time.
+    pub(crate) fn acknowledge(&self, out: &mut Outputs) {
+        let upto = {
+            let mut i = self.inward.lock();
+            if i.told == i.seen {
+                return;
+            }
+            i.told = i.seen;
+            i.seen
+        };
+        self.send(&Message::Ack(upto), None, out);
+    }
+}

@@ -1,0 +1,80 @@
+//! Rules that can be switched off, one at a time, to see whether the simulator notices.
+//!
+//! Without the feature `__plant` every test below is a constant `false`.
+
+use crate::config::Checked;
+
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $bug:ident = $name:literal,)*) => {
+        /// A rule switched off.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Bug { $($(#[$doc])* $bug,)* }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &'static [Bug] = &[$(Bug::$bug,)*];
+
+            /// The name on the command line.
+            pub fn name(self) -> &'static str {
+                match self { $(Bug::$bug => $name,)* }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// Of two branches the one with the greater stamp is taken, the other dropped (rule 2).
+    CompareEpochFirst = "compare_epoch_first",
+    /// A claimant adopts its own copy as it was when the round began (rule 3).
+    SnapshotAtLookupStart = "snapshot_at_lookup_start",
+    /// A peer forgets what it promised (rule 3).
+    NoPromise = "no_promise",
+    /// The last owner is not asked (rule 4).
+    OwnerNotAsked = "owner_not_asked",
+    /// The list of the present membership alone is asked (rule 5).
+    PresentListOnly = "present_list_only",
+    /// A silent member counts as "nothing here" (rule 5).
+    FreshOnTimeout = "fresh_on_timeout",
+    /// A delta is applied to whatever copy is here (rule 7).
+    ApplyWithoutBase = "apply_without_base",
+    /// A refusal is taken for a bad backup, and another one sought (rule 7).
+    RetryRefusedElsewhere = "retry_refused_elsewhere",
+    /// The old backup drops its copy before the new one has it (rule 8).
+    DropBeforeAck = "drop_before_ack",
+    /// A response leaves before what it read is durable (rule 9).
+    ServeUncommitted = "serve_uncommitted",
+    /// A commit that was not acknowledged in time is rolled back, and its version used again (rule 10).
+    ReuseVersion = "reuse_version_after_timeout",
+    /// A commit is acknowledged before any backup has it (rule 11).
+    AckBeforeBackup = "ack_before_backup",
+    /// A missing commit is not missed: the best copy is served (rule 13).
+    IgnoreToken = "ignore_token",
+    /// The store's write is "greater wins" (rule 14).
+    CasGreaterWins = "cas_greater_wins",
+    /// An ended marker yields to a copy (rule 16).
+    TombstoneYields = "tombstone_yields",
+    /// A marker is sent once, and not again (rule 16).
+    EndSentOnce = "end_sent_once",
+    /// An attribute that is absent on one side always comes back in a merge (rule 17).
+    MergeKeepsRemoved = "merge_keeps_removed",
+    /// An owner trusts itself after a pause or a broken link (rule 20).
+    NoSelfDoubt = "no_self_doubt",
+    /// A drained node leaves when it owns nothing, whatever it holds (rule 21).
+    DrainOwnedOnly = "drain_owned_only",
+    /// Nobody inherits a dead owner's sessions, and copies are not made again (rule 8, heirs).
+    NoRepair = "no_repair",
+}
+
+impl Checked {
+    /// Whether this rule is switched off.
+    #[cfg(feature = "__plant")]
+    pub fn planted(&self, bug: Bug) -> bool {
+        self.plant == Some(bug)
+    }
+
+    /// Whether this rule is switched off: never, in this build.
+    #[cfg(not(feature = "__plant"))]
+    pub const fn planted(&self, _: Bug) -> bool {
+        false
+    }
+}

@@ -1,0 +1,739 @@
+//! The claim round: the one way to own a session that exists.
+//!
+//! A node that wants a session asks the last known owner, then the placement list, then, if that does not do, every member
+//! and the store. Whoever promises the claim refuses older ones from then on. When all have answered, are gone, or let the
+//! bound pass, the claimant combines the copies with its own *as of that moment* and owns the session.
+
+use crate::id::SessionKey;
+use crate::limits::{BACK_OFF, ROUND_TRIES, ROUNDS_MAX};
+use crate::merge::merge;
+use crate::output::{Event, Guest, Live, Outcome, Output, Ticket, Unavailable};
+use crate::plant::Bug;
+use crate::record::{Record, WireRecord};
+use crate::shard::{Brought, Cx, Shard, Timer};
+use crate::slot::{Copy, Orphan, Own, Slot, jitter, record_expired};
+use crate::stamp::{Claim, Life, Stamp};
+use crate::storing::Loaded;
+use crate::time::Mono;
+use crate::view::{Lives, View};
+use crate::wire::{EndKind, Held, Message, Why};
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// How far a round is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Waiting before it starts or tries again.
+    BackOff,
+    /// The last known owner alone is asked: were the backups asked as well, they would refuse its commits meanwhile.
+    Owner,
+    /// The placement list is asked.
+    List,
+    /// Everyone is asked, and the store.
+    Wide,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reply {
+    Due(Mono),
+    Answered,
+    Silent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StoreReply {
+    NotAsked,
+    Waiting,
+    Answered,
+    Failed,
+}
+
+/// A copy that came in an answer.
+#[derive(Debug)]
+struct Answer {
+    life: Life,
+    tip: Stamp,
+    accepted: Claim,
+    /// `None`: the same as here.
+    record: Option<Record>,
+}
+
+/// A claim round that runs.
+#[derive(Debug)]
+pub(crate) struct Round {
+    claim: Claim,
+    why: Why,
+    phase: Phase,
+    due: Mono,
+    tickets: Vec<Ticket>,
+    tokens: SmallVec<[Stamp; 1]>,
+    /// No token says that the session should still be alive.
+    expired: bool,
+    asked: SmallVec<[(Life, Reply); 4]>,
+    answers: Vec<Answer>,
+    branches: Vec<Record>,
+    row: Option<Record>,
+    store: StoreReply,
+    stored: Option<Stamp>,
+    ended: Option<EndKind>,
+    heard: Claim,
+    tries: u8,
+    /// What was promised before the promise to oneself.
+    before: Claim,
+    /// The doubt that this round answers.
+    doubt: u32,
+    /// This node's copy as it was when the round began: for a planted bug alone.
+    snapshot: Option<Box<Record>>,
+}
+
+impl<L: Live> Shard<L> {
+    /// Starts a round for this session, or joins the one that runs.
+    pub(crate) fn request_round(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: SessionKey,
+        why: Why,
+        token: Option<Brought>,
+        ticket: Option<Ticket>,
+    ) -> Result<(), Unavailable> {
+        let token = token.filter(|t| t.stamp.version > 0);
+        if let Some(round) = self.rounds.get_mut(&key) {
+            round.tickets.extend(ticket);
+            round.expired &= token.is_none_or(|t| t.expired);
+            round.tokens.extend(token.map(|t| t.stamp).filter(|s| !round.tokens.contains(s)));
+            return Ok(());
+        }
+        if self.rounds.len() >= ROUNDS_MAX {
+            return Err(Unavailable::Busy);
+        }
+        let round = Round {
+            claim: Claim::NONE,
+            why,
+            phase: Phase::BackOff,
+            due: cx.now,
+            tickets: ticket.into_iter().collect(),
+            tokens: token.iter().map(|t| t.stamp).collect(),
+            expired: token.is_none_or(|t| t.expired),
+            asked: SmallVec::new(),
+            answers: Vec::new(),
+            branches: Vec::new(),
+            row: None,
+            store: StoreReply::NotAsked,
+            stored: None,
+            ended: None,
+            heard: Claim::NONE,
+            tries: 0,
+            before: Claim::NONE,
+            doubt: self.view.doubt,
+            snapshot: None,
+        };
+        let wait = self.promised_to_another(cx, key);
+        self.rounds.insert(key, round);
+        match wait {
+            Some(due) => self.back_off_until(key, due),
+            None => self.launch(cx, key),
+        }
+        Ok(())
+    }
+
+    /// If this node has just promised the session to somebody who is about to own it: until when to give them a chance.
+    fn promised_to_another(&mut self, cx: &Cx<'_>, key: SessionKey) -> Option<Mono> {
+        let (me, bound) = (self.view.me, cx.config.lookup_bound);
+        let view = self.view.clone();
+        let copy = self.copy(key)?;
+        let until = copy.promised_at + bound;
+        let pending = copy.own.is_none() && copy.promised > copy.accepted && copy.promised.life != me && cx.now < until;
+        (pending && !view.is_away(copy.promised.life)).then_some(until)
+    }
+
+    /// Somebody's claim is known to hold: whoever waited for that goes on.
+    pub(crate) fn kick(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        if self.rounds.get(&key).is_some_and(|r| r.phase == Phase::BackOff && r.tries == 0) {
+            self.launch(cx, key);
+        }
+    }
+
+    fn back_off_until(&mut self, key: SessionKey, due: Mono) {
+        if let Some(round) = self.rounds.get_mut(&key) {
+            (round.phase, round.due) = (Phase::BackOff, due);
+            self.set_timer(due, key, Timer::Round);
+        }
+    }
+
+    /// Draws a claim, promises it to itself, and asks.
+    fn launch(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let view = self.view.clone();
+        let promised = self.promised(key);
+        let (mut heard, mut tip) = (promised, None);
+        let mut owner = Claim::NONE;
+        match self.table.get(&key) {
+            Some(Slot::Held(copy)) => {
+                owner = copy.heard.max(copy.accepted);
+                tip = (copy.record.tip.version > 0).then_some(copy.record.tip);
+            }
+            Some(Slot::Facade(f)) => owner = f.claim,
+            _ => {}
+        }
+        let snapshot = cx.planted(Bug::SnapshotAtLookupStart).then(|| self.copy(key).map(|c| Box::new(c.record.clone()))).flatten();
+        let Some(round) = self.rounds.get_mut(&key) else { return };
+        for token in &round.tokens {
+            heard = heard.max(token.claim);
+            if owner == Claim::NONE {
+                owner = token.claim;
+            }
+        }
+        owner = owner.max(round.heard);
+        heard = heard.max(owner);
+        round.claim = Claim { epoch: heard.epoch.saturating_add(1), life: view.me };
+        round.before = promised;
+        round.doubt = view.doubt;
+        round.snapshot = snapshot;
+        round.asked.clear();
+        round.answers.clear();
+        round.branches.clear();
+        (round.row, round.store) = (None, StoreReply::NotAsked);
+        let claim = round.claim;
+        self.promise(cx, key, claim);
+        let ask_owner = owner.life != view.me && view.link(owner.life).is_some() && !view.is_away(owner.life);
+        if cx.config.durability == crate::config::Durability::Store && cx.config.store {
+            self.load_for_round(cx, key);
+        }
+        if ask_owner && !cx.planted(Bug::OwnerNotAsked) {
+            self.enter(key, Phase::Owner);
+            self.ask(cx, key, owner.life, tip);
+        } else {
+            self.enter(key, Phase::List);
+            self.ask_list(cx, key);
+        }
+        self.progress(cx, key);
+    }
+
+    fn enter(&mut self, key: SessionKey, phase: Phase) {
+        if let Some(round) = self.rounds.get_mut(&key) {
+            round.phase = phase;
+        }
+    }
+
+    fn load_for_round(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        if let Some(round) = self.rounds.get_mut(&key)
+            && round.store == StoreReply::NotAsked
+        {
+            round.store = StoreReply::Waiting;
+            cx.out.push(Output::Load(key));
+        }
+    }
+
+    fn ask_list(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let view = self.view.clone();
+        let mut list = if cx.planted(Bug::PresentListOnly) { view.list(key) } else { view.asked(key) };
+        list.retain(|l| *l != view.me);
+        self.ask_all(cx, key, &list);
+    }
+
+    fn ask_all(&mut self, cx: &mut Cx<'_>, key: SessionKey, lives: &[Life]) {
+        let tip = self.copy(key).map(|c| c.record.tip).filter(|t| t.version > 0);
+        for life in lives {
+            self.ask(cx, key, *life, tip);
+        }
+    }
+
+    fn ask(&mut self, cx: &mut Cx<'_>, key: SessionKey, life: Life, have: Option<Stamp>) {
+        let view = self.view.clone();
+        let link = view.link(life).cloned();
+        let Some(round) = self.rounds.get_mut(&key) else { return };
+        if round.asked.iter().any(|(l, _)| *l == life) {
+            return;
+        }
+        if view.is_away(life) {
+            round.asked.push((life, Reply::Silent));
+            return;
+        }
+        let due = cx.now + view.bound(life, cx.config.lookup_bound);
+        round.asked.push((life, Reply::Due(due)));
+        if let Some(link) = link {
+            link.send(&Message::Ask { key, claim: round.claim, why: round.why, have }, None, cx.out);
+        }
+        self.set_timer(due, key, Timer::Round);
+    }
+
+    /// A round's timer fired: silence counts as an answer, or the pause is over.
+    pub(crate) fn round_due(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let view = self.view.clone();
+        let Some(round) = self.rounds.get_mut(&key) else { return };
+        if round.phase == Phase::BackOff {
+            if cx.now >= round.due {
+                self.launch(cx, key);
+            }
+            return;
+        }
+        for (life, reply) in &mut round.asked {
+            if matches!(reply, Reply::Due(due) if cx.now >= *due) {
+                *reply = Reply::Silent;
+                if let Some(link) = view.link(*life) {
+                    link.silent.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        self.progress(cx, key);
+    }
+
+    /// The membership changed: nobody waits for a member that is gone.
+    pub(crate) fn rounds_after_change(&mut self, cx: &mut Cx<'_>) {
+        let view = self.view.clone();
+        let mut keys: Vec<SessionKey> = self.rounds.keys().copied().collect();
+        keys.sort_unstable();
+        for key in keys {
+            if let Some(round) = self.rounds.get_mut(&key) {
+                for (life, reply) in &mut round.asked {
+                    if matches!(reply, Reply::Due(_)) && view.is_away(*life) {
+                        *reply = Reply::Silent;
+                    }
+                }
+            }
+            self.progress(cx, key);
+        }
+    }
+
+    /// Goes on as far as the answers allow.
+    fn progress(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        loop {
+            let Some(round) = self.rounds.get_mut(&key) else { return };
+            let waits = round.asked.iter().any(|(_, r)| matches!(r, Reply::Due(_))) || round.store == StoreReply::Waiting;
+            if round.phase == Phase::BackOff || waits {
+                return;
+            }
+            if round.phase == Phase::Owner {
+                round.phase = Phase::List;
+                self.ask_list(cx, key);
+            } else if !self.ask_owners(cx, key) && !self.finish(cx, key) {
+                return;
+            }
+        }
+    }
+
+    /// Asks the owners that answers name and that were not asked yet; whether there was one.
+    fn ask_owners(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> bool {
+        let view = self.view.clone();
+        let Some(round) = self.rounds.get(&key) else { return false };
+        if cx.planted(Bug::OwnerNotAsked) {
+            return false;
+        }
+        let named = round.answers.iter().map(|a| a.accepted).chain([round.heard]).map(|c| c.life);
+        let fresh: Lives =
+            named.filter(|l| *l != view.me && !view.is_away(*l) && !round.asked.iter().any(|(asked, _)| asked == l)).collect();
+        self.ask_all(cx, key, &fresh);
+        !fresh.is_empty()
+    }
+
+    pub(crate) fn handle_busy(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, claim: Claim, ms: u32) {
+        let due = cx.now + Duration::from_millis(u64::from(ms.min(10_000))) + cx.config.lookup_bound;
+        if let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim)
+            && let Some((_, reply)) = round.asked.iter_mut().find(|(l, _)| *l == from)
+            && matches!(reply, Reply::Due(_))
+        {
+            *reply = Reply::Due(due);
+            self.set_timer(due, key, Timer::Round);
+        }
+    }
+
+    pub(crate) fn handle_answer(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Life,
+        key: SessionKey,
+        claim: Claim,
+        accepted: Claim,
+        held: &Held<'_>,
+    ) -> Option<()> {
+        let tip = self.copy(key).map(|c| c.record.tip);
+        let now = cx.now;
+        let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim) else { return Some(()) };
+        let (_, reply) = round.asked.iter_mut().find(|(l, _)| *l == from)?;
+        *reply = Reply::Answered;
+        round.heard = round.heard.max(accepted);
+        match held {
+            Held::Nothing => {}
+            Held::Same => round.answers.extend(tip.map(|tip| Answer { life: from, tip, accepted, record: None })),
+            Held::Copy { record, branch, stored } => {
+                let record = Record::from_wire(record, now).ok()?;
+                if let Some(branch) = branch {
+                    round.branches.push(Record::from_wire(branch, now).ok()?);
+                }
+                round.stored = round.stored.max(*stored);
+                round.answers.push(Answer { life: from, tip: record.tip, accepted, record: Some(record) });
+            }
+            Held::Ended(kind) => round.ended = Some(*kind),
+        }
+        self.progress(cx, key);
+        Some(())
+    }
+
+    /// The owner stays: whoever waits here becomes its guest.
+    pub(crate) fn handle_stay(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Life,
+        key: SessionKey,
+        claim: Claim,
+        owner: Claim,
+        wire: &WireRecord<'_>,
+    ) -> Option<()> {
+        let record = Record::from_wire(wire, cx.now).ok()?;
+        let told = self.copy(key).map(|c| c.told.clone()).unwrap_or_default();
+        if self.rounds.get(&key).is_none_or(|r| r.claim != claim) {
+            return Some(());
+        }
+        let round = self.rounds.remove(&key)?;
+        if round.phase == Phase::Owner {
+            self.withdraw(key, claim, round.before);
+        }
+        self.note_owner(cx, key, owner, record.tip);
+        let included = round.tokens.iter().chain(&told).all(|s| record.satisfies(*s));
+        for ticket in round.tickets {
+            let outcome = match included {
+                true => Outcome::Guest(Box::new(Guest { owner: from, record: record.clone() })),
+                false => Outcome::Unavailable(Unavailable::Stale, Duration::from_secs(1)),
+            };
+            cx.settle(ticket, outcome);
+        }
+        if !included && let (Some(copy), Some(link)) = (self.copy(key).map(|c| c.record.clone()), self.view.link(from).cloned()) {
+            link.send(&Message::Kept { key, record: copy.to_wire(cx.now) }, None, cx.out);
+        }
+        self.drive_parked(cx, key);
+        Some(())
+    }
+
+    /// A peer had promised a greater claim.
+    pub(crate) fn round_refused(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, promised: Claim) -> bool {
+        let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim) else { return false };
+        round.heard = round.heard.max(promised);
+        self.again_later(cx, key);
+        true
+    }
+
+    /// Pauses by rank and tries again, or gives up.
+    fn again_later(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let rank = self.view.my_rank(key);
+        let random = self.random();
+        let Some(round) = self.rounds.get_mut(&key) else { return };
+        round.tries += 1;
+        if round.tries > ROUND_TRIES || round.tickets.is_empty() && round.why != Why::Doubt {
+            return self.give_up(cx, key, Unavailable::Contended, Duration::from_secs(1));
+        }
+        let step = BACK_OFF * (1 + rank) * (1 << round.tries.min(6));
+        self.back_off_until(key, cx.now + step + jitter(random, step));
+    }
+
+    fn give_up(&mut self, cx: &mut Cx<'_>, key: SessionKey, why: Unavailable, after: Duration) {
+        if let Some(round) = self.rounds.remove(&key) {
+            for ticket in round.tickets {
+                cx.settle(ticket, Outcome::Unavailable(why, after));
+            }
+            self.drive_parked(cx, key);
+        }
+    }
+
+    /// The session has ended: whoever waits hears it.
+    pub(crate) fn round_ended(&mut self, cx: &mut Cx<'_>, key: SessionKey, kind: EndKind) {
+        if let Some(round) = self.rounds.remove(&key) {
+            for ticket in round.tickets {
+                cx.settle(ticket, Outcome::Ended(kind, Duration::ZERO));
+            }
+        }
+    }
+
+    /// The store answered a round; whether there was one that had asked.
+    pub(crate) fn round_loaded(&mut self, cx: &mut Cx<'_>, key: SessionKey, loaded: &Loaded) -> bool {
+        let now = cx.now;
+        let Some(round) = self.rounds.get_mut(&key).filter(|r| r.store == StoreReply::Waiting) else { return false };
+        round.store = StoreReply::Answered;
+        match loaded {
+            Loaded::Missing => {}
+            Loaded::Ended(kind) => round.ended = Some(*kind),
+            Loaded::Here { record, age } => match Record::from_bytes(record, now, *age) {
+                Ok(record) => {
+                    round.heard = round.heard.max(record.tip.claim);
+                    round.stored = Some(record.tip);
+                    round.row = Some(record);
+                }
+                Err(_) => round.store = StoreReply::Failed,
+            },
+            Loaded::Failed => round.store = StoreReply::Failed,
+        }
+        self.progress(cx, key);
+        true
+    }
+
+    /// Everybody has answered who will: combine. Whether the round goes on to ask more.
+    fn finish(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> bool {
+        let view = self.view.clone();
+        let limits = cx.config.limits;
+        let promised = self.promised(key);
+        let copy = match self.table.get(&key) {
+            Some(Slot::Held(copy)) => Some(copy),
+            _ => None,
+        };
+        let facade = match self.table.get(&key) {
+            Some(Slot::Facade(f)) if f.tip.version > 0 => Some(f.tip),
+            _ => None,
+        };
+        let Some(round) = self.rounds.get(&key) else { return false };
+        if let Some(kind) = round.ended.filter(|_| !cx.planted(Bug::TombstoneYields)) {
+            self.learn_end(cx, key, kind, None);
+            return false;
+        }
+        if promised > round.claim && !cx.planted(Bug::NoPromise) {
+            // Another claimant was promised meanwhile, by this node itself.
+            self.again_later(cx, key);
+            return false;
+        }
+        let own_record = match &round.snapshot {
+            Some(snapshot) => Some(&**snapshot),
+            None => copy.map(|c| &c.record).filter(|r| r.tip.version > 0),
+        };
+        let answers = round.answers.iter().filter_map(|a| a.record.as_ref());
+        let own_branch = copy.and_then(|c| c.branch.as_deref());
+        let mut candidates: Vec<&Record> =
+            own_record.into_iter().chain(own_branch).chain(answers).chain(&round.branches).chain(&round.row).collect();
+        candidates.retain(|r| !record_expired(r, limits, cx.now));
+        let maximal = maximal(&candidates, cx.planted(Bug::CompareEpochFirst));
+        let wanted: SmallVec<[Stamp; 4]> = round.tokens.iter().chain(copy.iter().flat_map(|c| &c.told)).copied().chain(facade).collect();
+        let combined = combine(&maximal, cx.planted(Bug::MergeKeepsRemoved));
+        let satisfied = |r: &Record| wanted.iter().all(|s| r.satisfies(*s)) || cx.planted(Bug::IgnoreToken);
+        let enough = combined.as_ref().is_some_and(|(r, _)| satisfied(r));
+        if !enough && round.phase != Phase::Wide {
+            self.enter(key, Phase::Wide);
+            if cx.config.store {
+                self.load_for_round(cx, key);
+            }
+            let all: Lives = view.others().map(|p| p.life).collect();
+            self.ask_all(cx, key, &all);
+            return true;
+        }
+        if enough {
+            let several = maximal.len() > 1;
+            if let Some((record, discarded)) = combined {
+                self.install(cx, key, record, several.then_some(discarded), Vec::new());
+            }
+            return false;
+        }
+        let complete = self.answered_by_all(cx, key);
+        let Some(round) = self.rounds.get(&key) else { return false };
+        if !complete {
+            self.give_up(cx, key, Unavailable::Stale, Duration::from_secs(1));
+        } else if combined.is_none() && (wanted.is_empty() || round.expired) || round.tickets.is_empty() && combined.is_none() {
+            self.not_found(cx, key);
+        } else {
+            let mut lost: Vec<Stamp> = wanted.to_vec();
+            let (record, discarded) = match (combined, cx.config.on_lost) {
+                (Some((record, discarded)), _) => (record, (maximal.len() > 1).then_some(discarded)),
+                (None, _) => (Record::new(cx.now), None),
+            };
+            lost.retain(|s| !record.satisfies(*s));
+            lost.dedup();
+            self.install(cx, key, record, discarded, lost);
+        }
+        false
+    }
+
+    /// Whether "nobody has it" can be said: all live members and the store have answered, and nobody who may come back with it
+    /// died a short while ago.
+    fn answered_by_all(&self, cx: &Cx<'_>, key: SessionKey) -> bool {
+        let view = &self.view;
+        let Some(round) = self.rounds.get(&key) else { return false };
+        if cx.planted(Bug::FreshOnTimeout) {
+            return true;
+        }
+        let answered = |life: Life| round.asked.iter().any(|(l, r)| *l == life && *r == Reply::Answered);
+        view.formed
+            && view.others().all(|p| answered(p.life))
+            && (!cx.config.store || round.store == StoreReply::Answered)
+            && view.deaths.iter().all(|(_, at)| cx.now.since(*at) >= cx.config.lost_after)
+    }
+
+    fn not_found(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let Some(round) = self.rounds.remove(&key) else { return };
+        if self.copy(key).is_some() {
+            self.expire(cx, key);
+        }
+        self.table.remove(&key);
+        self.note_not_found(cx, key);
+        for ticket in round.tickets {
+            cx.settle(ticket, Outcome::NotFound);
+        }
+        self.drive_parked(cx, key);
+    }
+
+    /// The claim holds: this node owns the session.
+    fn install(&mut self, cx: &mut Cx<'_>, key: SessionKey, record: Record, merged: Option<Vec<Arc<str>>>, lost: Vec<Stamp>) {
+        let view = self.view.clone();
+        let Some(round) = self.rounds.remove(&key) else { return };
+        let before = self.last_owner(key);
+        let mut copy = match self.release_for_claim(cx, key) {
+            Some(copy) => *copy,
+            None => Copy::new(Record::new(cx.now), Claim::NONE),
+        };
+        let prior = copy.own.take();
+        let changed = copy.record.tip != record.tip || merged.is_some() || !lost.is_empty();
+        if let Some(own) = &prior {
+            copy.orphan = Orphan::of(own, &copy.record).or(copy.orphan.take());
+        }
+        copy.stored = copy.stored.max(round.stored);
+        copy.record = record;
+        copy.branch = None;
+        if !copy.record.gaps.is_empty() {
+            let found: Vec<Stamp> = copy.record.gaps.iter().copied().filter(|s| copy.record.lineage.includes(*s)).collect();
+            for stamp in found {
+                copy.record.gaps.retain(|g| *g != stamp);
+                cx.out.event(key, Event::FoundAgain { stamp });
+            }
+        }
+        copy.accept(round.claim, cx.now);
+        let mut own = match &prior {
+            Some(p) => {
+                let mut own = Own::new(round.claim, p.tenure, p.live.clone(), round.doubt, cx.now);
+                (own.running, own.external) = (p.running, p.external + u32::from(changed));
+                own
+            }
+            None => {
+                self.tenures += 1;
+                Own::new(round.claim, self.tenures, Arc::new(L::of(&copy.record)), round.doubt, cx.now)
+            }
+        };
+        own.adopted = copy.record.tip;
+        own.in_store = (copy.stored == Some(copy.record.tip)).then_some(0);
+        for answer in &round.answers {
+            // What answered with exactly this state has promised the claim as well: that is an acknowledgement of it.
+            let same = answer.tip == copy.record.tip && merged.is_none() && lost.is_empty();
+            let holder = own.holder_or_new(answer.life);
+            (holder.sent, holder.acked) = if same { (Some(0), Some(0)) } else { (None, None) };
+        }
+        own.list = view.holders(key, view.me).into_iter().collect();
+        own.generation = view.generation;
+        for life in own.list.clone() {
+            own.holder_or_new(life);
+        }
+        if merged.is_some() || !lost.is_empty() {
+            own.version = 1;
+            if !lost.is_empty() && cx.config.on_lost == crate::config::OnLost::New {
+                copy.record.replace(Vec::new());
+            }
+            for stamp in &lost {
+                copy.record.note_gap(*stamp);
+            }
+            copy.record.commit(round.claim.at(1), &[]);
+            own.lost = !lost.is_empty();
+            for holder in &mut own.holders {
+                (holder.sent, holder.acked) = (None, None);
+            }
+        }
+        copy.settle_told();
+        if prior.is_none() {
+            cx.out.event(key, Event::Moved { from: before.filter(|l| *l != view.me), claim: round.claim });
+        }
+        copy.own = Some(Box::new(own));
+        cx.shared.owned.fetch_add(1, Ordering::Relaxed);
+        self.hold(cx, key, copy);
+        if let Some(copy) = self.copy(key) {
+            copy.settle_told();
+        }
+        if let Some(discarded) = merged {
+            cx.out.event(key, Event::Conflict { discarded });
+        }
+        if !lost.is_empty() {
+            cx.out.event(key, Event::Lost { stamps: lost });
+        }
+        let silent: Lives = round.asked.iter().filter(|(_, r)| *r == Reply::Silent).map(|(l, _)| *l).chain(before).collect();
+        self.after_install(cx, key, &round.answers.iter().map(|a| a.life).collect::<Lives>(), &silent, &view);
+        for ticket in round.tickets.into_iter().chain(prior.into_iter().flat_map(|p| p.waiting)) {
+            cx.settle(ticket, Outcome::Again);
+        }
+        self.drive_parked(cx, key);
+    }
+
+    /// Tells the holders what they hold now, and whoever may think otherwise who owns it.
+    fn after_install(&mut self, cx: &mut Cx<'_>, key: SessionKey, answered: &[Life], silent: &[Life], view: &View) {
+        self.repairing.insert(key);
+        for life in answered {
+            self.push_have(cx, key, *life);
+        }
+        self.push_state(cx, key);
+        for life in silent {
+            if *life != view.me && !answered.contains(life) {
+                self.inform(cx, key, *life);
+            }
+        }
+        self.mark_dirty(cx, key);
+        self.advance(cx, key);
+    }
+
+    fn last_owner(&mut self, key: SessionKey) -> Option<Life> {
+        match self.table.get(&key) {
+            Some(Slot::Held(c)) => Some(c.accepted.life).filter(|_| c.accepted != Claim::NONE),
+            Some(Slot::Facade(f)) => Some(f.claim.life),
+            _ => None,
+        }
+    }
+
+    fn release_for_claim(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> Option<Box<Copy<L>>> {
+        let informs = self.informs.remove(&key);
+        let copy = self.release(cx, key);
+        if let Some(informs) = informs {
+            self.informs.insert(key, informs);
+        }
+        copy
+    }
+
+    /// A copy that somebody offers while a round runs counts like an answer; whether there was one.
+    pub(crate) fn round_offered(&mut self, key: SessionKey, record: &Record) -> bool {
+        match self.rounds.get_mut(&key) {
+            Some(round) => {
+                round.branches.push(record.clone());
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// The candidates that no other covers.
+fn maximal<'a>(candidates: &[&'a Record], epoch_first: bool) -> Vec<&'a Record> {
+    let mut out: Vec<&Record> = Vec::new();
+    if epoch_first {
+        return candidates.iter().max_by_key(|r| r.tip).into_iter().copied().collect();
+    }
+    for (i, r) in candidates.iter().enumerate() {
+        let covered = candidates.iter().enumerate().any(|(j, other)| {
+            // Of two equal ones the first stays.
+            i != j && other.lineage.covers(&r.lineage) && (!r.lineage.covers(&other.lineage) || j < i)
+        });
+        if !covered {
+            out.push(r);
+        }
+    }
+    out.sort_by_key(|r| r.tip);
+    out
+}
+
+/// Merges branches into one record, and names what was discarded.
+fn combine(maximal: &[&Record], keep_removed: bool) -> Option<(Record, Vec<Arc<str>>)> {
+    let (first, rest) = maximal.split_first()?;
+    let (mut record, mut discarded) = ((*first).clone(), Vec::new());
+    for other in rest {
+        let merged = merge(&record, other);
+        let mut all = merged.record.attributes().to_vec();
+        if keep_removed {
+            let lost = |a: &&crate::record::Attribute| merged.record.get(&a.name).is_none();
+            all.extend(record.attributes().iter().filter(lost).cloned());
+            all.extend(other.attributes().iter().filter(lost).filter(|a| record.get(&a.name).is_none()).cloned());
+        }
+        discarded.extend(merged.discarded.iter().map(|a| a.name.clone()));
+        record = merged.record;
+        if keep_removed {
+            record.replace(all);
+        }
+    }
+    Some((record, discarded))
+}

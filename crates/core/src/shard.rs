@@ -1,0 +1,579 @@
+//! One part of the session table, and the operations of the application on it.
+
+use crate::config::{Checked, Durability, Level};
+use crate::id::SessionKey;
+use crate::limits::{NOT_FOUND_KEEP, PROMISE_KEEP, PROMISES_MAX, RECORD_MAX};
+use crate::link::{Sent, What};
+use crate::output::{Commit, Event, Info, Live, Open, Opened, Outcome, Output, Outputs, Ticket, Unavailable};
+use crate::parked::Parked;
+use crate::plant::Bug;
+use crate::record::{Change, Record};
+use crate::round::Round;
+use crate::slot::{Copy, Ended, Keyed, Own, Promise, Slot};
+use crate::stamp::{Claim, Life, Stamp};
+use crate::time::Mono;
+use crate::view::View;
+use crate::wire::{Message, Why};
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use hashbrown::{HashMap, HashSet};
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg32;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// Maps with a fixed hasher: keys are hashes already, and one seed must replay to the same bytes.
+pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+pub(crate) type Set<K> = HashSet<K, foldhash::fast::FixedState>;
+
+/// What every operation gets: the time, the settings, and where effects go.
+pub(crate) struct Cx<'a> {
+    pub(crate) now: Mono,
+    pub(crate) config: &'a Checked,
+    pub(crate) out: &'a mut Outputs,
+    pub(crate) shared: &'a Shared,
+}
+
+/// Numbers that all shards draw from.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) tickets: AtomicU64,
+    pub(crate) owned: AtomicU64,
+    pub(crate) held: AtomicU64,
+}
+
+impl Cx<'_> {
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket(self.shared.tickets.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn settle(&mut self, ticket: Ticket, outcome: Outcome) {
+        self.out.push(Output::Settled(ticket, outcome));
+    }
+
+    pub(crate) fn planted(&self, bug: Bug) -> bool {
+        self.config.planted(bug)
+    }
+}
+
+/// What a timer is for. Timers are never cancelled: whoever is woken looks whether it is still due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    Round,
+    Close,
+    Heir,
+    Ending,
+    Parked,
+    Invite,
+    Store,
+}
+
+/// A token that a request brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brought {
+    /// The commit it names.
+    pub stamp: Stamp,
+    /// Its deadline has passed: a session that nobody has is called expired, not lost.
+    pub expired: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shard<L> {
+    pub(crate) view: Arc<View>,
+    pub(crate) table: Map<SessionKey, Slot<L>>,
+    pub(crate) rounds: Map<SessionKey, Round>,
+    /// Promises for sessions that are not held here, oldest first in `promise_order`.
+    promises: Map<SessionKey, Promise>,
+    promise_order: VecDeque<Keyed>,
+    not_found: Map<SessionKey, Mono>,
+    not_found_order: VecDeque<Keyed>,
+    pub(crate) timers: BTreeSet<(Mono, SessionKey, Timer)>,
+    /// Sessions whose newest commit the store lacks; those that a response waits for are in front.
+    pub(crate) dirty: VecDeque<SessionKey>,
+    pub(crate) ends: Map<SessionKey, crate::ending::Ending>,
+    /// Peers that must learn who owns a session, until they acknowledged it.
+    pub(crate) informs: Map<SessionKey, crate::view::Lives>,
+    pub(crate) parked: Map<SessionKey, Vec<Parked>>,
+    pub(crate) walk: VecDeque<SessionKey>,
+    /// Owned sessions whose list does not hold the newest version since the membership changed.
+    pub(crate) repairing: Set<SessionKey>,
+    pub(crate) rng: Pcg32,
+    pub(crate) tenures: u32,
+}
+
+impl<L: Live> Shard<L> {
+    pub(crate) fn new(view: Arc<View>, seed: u64) -> Shard<L> {
+        Shard {
+            view,
+            table: Map::default(),
+            rounds: Map::default(),
+            promises: Map::default(),
+            promise_order: VecDeque::new(),
+            not_found: Map::default(),
+            not_found_order: VecDeque::new(),
+            timers: BTreeSet::new(),
+            dirty: VecDeque::new(),
+            ends: Map::default(),
+            informs: Map::default(),
+            parked: Map::default(),
+            walk: VecDeque::new(),
+            repairing: Set::default(),
+            rng: Pcg32::seed_from_u64(seed),
+            tenures: 0,
+        }
+    }
+
+    pub(crate) fn copy(&mut self, key: SessionKey) -> Option<&mut Copy<L>> {
+        match self.table.get_mut(&key) {
+            Some(Slot::Held(copy)) => Some(copy),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn own(&mut self, key: SessionKey) -> Option<(&mut Copy<L>, Arc<View>)> {
+        let view = self.view.clone();
+        self.copy(key).filter(|c| c.own.is_some()).map(|c| (c, view))
+    }
+
+    pub(crate) fn random(&mut self) -> u64 {
+        self.rng.next_u64()
+    }
+
+    // ---- promises for sessions that are not held here -------------------------------------------------------------------
+
+    pub(crate) fn promised(&mut self, key: SessionKey) -> Claim {
+        match self.table.get_mut(&key) {
+            Some(Slot::Held(copy)) => copy.promised,
+            _ => self.promises.get(&key).map_or(Claim::NONE, |p| p.claim),
+        }
+    }
+
+    pub(crate) fn has_promise(&self, key: SessionKey) -> bool {
+        self.promises.contains_key(&key)
+    }
+
+    /// Promises, in the copy or beside it.
+    pub(crate) fn promise(&mut self, cx: &Cx<'_>, key: SessionKey, claim: Claim) {
+        let now = cx.now;
+        if let Some(copy) = self.copy(key) {
+            return copy.promise(claim, now);
+        }
+        let entry = self.promises.entry(key).or_insert(Promise { claim, at: now });
+        entry.claim = entry.claim.max(claim);
+        entry.at = now;
+        self.promise_order.push_back((key, now));
+        while let Some(&(oldest, at)) = self.promise_order.front() {
+            if now.since(at) <= PROMISE_KEEP && self.promise_order.len() <= PROMISES_MAX {
+                break;
+            }
+            self.promise_order.pop_front();
+            if self.promises.get(&oldest).is_some_and(|p| p.at == at) {
+                self.promises.remove(&oldest);
+            }
+        }
+    }
+
+    /// Takes back a promise to this node itself that nobody else was asked for.
+    pub(crate) fn withdraw(&mut self, key: SessionKey, claim: Claim, before: Claim) {
+        if let Some(copy) = self.copy(key) {
+            if copy.promised == claim {
+                copy.promised = before;
+            }
+        } else if self.promises.get(&key).is_some_and(|p| p.claim == claim) {
+            self.promises.remove(&key);
+        }
+    }
+
+    /// Puts a copy into the table, with what was promised for it.
+    pub(crate) fn hold(&mut self, cx: &Cx<'_>, key: SessionKey, mut copy: Copy<L>) -> &mut Copy<L> {
+        if let Some(promise) = self.promises.remove(&key) {
+            copy.promise(promise.claim, promise.at);
+        }
+        if let Some(Slot::Facade(f)) = self.table.get(&key) {
+            copy.heard = copy.heard.max(f.claim);
+            let tip = f.tip;
+            copy.tell(tip);
+        }
+        cx.shared.held.fetch_add(1, Ordering::Relaxed);
+        self.table.insert(key, Slot::Held(Box::new(copy)));
+        #[expect(clippy::expect_used, reason = "inserted in the line before")]
+        self.copy(key).expect("the copy is in the table")
+    }
+
+    /// Takes a copy out of the table; what it promised is remembered beside it.
+    pub(crate) fn release(&mut self, cx: &Cx<'_>, key: SessionKey) -> Option<Box<Copy<L>>> {
+        let Some(Slot::Held(_)) = self.table.get(&key) else { return None };
+        let Some(Slot::Held(mut copy)) = self.table.remove(&key) else { return None };
+        cx.shared.held.fetch_sub(1, Ordering::Relaxed);
+        if copy.own.is_some() {
+            cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.repairing.remove(&key);
+        self.informs.remove(&key);
+        let promised = copy.promised;
+        if let Some(own) = &mut copy.own {
+            own.queued = false;
+        }
+        self.promise(cx, key, promised);
+        Some(copy)
+    }
+
+    // ---- the application ------------------------------------------------------------------------------------------------
+
+    /// A session that did not exist: no round, because nobody else can have its id.
+    pub(crate) fn create(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> Result<Opened<L>, Unavailable> {
+        if cx.shared.owned.load(Ordering::Relaxed) >= cx.config.sessions_max || self.table.contains_key(&key) {
+            return Err(Unavailable::Busy);
+        }
+        let record = Record::new(cx.now);
+        Ok(self.adopt_fresh(cx, key, record, 0))
+    }
+
+    /// Owns a record that began here. `version` is 1 if it has content already (the first commit of a rotated session).
+    fn adopt_fresh(&mut self, cx: &mut Cx<'_>, key: SessionKey, record: Record, version: u32) -> Opened<L> {
+        let live = Arc::new(L::of(&record));
+        self.adopt_live(cx, key, record, version, live)
+    }
+
+    fn adopt_live(&mut self, cx: &mut Cx<'_>, key: SessionKey, record: Record, version: u32, live: Arc<L>) -> Opened<L> {
+        let view = self.view.clone();
+        let claim = Claim { epoch: 1, life: view.me };
+        self.tenures += 1;
+        let mut own = Own::new(claim, self.tenures, live, view.doubt, cx.now);
+        own.version = version;
+        own.durable = if version == 0 { Some(0) } else { None };
+        own.list = view.holders(key, view.me).into_iter().collect();
+        own.generation = view.generation;
+        for life in own.list.clone() {
+            own.holder_or_new(life);
+        }
+        let mut copy = Copy::new(record, claim);
+        copy.own = Some(Box::new(own));
+        cx.shared.owned.fetch_add(1, Ordering::Relaxed);
+        self.hold(cx, key, copy);
+        cx.out.event(key, Event::Created);
+        if version > 0 {
+            self.push_state(cx, key);
+            self.mark_dirty(cx, key);
+            self.advance(cx, key);
+        }
+        self.opened(cx, key)
+    }
+
+    /// Counts a request in and describes what it opened.
+    fn opened(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> Opened<L> {
+        let limits = cx.config.limits;
+        #[expect(clippy::expect_used, reason = "only called for a session that is owned here")]
+        let copy = self.copy(key).expect("the session is held");
+        let expires = copy.expires(limits);
+        #[expect(clippy::expect_used, reason = "only called for a session that is owned here")]
+        let own = copy.own.as_mut().expect("the session is owned");
+        own.running += 1;
+        Opened {
+            key,
+            tenure: own.tenure,
+            claim: own.claim,
+            version: own.version,
+            external: own.external,
+            live: own.live.clone(),
+            lost: core::mem::take(&mut own.lost),
+            expires,
+        }
+    }
+
+    pub(crate) fn open(&mut self, cx: &mut Cx<'_>, key: SessionKey, token: Option<Brought>) -> Open<L> {
+        let doubted = match self.table.get_mut(&key) {
+            Some(Slot::Ended(e)) => return Open::Ended(e.kind, e.ago(cx.now)),
+            Some(Slot::Held(copy)) if copy.own.is_some() => {
+                if let Some(token) = token.filter(|_| !cx.config.planted(Bug::IgnoreToken)) {
+                    copy.tell(token.stamp);
+                }
+                if cx.now > copy.expires(cx.config.limits) {
+                    self.expire(cx, key);
+                    return Open::NotFound;
+                }
+                let told = !copy.told.is_empty();
+                let Some(own) = copy.own.as_mut() else { return Open::NotFound };
+                if own.closing.is_some() {
+                    let ticket = cx.ticket();
+                    own.waiting.push(ticket);
+                    return Open::Wait(ticket);
+                }
+                if !told && !self.rounds.contains_key(&key) && !self.doubts(cx, key) {
+                    self.note_use(cx, key);
+                    return Open::Here(self.opened(cx, key));
+                }
+                true
+            }
+            _ => false,
+        };
+        if self.not_found.get(&key).is_some_and(|at| cx.now.since(*at) < NOT_FOUND_KEEP) {
+            return Open::NotFound;
+        }
+        let ticket = cx.ticket();
+        match self.request_round(cx, key, if doubted { Why::Doubt } else { Why::Open }, token, Some(ticket)) {
+            Ok(()) => Open::Wait(ticket),
+            Err(why) => Open::Unavailable(why, Duration::from_secs(1)),
+        }
+    }
+
+    /// Whether the owner must ask before it serves: its loop stalled, or the link to a holder broke since the last round.
+    fn doubts(&mut self, cx: &Cx<'_>, key: SessionKey) -> bool {
+        let Some((copy, view)) = self.own(key) else { return true };
+        let Some(own) = copy.own.as_mut() else { return true };
+        if own.confirmed >= view.doubt || cx.planted(Bug::NoSelfDoubt) {
+            return false;
+        }
+        let doubt = |life: Life| view.peer(life).map_or(0, |p| p.doubt);
+        let marked = own.confirmed < doubt(view.me) || own.holders.iter().any(|h| own.confirmed < doubt(h.life));
+        if !marked {
+            own.confirmed = view.doubt;
+        }
+        marked
+    }
+
+    /// Notes a use, and tells the holders once per step.
+    fn note_use(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let limits = cx.config.limits;
+        let Some((copy, view)) = self.own(key) else { return };
+        copy.record.used = cx.now;
+        let step = copy.record.limits(limits).touch_step().min(Duration::from_secs(30));
+        let Some(own) = copy.own.as_mut() else { return };
+        if cx.now.since(own.touched) < step || own.version == 0 && own.adopted.version == 0 {
+            return;
+        }
+        own.touched = cx.now;
+        for h in &own.holders {
+            if let Some(link) = view.link(h.life) {
+                let note = Sent { key, claim: own.claim, version: 0, attempt: 0, what: What::Note };
+                link.send(&Message::Touch { key, claim: own.claim, idle_ms: 0 }, Some(note), cx.out);
+            }
+        }
+    }
+
+    /// A request lets go of the session.
+    pub(crate) fn close(&mut self, cx: &mut Cx<'_>, at: &Opened<L>) {
+        if let Some((copy, _)) = self.own(at.key)
+            && let Some(own) = copy.own.as_mut()
+            && own.tenure == at.tenure
+        {
+            own.running = own.running.saturating_sub(1);
+            if own.closing.is_some() {
+                self.try_close(cx, at.key);
+            } else if own.version == 0 && own.adopted.version == 0 && own.running == 0 && copy.record.lineage.listed().is_empty() {
+                // Nothing was put in: a session that was never committed leaves no trace.
+                self.release(cx, at.key);
+            }
+        }
+    }
+
+    pub(crate) fn commit(&mut self, cx: &mut Cx<'_>, at: &Opened<L>, changes: &[Change]) -> Commit {
+        if let Some(Slot::Ended(_)) = self.table.get(&at.key) {
+            return Commit::Ended;
+        }
+        let here = self.copy(at.key).and_then(|c| c.own.as_ref()).is_some_and(|own| own.tenure == at.tenure);
+        if here { self.commit_here(cx, at.key, changes) } else { Commit::Late(self.park(cx, at.key, changes)) }
+    }
+
+    /// Commits as the owner.
+    pub(crate) fn commit_here(&mut self, cx: &mut Cx<'_>, key: SessionKey, changes: &[Change]) -> Commit {
+        let Some((copy, view)) = self.own(key) else { return Commit::Ended };
+        if !copy.record.bases_hold(changes) {
+            return Commit::Conflict;
+        }
+        let added: usize = changes.iter().filter_map(|c| c.value.as_ref().map(|v| v.len() + c.name.len() + 64)).sum();
+        let got = copy.record.bytes() + added;
+        if got > RECORD_MAX {
+            return Commit::TooLarge { got };
+        }
+        let Some(own) = copy.own.as_mut() else { return Commit::Ended };
+        if own.generation != view.generation {
+            self.replace_list(cx, key);
+        }
+        let Some((copy, view)) = self.own(key) else { return Commit::Ended };
+        let Some(own) = copy.own.as_mut() else { return Commit::Ended };
+        if own.list.len() < usize::from(cx.config.min_backups) {
+            return Commit::UnderReplicated;
+        }
+        if own.version == u32::MAX {
+            return Commit::UnderReplicated;
+        }
+        own.version += 1;
+        let stamp = own.claim.at(own.version);
+        copy.record.commit(stamp, changes);
+        copy.record.used = cx.now;
+        crate::backup::send_delta(cx, key, copy, &view, changes);
+        self.mark_dirty(cx, key);
+        self.advance(cx, key);
+        self.leave_when_durable(cx, key, Some(stamp))
+    }
+
+    /// The end of a request that changed nothing: what it read must be durable.
+    pub(crate) fn finish_read(&mut self, cx: &mut Cx<'_>, at: &Opened<L>) -> Commit {
+        match self.copy(at.key).and_then(|c| c.own.as_ref()) {
+            Some(own) if own.tenure == at.tenure => self.leave_when_durable(cx, at.key, None),
+            // The session moved while the request ran; it was handed over when all that the request could have read was
+            // durable or had become somebody's late commit.
+            _ => Commit::Done { tip: None, level: Level::Owner, stamp: None },
+        }
+    }
+
+    fn leave_when_durable(&mut self, cx: &mut Cx<'_>, key: SessionKey, stamp: Option<Stamp>) -> Commit {
+        let Some((copy, _)) = self.own(key) else { return Commit::Ended };
+        let Some(own) = copy.own.as_ref() else { return Commit::Ended };
+        let early = cx.planted(Bug::AckBeforeBackup) || stamp.is_none() && cx.planted(Bug::ServeUncommitted);
+        if own.all_durable() || early {
+            let tip = if early { copy.record.tip } else { own.durable_tip };
+            Commit::Done { tip: (tip.version > 0).then_some(tip), level: level_of(cx.config, own), stamp }
+        } else {
+            Commit::Wait { claim: own.claim, version: own.version, stamp }
+        }
+    }
+
+    /// The first commit of another id with the content of this one. The live session goes with it.
+    pub(crate) fn fork_from(&mut self, at: &Opened<L>) -> Option<(Record, Arc<L>)> {
+        let copy = self.copy(at.key)?;
+        let own = copy.own.as_ref().filter(|own| own.tenure == at.tenure)?;
+        Some((copy.record.clone(), own.live.clone()))
+    }
+
+    /// See [`fork_from`](Shard::fork_from).
+    pub(crate) fn fork_to(&mut self, cx: &mut Cx<'_>, key: SessionKey, from: (Record, Arc<L>)) -> Option<Opened<L>> {
+        if self.table.contains_key(&key) {
+            return None;
+        }
+        let claim = Claim { epoch: 1, life: self.view.me };
+        let record = from.0.fork(claim.at(1), cx.now);
+        Some(self.adopt_live(cx, key, record, 1, from.1))
+    }
+
+    pub(crate) fn note_not_found(&mut self, cx: &Cx<'_>, key: SessionKey) {
+        self.not_found.insert(key, cx.now);
+        self.not_found_order.push_back((key, cx.now));
+        while let Some(&(oldest, at)) = self.not_found_order.front() {
+            if cx.now.since(at) <= NOT_FOUND_KEEP && self.not_found_order.len() <= PROMISES_MAX {
+                break;
+            }
+            self.not_found_order.pop_front();
+            if self.not_found.get(&oldest) == Some(&at) {
+                self.not_found.remove(&oldest);
+            }
+        }
+    }
+
+    /// The session has outlived its limits here: it goes without a marker, because every copy knows its own age.
+    pub(crate) fn expire(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let Some(copy) = self.release(cx, key) else { return };
+        if let Some(own) = copy.own {
+            for h in &own.holders {
+                if let Some(link) = self.view.link(h.life) {
+                    let lineage = (&copy.record.lineage).into();
+                    link.send(&Message::Drop { key, claim: own.claim, tip: copy.record.tip, lineage }, None, cx.out);
+                }
+            }
+            for ticket in own.waiting {
+                cx.settle(ticket, Outcome::Again);
+            }
+        }
+        cx.out.event(key, Event::Expired);
+    }
+
+    pub(crate) fn info(&mut self, key: SessionKey, config: &Checked) -> Option<Info> {
+        match self.table.get(&key)? {
+            Slot::Ended(_) => None,
+            Slot::Facade(f) => Some(Info {
+                owner: Some(f.claim.life),
+                claim: f.claim,
+                tip: f.tip,
+                owned: false,
+                held: false,
+                backups: Vec::new(),
+                level: None,
+                bytes: 0,
+            }),
+            Slot::Held(c) => {
+                let own = c.own.as_ref();
+                let backups = |own: &Own<L>| {
+                    let has = |l: &&Life| own.holders.iter().any(|h| h.life == **l && h.acked >= own.durable);
+                    own.list.iter().filter(has).copied().collect()
+                };
+                Some(Info {
+                    owner: Some(own.map_or(c.heard.max(c.accepted), |o| o.claim).life),
+                    claim: own.map_or(c.accepted, |o| o.claim),
+                    tip: c.record.tip,
+                    owned: own.is_some(),
+                    held: true,
+                    backups: own.map_or(Vec::new(), |o| backups(o)),
+                    level: own.map(|o| level_of(config, o)),
+                    bytes: c.record.bytes(),
+                })
+            }
+        }
+    }
+
+    /// The record, for whoever must read it whole.
+    pub(crate) fn record(&mut self, at: &Opened<L>) -> Option<&Record> {
+        self.copy(at.key).filter(|c| c.own.as_ref().is_some_and(|o| o.tenure == at.tenure)).map(|c| &c.record)
+    }
+
+    pub(crate) fn set_timer(&mut self, due: Mono, key: SessionKey, timer: Timer) {
+        self.timers.insert((due, key, timer));
+    }
+
+    pub(crate) fn ended(&self, key: SessionKey) -> Option<Ended> {
+        match self.table.get(&key) {
+            Some(Slot::Ended(e)) => Some(*e),
+            _ => None,
+        }
+    }
+
+    /// Copies that are not known to be safe elsewhere.
+    pub(crate) fn left(&self, config: &Checked) -> u64 {
+        let unsafe_copy = |slot: &&Slot<L>| match slot {
+            Slot::Held(c) if config.planted(Bug::DrainOwnedOnly) => c.own.is_some(),
+            Slot::Held(c) => c.record.tip.version > 0 && !(config.store && c.stored == Some(c.record.tip)),
+            Slot::Facade(_) | Slot::Ended(_) => false,
+        };
+        self.table.values().filter(unsafe_copy).count() as u64
+    }
+
+    /// One message about a session; `None` if it cannot be one.
+    pub(crate) fn handle(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, message: Message<'_>) -> Option<()> {
+        match message {
+            Message::Ask { claim, why, have, .. } => self.handle_ask(cx, from, key, claim, why, have),
+            Message::Busy { claim, ms, .. } => self.handle_busy(cx, from, key, claim, ms),
+            Message::Refused { claim, promised, .. } => self.handle_refused(cx, from, key, claim, promised),
+            Message::Stay { claim, owner, record, .. } => self.handle_stay(cx, from, key, claim, owner, &record)?,
+            Message::Answer { claim, accepted, held, .. } => self.handle_answer(cx, from, key, claim, accepted, &held)?,
+            Message::Delta { claim, base, version, sets, .. } => self.handle_delta(cx, from, key, claim, base, version, &sets)?,
+            Message::Full { claim, stored, record, .. } => self.handle_full(cx, from, key, claim, stored, &record)?,
+            Message::Diverged { claim, record, .. } => self.handle_diverged(cx, from, key, Some(claim), &record)?,
+            Message::Kept { record, .. } => self.handle_diverged(cx, from, key, None, &record)?,
+            Message::Gap { claim, .. } => self.handle_gap(cx, from, key, claim),
+            Message::Facade { claim, tip, expires_ms, lineage, .. } => {
+                self.handle_facade(cx, from, key, claim, tip, expires_ms, lineage.as_ref());
+            }
+            Message::Have { claim, tip, idle_ms, lineage, .. } => self.handle_have(cx, from, key, claim, tip, idle_ms, &lineage)?,
+            Message::Drop { claim, tip, lineage, .. } => self.handle_drop(cx, from, key, claim, tip, &lineage),
+            Message::Dropped { .. } => self.handle_dropped(cx, from, key),
+            Message::End { kind, .. } => self.handle_end(cx, from, key, kind),
+            Message::EndSeen { .. } => self.handle_end_seen(cx, from, key),
+            Message::Touch { claim, idle_ms, .. } => self.handle_touch(cx, key, claim, idle_ms),
+            Message::Invite { .. } => self.handle_invite(cx, from, key),
+            Message::Late { id, sets, .. } => self.handle_late(cx, from, key, id, &sets)?,
+            Message::LateDone { id, result, .. } => self.handle_late_done(cx, from, key, id, result),
+            Message::Gossip(_) | Message::Settled(_) | Message::Views(_) | Message::Ack(_) => return None,
+        }
+        Some(())
+    }
+}
+
+/// The level of what is durable.
+pub(crate) fn level_of<L>(config: &Checked, own: &Own<L>) -> Level {
+    match config.durability {
+        Durability::Store => Level::Store,
+        Durability::Owner => Level::Owner,
+        Durability::Backup if own.list.is_empty() => Level::Owner,
+        Durability::Backup => Level::Backup(own.list.len() as u8),
+    }
+}

@@ -1,0 +1,300 @@
+//! What a node has of one session: facade, ended marker, copy, ownership.
+
+use crate::config::Limits;
+use crate::id::SessionKey;
+use crate::limits::{MOVES_MAX, MOVES_WINDOW};
+use crate::output::{Live, Ticket};
+use crate::record::Record;
+use crate::stamp::{Claim, Life, Stamp};
+use crate::time::Mono;
+use crate::wire::EndKind;
+use core::time::Duration;
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// A session's place in the table.
+#[derive(Debug)]
+pub(crate) enum Slot<L> {
+    Facade(Facade),
+    Ended(Ended),
+    Held(Box<Copy<L>>),
+}
+
+/// What this node was told, and nothing else.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facade {
+    pub(crate) claim: Claim,
+    pub(crate) tip: Stamp,
+    pub(crate) expires: Mono,
+}
+
+/// An absorbing marker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) kind: EndKind,
+    pub(crate) since: Mono,
+    pub(crate) until: Mono,
+}
+
+/// Stamps that this node was told and its copy does not include: a claimant treats them as tokens.
+pub(crate) type Told = SmallVec<[Stamp; 1]>;
+
+/// Commits that were not acknowledged when their ownership ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Orphan {
+    /// The last of them.
+    pub(crate) stamp: Stamp,
+    /// What they had set: if a merge preferred other values, they are not kept.
+    pub(crate) dots: Vec<(Arc<str>, Stamp)>,
+}
+
+impl Orphan {
+    /// The commits of an ownership that are not durable.
+    pub(crate) fn of<L>(own: &Own<L>, record: &Record) -> Option<Orphan> {
+        if own.all_durable() || own.version == 0 {
+            return None;
+        }
+        let durable = own.durable.unwrap_or(0);
+        let unacked = record.attributes().iter().filter(|a| a.dot.claim == own.claim && a.dot.version > durable);
+        Some(Orphan { stamp: own.claim.at(own.version), dots: unacked.map(|a| (a.name.clone(), a.dot)).collect() })
+    }
+
+    /// Whether this record carries all that they had set.
+    pub(crate) fn is_kept(&self, record: &Record) -> bool {
+        self.dots.iter().all(|(name, dot)| record.get(name).is_some_and(|a| a.dot == *dot))
+    }
+}
+
+/// A copy of a session.
+#[derive(Debug)]
+pub(crate) struct Copy<L> {
+    /// The highest claim promised: older ones are refused.
+    pub(crate) promised: Claim,
+    /// When it was promised.
+    pub(crate) promised_at: Mono,
+    /// The last ownership whose state this is.
+    pub(crate) accepted: Claim,
+    /// The highest ownership heard of.
+    pub(crate) heard: Claim,
+    pub(crate) record: Record,
+    pub(crate) told: Told,
+    /// The last commit that the store is known to have; a guess is safe, because every write compares.
+    pub(crate) stored: Option<Stamp>,
+    /// A branch that neither covers nor is covered; the next owner merges it.
+    pub(crate) branch: Option<Box<Record>>,
+    /// Moves to other nodes since `moved`.
+    pub(crate) moves: u8,
+    pub(crate) moved: Mono,
+    /// Commits made here that nobody acknowledged before ownership ended: resolved by inclusion.
+    pub(crate) orphan: Option<Orphan>,
+    pub(crate) own: Option<Box<Own<L>>>,
+}
+
+/// The ownership of a session.
+#[derive(Debug)]
+pub(crate) struct Own<L> {
+    pub(crate) tenure: u32,
+    pub(crate) claim: Claim,
+    pub(crate) version: u32,
+    /// The highest durable version; `None`: not even the adopted state.
+    pub(crate) durable: Option<u32>,
+    /// The commit that version 0 names.
+    pub(crate) adopted: Stamp,
+    /// The newest durable commit.
+    pub(crate) durable_tip: Stamp,
+    /// The highest version that the store has.
+    pub(crate) in_store: Option<u32>,
+    /// The view under which `list` was computed.
+    pub(crate) generation: u32,
+    /// Who is to hold a copy.
+    pub(crate) list: SmallVec<[Life; 2]>,
+    /// Who may hold a copy.
+    pub(crate) holders: SmallVec<[Holder; 2]>,
+    /// The doubt that the last round answered.
+    pub(crate) confirmed: u32,
+    /// Requests that have it open.
+    pub(crate) running: u32,
+    pub(crate) external: u32,
+    /// A claimant that waits for running requests and acknowledgements.
+    pub(crate) closing: Option<Closing>,
+    /// Requests that wait for the end of `closing`.
+    pub(crate) waiting: Vec<Ticket>,
+    /// Peers that get a durable copy while this node stays the owner.
+    pub(crate) stay: SmallVec<[(Life, Claim); 1]>,
+    /// Peers that get the lineage once all is durable: they offered a branch.
+    pub(crate) owed: SmallVec<[Life; 1]>,
+    /// Late commits that wait for durability: version, peer, its number.
+    pub(crate) late: SmallVec<[(u32, Life, u64); 1]>,
+    /// The last use that the holders were told.
+    pub(crate) touched: Mono,
+    pub(crate) lost: bool,
+    /// In the queue of writes.
+    pub(crate) queued: bool,
+    /// The commit that is being written.
+    pub(crate) writing: Option<Stamp>,
+    pub(crate) dirty_since: Mono,
+    /// The last facade named this.
+    pub(crate) shown: Stamp,
+    pub(crate) live: Arc<L>,
+}
+
+/// A node that may hold a copy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holder {
+    pub(crate) life: Life,
+    /// The version that a delta may build on.
+    pub(crate) sent: Option<u32>,
+    pub(crate) acked: Option<u32>,
+    pub(crate) attempt: u32,
+    pub(crate) dropping: bool,
+}
+
+/// A claimant that waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Closing {
+    pub(crate) claim: Claim,
+    pub(crate) have: Option<Stamp>,
+    pub(crate) due: Mono,
+    pub(crate) busy_told: bool,
+}
+
+impl<L: Live> Copy<L> {
+    pub(crate) fn new(record: Record, accepted: Claim) -> Copy<L> {
+        Copy {
+            promised: accepted,
+            promised_at: Mono::ZERO,
+            accepted,
+            heard: accepted,
+            record,
+            told: Told::new(),
+            stored: None,
+            branch: None,
+            moves: 0,
+            moved: Mono::ZERO,
+            orphan: None,
+            own: None,
+        }
+    }
+
+    /// Promises `claim`.
+    pub(crate) fn promise(&mut self, claim: Claim, now: Mono) {
+        if claim > self.promised {
+            (self.promised, self.promised_at) = (claim, now);
+        }
+        self.heard = self.heard.max(claim);
+    }
+
+    /// Accepts an owner's claim: its state is what this copy holds.
+    pub(crate) fn accept(&mut self, claim: Claim, now: Mono) {
+        self.promise(claim, now);
+        self.accepted = self.accepted.max(claim);
+    }
+
+    /// Forgets what it was told and has come to include.
+    pub(crate) fn settle_told(&mut self) {
+        let record = &self.record;
+        self.told.retain(|s| !record.satisfies(*s));
+    }
+
+    /// Notes a commit that this copy may lack.
+    pub(crate) fn tell(&mut self, stamp: Stamp) {
+        if stamp.version > 0 && !self.record.satisfies(stamp) {
+            self.told.retain(|s| s.claim != stamp.claim || s.version > stamp.version);
+            if !self.told.iter().any(|s| s.claim == stamp.claim) && self.told.len() < 4 {
+                self.told.push(stamp);
+            }
+        }
+    }
+
+    /// Whether the session has moved away so often of late that it stays now.
+    pub(crate) fn bounces(&mut self, now: Mono) -> bool {
+        if now.since(self.moved) > MOVES_WINDOW {
+            (self.moves, self.moved) = (0, now);
+        }
+        self.moves >= MOVES_MAX
+    }
+
+    pub(crate) fn expires(&self, configured: Limits) -> Mono {
+        self.record.expires(configured)
+    }
+
+    /// Whether it has expired for a node that is not its owner: touches may be two steps late.
+    pub(crate) fn expired_for_successor(&self, configured: Limits, now: Mono) -> bool {
+        record_expired(&self.record, configured, now)
+    }
+}
+
+/// See [`Copy::expired_for_successor`].
+pub(crate) fn record_expired(record: &Record, configured: Limits, now: Mono) -> bool {
+    now > record.expires(configured) + record.limits(configured).touch_step() * 2
+}
+
+impl<L> Own<L> {
+    pub(crate) fn new(claim: Claim, tenure: u32, live: Arc<L>, confirmed: u32, now: Mono) -> Own<L> {
+        Own {
+            tenure,
+            claim,
+            version: 0,
+            durable: None,
+            adopted: Stamp::default(),
+            durable_tip: Stamp::default(),
+            in_store: None,
+            generation: 0,
+            list: SmallVec::new(),
+            holders: SmallVec::new(),
+            confirmed,
+            running: 0,
+            external: 0,
+            closing: None,
+            waiting: Vec::new(),
+            stay: SmallVec::new(),
+            owed: SmallVec::new(),
+            late: SmallVec::new(),
+            touched: now,
+            lost: false,
+            queued: false,
+            writing: None,
+            dirty_since: now,
+            shown: Stamp::default(),
+            live,
+        }
+    }
+
+    pub(crate) fn holder(&mut self, life: Life) -> Option<&mut Holder> {
+        self.holders.iter_mut().find(|h| h.life == life)
+    }
+
+    pub(crate) fn holder_or_new(&mut self, life: Life) -> &mut Holder {
+        let at = self.holders.iter().position(|h| h.life == life).unwrap_or_else(|| {
+            self.holders.push(Holder { life, sent: None, acked: None, attempt: 0, dropping: false });
+            self.holders.len() - 1
+        });
+        &mut self.holders[at]
+    }
+
+    pub(crate) fn all_durable(&self) -> bool {
+        self.durable == Some(self.version)
+    }
+}
+
+/// Why a copy can be of no more use to a reader: the session's ended marker, as an age.
+impl Ended {
+    pub(crate) fn ago(&self, now: Mono) -> Duration {
+        now.since(self.since)
+    }
+}
+
+/// A claim round's or a look-up's place in back-off order.
+pub(crate) fn jitter(random: u64, up_to: Duration) -> Duration {
+    Duration::from_micros(random % (up_to.as_micros() as u64).max(1))
+}
+
+/// A session that this node promised without holding it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Promise {
+    pub(crate) claim: Claim,
+    pub(crate) at: Mono,
+}
+
+/// A key and when.
+pub(crate) type Keyed = (SessionKey, Mono);

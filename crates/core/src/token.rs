@@ -1,0 +1,91 @@
+//! The version token: a commit's name that travels with the client, authenticated.
+
+use crate::id::{IdKeys, SessionKey};
+use crate::stamp::{Claim, Life, Stamp};
+use crate::time::WallSeconds;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// What a client brings back: the highest durable commit that its last response included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The commit; never version 0.
+    pub stamp: Stamp,
+    /// When the session may have expired. It decides only whether a session that nobody has is called expired or lost.
+    pub deadline: WallSeconds,
+}
+
+const KEY_ID: u8 = 1;
+const TAG: usize = 16;
+
+impl Token {
+    /// The token as text for the session `key`: 46 to 52 characters of base64url.
+    pub fn seal(&self, keys: &IdKeys, key: &SessionKey) -> String {
+        let mut bytes = vec![KEY_ID];
+        let fields = (self.stamp.claim.epoch, self.stamp.claim.life, self.stamp.version, self.deadline.0.to_be_bytes());
+        #[expect(clippy::expect_used, reason = "a vector that grows takes every token")]
+        let mut bytes = postcard::to_extend(&fields, core::mem::take(&mut bytes)).expect("a token always encodes");
+        let tag = tag(keys, key, &bytes);
+        bytes.extend_from_slice(&tag);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// The token that `text` is for the session `key`. Whatever else it is, it counts as absent.
+    pub fn open(keys: &IdKeys, key: &SessionKey, text: &str) -> Option<Token> {
+        let mut buffer = [0; 64];
+        if text.len() > 80 {
+            return None;
+        }
+        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut buffer).ok()?;
+        let bytes = buffer.get(..length)?;
+        let (body, got) = bytes.split_at_checked(length.checked_sub(TAG)?)?;
+        let want = tag(keys, key, body);
+        if want.iter().zip(got).fold(0, |acc, (a, b)| acc | (a ^ b)) != 0 || body.first() != Some(&KEY_ID) {
+            return None;
+        }
+        let ((epoch, life, version, deadline), rest) = postcard::take_from_bytes::<(u32, Life, u32, [u8; 4])>(body.get(1..)?).ok()?;
+        let stamp = Claim { epoch, life }.at(version);
+        (rest.is_empty() && version > 0).then_some(Token { stamp, deadline: WallSeconds(u32::from_be_bytes(deadline)) })
+    }
+}
+
+fn tag(keys: &IdKeys, key: &SessionKey, body: &[u8]) -> [u8; TAG] {
+    let mut hasher = blake3::Hasher::new_keyed(&keys.token);
+    hasher.update(key.bytes()).update(body);
+    let mut tag = [0; TAG];
+    tag.copy_from_slice(&hasher.finalize().as_bytes()[..TAG]);
+    tag
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Secret;
+
+    #[test]
+    fn a_token_is_good_for_its_session_alone_and_for_no_other_bytes() {
+        let keys = Secret::new([3; 32]).keys("default");
+        let key = SessionKey::from_bytes([1; 16]);
+        let token = Token { stamp: Claim { epoch: 300, life: Life::new(u64::MAX) }.at(70_000), deadline: WallSeconds(u32::MAX) };
+        let text = token.seal(&keys, &key);
+        assert!(text.len() <= 52, "{}", text.len());
+        assert_eq!(Token::open(&keys, &key, &text), Some(token));
+        assert_eq!(Token::open(&keys, &SessionKey::from_bytes([2; 16]), &text), None);
+        for at in 0..text.len() {
+            for bit in 0..6 {
+                let mut bytes = text.clone().into_bytes();
+                bytes[at] ^= 1 << bit;
+                let Ok(other) = String::from_utf8(bytes) else { continue };
+                assert_eq!(Token::open(&keys, &key, &other), None, "character {at}, bit {bit}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_opening_panic(text in ".{0,120}") {
+            let keys = Secret::new([3; 32]).keys("default");
+            assert_eq!(Token::open(&keys, &SessionKey::from_bytes([1; 16]), &text), None);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The membership as the shards see it: one immutable snapshot per change.
+
+use crate::id::SessionKey;
+use crate::link::Link;
+use crate::placement::{Place, list};
+use crate::stamp::Life;
+use crate::time::Mono;
+use crate::wire::WireMember;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// A few lives.
+pub(crate) type Lives = SmallVec<[Life; 4]>;
+
+/// How a member is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    Alive,
+    Suspect,
+    /// Its link closed and a reconnect was refused: it counts as silent at once.
+    Gone,
+}
+
+/// One member that is not dead.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) life: Life,
+    pub(crate) name: u64,
+    pub(crate) zone: u64,
+    pub(crate) health: Health,
+    pub(crate) leaving: bool,
+    pub(crate) observer: bool,
+    pub(crate) link: Option<Arc<Link>>,
+    /// What it and I own together is in doubt if it was confirmed before this.
+    pub(crate) doubt: u32,
+}
+
+/// One membership, seen from this node.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) me: Life,
+    pub(crate) generation: u32,
+    /// Sorted by life; me included.
+    pub(crate) peers: Vec<Peer>,
+    /// Memberships since the last settled one, this one not included.
+    pub(crate) past: Vec<Vec<WireMember>>,
+    /// More memberships than are kept: ask every member.
+    pub(crate) past_lost: bool,
+    /// The greatest of all doubt marks.
+    pub(crate) doubt: u32,
+    /// Members that died, and have not been reborn: when.
+    pub(crate) deaths: Vec<(Life, Mono)>,
+    /// This node has met the cluster, or knows that there is none.
+    pub(crate) formed: bool,
+    /// This node leaves.
+    pub(crate) leaving: bool,
+    pub(crate) backups: usize,
+}
+
+impl View {
+    pub(crate) fn peer(&self, life: Life) -> Option<&Peer> {
+        self.peers.binary_search_by_key(&life, |p| p.life).ok().and_then(|at| self.peers.get(at))
+    }
+
+    pub(crate) fn link(&self, life: Life) -> Option<&Arc<Link>> {
+        self.peer(life).and_then(|p| p.link.as_ref())
+    }
+
+    /// Whether waiting for that life is pointless: unknown, dead, or gone.
+    pub(crate) fn is_away(&self, life: Life) -> bool {
+        life != self.me && self.peer(life).is_none_or(|p| p.health == Health::Gone)
+    }
+
+    /// The members that are not me and can be talked to about sessions.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(|p| p.life != self.me && !p.observer)
+    }
+
+    /// The placement list: the first n + 1 of the ranking that are neither gone, dead nor leaving.
+    pub(crate) fn list(&self, key: SessionKey) -> Lives {
+        let stay = self.peers.iter().filter(|p| !p.observer && !p.leaving && p.health != Health::Gone);
+        let places = stay.map(|p| Place { name_hash: p.name, life: p.life, zone: p.zone });
+        list(key, self.backups + 1, places).iter().map(|p| p.life).collect()
+    }
+
+    /// The nodes of the list that hold a copy for this owner.
+    pub(crate) fn holders(&self, key: SessionKey, owner: Life) -> Lives {
+        let mut list = self.list(key);
+        list.retain(|l| *l != owner);
+        list.truncate(self.backups);
+        list
+    }
+
+    /// Who is asked first in a claim round: the list under every membership since the last settled one, me not included.
+    pub(crate) fn asked(&self, key: SessionKey) -> Lives {
+        if self.past_lost {
+            return self.others().map(|p| p.life).collect();
+        }
+        let mut asked = self.list(key);
+        for past in &self.past {
+            let places = past.iter().map(|m| Place { name_hash: m.name, life: self.me, zone: m.zone });
+            for place in list(key, self.backups + 1, places) {
+                asked.extend(self.peers.iter().find(|p| p.name == place.name_hash && !p.observer).map(|p| p.life));
+            }
+        }
+        asked.sort_unstable();
+        asked.dedup();
+        asked.retain(|l| *l != self.me);
+        asked
+    }
+
+    /// My rank for this session: 0 is first; n + 1 if I am not on the list.
+    pub(crate) fn my_rank(&self, key: SessionKey) -> u32 {
+        self.list(key).iter().position(|l| *l == self.me).unwrap_or(self.backups + 1) as u32
+    }
+
+    /// How long to wait for an answer of that life.
+    pub(crate) fn bound(&self, life: Life, full: Duration) -> Duration {
+        match self.peer(life) {
+            Some(p) if p.health == Health::Suspect || p.link.as_ref().is_some_and(|l| l.silent.load(Ordering::Relaxed)) => {
+                crate::limits::LOOKUP_BOUND_SUSPECT
+            }
+            _ => full,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The one walk that repairs: after every change of the membership it visits each copy, places it anew, finds heirs, and lets
+//! every fork meet. The sweep that expires sessions lives here too.
+
+use crate::id::SessionKey;
+use crate::limits::HEIR_STEP;
+use crate::link::{Sent, What};
+use crate::output::{Event, Live};
+use crate::plant::Bug;
+use crate::shard::{Cx, Shard, Timer};
+use crate::slot::{Copy, Slot};
+use crate::view::View;
+use crate::wire::{Message, Why};
+use core::time::Duration;
+use std::sync::Arc;
+
+impl<L: Live> Shard<L> {
+    /// Takes a new view, and plans a visit to every copy: first those that a response waits for.
+    pub(crate) fn set_view(&mut self, cx: &mut Cx<'_>, view: Arc<View>) {
+        self.view = view;
+        let mut waiting: Vec<SessionKey> = Vec::new();
+        let mut others: Vec<SessionKey> = Vec::new();
+        for (key, slot) in &self.table {
+            if let Slot::Held(copy) = slot {
+                let pending = copy.own.as_ref().is_some_and(|own| !own.all_durable());
+                if pending { waiting.push(*key) } else { others.push(*key) }
+            }
+        }
+        // The order of a hash map is nobody's business; one seed must replay to the same bytes.
+        waiting.sort_unstable();
+        others.sort_unstable();
+        self.walk = others.into();
+        for key in waiting {
+            self.visit(cx, key);
+        }
+        self.rounds_after_change(cx);
+        let mut informs: Vec<_> = self.informs.iter().map(|(k, l)| (*k, l.clone())).collect();
+        informs.sort_unstable_by_key(|(k, _)| *k);
+        for (key, lives) in informs {
+            for life in lives {
+                match self.view.peer(life) {
+                    Some(p) if p.link.is_some() => self.send_inform(cx, key, life),
+                    Some(_) => {}
+                    None => {
+                        if let Some(list) = self.informs.get_mut(&key) {
+                            list.retain(|l| *l != life);
+                        }
+                    }
+                }
+            }
+        }
+        self.informs.retain(|_, list| !list.is_empty());
+    }
+
+    /// Visits up to `budget` copies of the walk; what is left of the budget.
+    pub(crate) fn walk(&mut self, cx: &mut Cx<'_>, mut budget: usize) -> usize {
+        while budget > 0 {
+            let Some(key) = self.walk.pop_front() else { return budget };
+            self.visit(cx, key);
+            budget -= 1;
+        }
+        0
+    }
+
+    /// Whether everything has been visited and every owned session is where it should be.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.walk.is_empty() && self.repairing.is_empty()
+    }
+
+    fn visit(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let view = self.view.clone();
+        let Some(copy) = self.copy(key) else { return };
+        if copy.own.is_some() {
+            return self.visit_owned(cx, key);
+        }
+        if cx.planted(Bug::NoRepair) {
+            return;
+        }
+        let owner = copy.heard.max(copy.accepted);
+        if owner.life == view.me || view.is_away(owner.life) {
+            let due = cx.now + HEIR_STEP * view.my_rank(key);
+            self.set_timer(due, key, Timer::Heir);
+        } else if !view.holders(key, owner.life).contains(&view.me) {
+            // The owner does not know of this copy, or will want it dropped.
+            self.report(cx, key);
+        }
+    }
+
+    fn visit_owned(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        if cx.planted(Bug::NoRepair) {
+            return self.advance(cx, key);
+        }
+        self.replace_list(cx, key);
+        let Some((copy, view)) = self.own(key) else { return };
+        let Copy { own: Some(own), .. } = copy else { return };
+        if cx.config.planted(Bug::DropBeforeAck) {
+            own.holders.retain(|h| own.list.contains(&h.life));
+            let others: Vec<_> = view.others().filter(|p| !own.list.contains(&p.life)).filter_map(|p| p.link.clone()).collect();
+            for link in others {
+                let (claim, tip, lineage) = (own.claim, copy.record.tip, (&copy.record.lineage).into());
+                link.send(&Message::Drop { key, claim, tip, lineage }, None, cx.out);
+            }
+        }
+        let own = match self.own(key) {
+            Some((Copy { own: Some(own), .. }, _)) => own,
+            _ => return,
+        };
+        let ask: Vec<_> = own.holders.iter().filter(|h| h.sent.is_none()).map(|h| h.life).collect();
+        for life in ask {
+            self.push_have(cx, key, life);
+        }
+        self.advance(cx, key);
+        if view.leaving {
+            self.invite(cx, key);
+        }
+    }
+
+    /// Tells the owner which copy this node has.
+    fn report(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let view = self.view.clone();
+        let Some(copy) = self.copy(key) else { return };
+        let owner = copy.heard.max(copy.accepted);
+        let Some(link) = view.link(owner.life) else { return };
+        let idle_ms = cx.now.since(copy.record.used).as_millis() as u32;
+        let note = Sent { key, claim: owner, version: 0, attempt: 0, what: What::Note };
+        let lineage = (&copy.record.lineage).into();
+        // A claim that is not the sender's says that this is a holder's report.
+        link.send(&Message::Have { key, claim: owner, version: 0, tip: copy.record.tip, idle_ms, lineage }, Some(note), cx.out);
+    }
+
+    /// A holder whose owner is dead inherits, after a pause by rank.
+    pub(crate) fn heir_due(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let view = self.view.clone();
+        let limits = cx.config.limits;
+        let Some(copy) = self.copy(key) else { return };
+        let owner = copy.heard.max(copy.accepted);
+        if copy.own.is_some() || !(owner.life == view.me || view.is_away(owner.life)) {
+            return;
+        }
+        if copy.expired_for_successor(limits, cx.now) {
+            return self.expire(cx, key);
+        }
+        if !self.rounds.contains_key(&key) && self.request_round(cx, key, Why::Heir, None, None).is_err() {
+            self.set_timer(cx.now + HEIR_STEP * 10, key, Timer::Heir);
+        } else {
+            // If the round is refused or fails, somebody else has it; if not, this looks again.
+            self.set_timer(cx.now + HEIR_STEP * 10, key, Timer::Heir);
+        }
+    }
+
+    /// Expires what has outlived its limits: owned sessions by their own clock, facades and markers when they are due.
+    pub(crate) fn sweep(&mut self, cx: &mut Cx<'_>) {
+        let limits = cx.config.limits;
+        let now = cx.now;
+        let mut due = Vec::new();
+        self.table.retain(|key, slot| match slot {
+            Slot::Facade(f) => now <= f.expires + limits.touch_step() * 2,
+            Slot::Ended(e) => now <= e.until,
+            Slot::Held(copy) => {
+                let old = match &copy.own {
+                    Some(own) => own.running == 0 && now > copy.record.expires(limits),
+                    // An owner tells its holders when a session expires; this is for a copy that everybody forgot.
+                    None => now > copy.record.expires(limits) + copy.record.limits(limits).idle + Duration::from_secs(60),
+                };
+                if old {
+                    due.push(*key);
+                }
+                true
+            }
+        });
+        due.sort_unstable();
+        for key in due {
+            self.expire(cx, key);
+        }
+        let _ = Event::Expired;
+    }
+
+    /// Wakes whatever is due.
+    pub(crate) fn wake(&mut self, cx: &mut Cx<'_>) {
+        while let Some(&(due, key, timer)) = self.timers.first() {
+            if due > cx.now {
+                return;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Round => self.round_due(cx, key),
+                Timer::Close => self.try_close(cx, key),
+                Timer::Heir => self.heir_due(cx, key),
+                Timer::Ending => self.ending_due(cx, key),
+                Timer::Parked => self.drive_parked(cx, key),
+                Timer::Invite => self.invite(cx, key),
+                Timer::Store => self.mark_dirty(cx, key),
+            }
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! Messages between peers, and their frames.
+//!
+//! A frame is its length (3 bytes, little endian), a number that counts the frames of this direction modulo 256, and one
+//! [`Message`]. A frame that is lost, doubled or out of order breaks the count and thereby the link: what an acknowledgement
+//! counts is never in doubt. Variants are only ever appended.
+
+use crate::limits::{FRAME_MAX, GAPS_MAX, LINEAGE_MAX, VIEWS_MAX};
+use crate::lineage::Lineage;
+use crate::record::WireRecord;
+use crate::stamp::{Claim, Life, Stamp};
+use serde::{Deserialize, Serialize};
+
+use crate::id::SessionKey;
+
+/// The version of the messages; peers of another version are refused in the handshake.
+pub const PROTOCOL: u16 = 1;
+
+/// Bytes before a frame's message.
+pub const HEADER: usize = 4;
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EndKind {
+    /// The application ended it.
+    Invalidated,
+    /// It goes on under another id.
+    Rotated,
+}
+
+/// Why a node asks for a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Why {
+    /// A request came here.
+    Open,
+    /// The owner is dead and this node holds a copy.
+    Heir,
+    /// The owner invited this node.
+    Invited,
+    /// It owns the session and doubts it.
+    Doubt,
+}
+
+/// What a peer has for a claimant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Held<'a> {
+    /// No copy.
+    Nothing,
+    /// A copy with the last commit that the claimant said it has.
+    Same,
+    /// A copy, and a branch of it where there is one.
+    Copy {
+        /// The copy.
+        #[serde(borrow)]
+        record: WireRecord<'a>,
+        /// A branch that neither covers nor is covered.
+        branch: Option<WireRecord<'a>>,
+        /// The last commit that the store is known to have.
+        stored: Option<Stamp>,
+    },
+    /// The session has ended.
+    Ended(EndKind),
+}
+
+/// One change in a delta.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Set<'a> {
+    /// The attribute.
+    pub name: &'a str,
+    /// Its new value; `None` removes it.
+    #[serde(borrow)]
+    pub value: Option<&'a serde_bytes::Bytes>,
+}
+
+/// One change of a late commit: with the commit it starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LateSet<'a> {
+    /// The attribute.
+    pub name: &'a str,
+    /// The commit that had set the value the request started from.
+    pub base: Option<Stamp>,
+    /// Its new value; `None` removes it.
+    #[serde(borrow)]
+    pub value: Option<&'a serde_bytes::Bytes>,
+}
+
+/// How a late commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LateResult {
+    /// It is this commit and has reached the level: so many copies, or 255 for the store.
+    Done(Stamp, u8),
+    /// An attribute had changed since the request started.
+    Conflict,
+    /// This node does not own the session.
+    NotOwner,
+    /// It went out and nobody knows.
+    Unknown,
+}
+
+/// A lineage as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireLineage {
+    floor: u32,
+    listed: Vec<(u32, Life, u32)>,
+}
+
+impl From<&Lineage> for WireLineage {
+    fn from(l: &Lineage) -> WireLineage {
+        WireLineage { floor: l.floor(), listed: l.listed().iter().map(|s| (s.claim.epoch, s.claim.life, s.version)).collect() }
+    }
+}
+
+impl From<&WireLineage> for Lineage {
+    fn from(w: &WireLineage) -> Lineage {
+        Lineage::new(w.floor, w.listed.iter().map(|&(epoch, life, version)| Claim { epoch, life }.at(version)))
+    }
+}
+
+/// One member of a past membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WireMember {
+    /// Hash of its name.
+    pub name: u64,
+    /// Hash of its zone, or 0.
+    pub zone: u64,
+}
+
+/// What peers say to each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "fields carry the names of the rules that define them")]
+pub enum Message<'a> {
+    /// Membership gossip.
+    Gossip(&'a serde_bytes::Bytes),
+    /// The sender's walk under this membership is finished.
+    Settled(u64),
+    /// Memberships since the last settled one, for a joiner.
+    Views(Vec<Vec<WireMember>>),
+    /// So many frames that want it have been applied on this link.
+    Ack(u32),
+    /// Promise this claim, and say what you have.
+    Ask { key: SessionKey, claim: Claim, why: Why, have: Option<Stamp> },
+    /// The owner answers within so many milliseconds.
+    Busy { key: SessionKey, claim: Claim, ms: u32 },
+    /// A greater claim was promised.
+    Refused { key: SessionKey, claim: Claim, promised: Claim },
+    /// The owner stays; serve this as a guest and send commits here.
+    Stay {
+        key: SessionKey,
+        claim: Claim,
+        owner: Claim,
+        #[serde(borrow)]
+        record: WireRecord<'a>,
+    },
+    /// The claim is promised. `accepted`: the last ownership known here.
+    Answer {
+        key: SessionKey,
+        claim: Claim,
+        accepted: Claim,
+        #[serde(borrow)]
+        held: Held<'a>,
+    },
+    /// One commit.
+    Delta {
+        key: SessionKey,
+        claim: Claim,
+        /// The last commit of the copy it applies to; `None`: version − 1 of the same claim.
+        base: Option<Stamp>,
+        version: u32,
+        idle_ms: u32,
+        #[serde(borrow)]
+        sets: Vec<Set<'a>>,
+    },
+    /// A whole record.
+    Full {
+        key: SessionKey,
+        claim: Claim,
+        version: u32,
+        stored: Option<Stamp>,
+        #[serde(borrow)]
+        record: WireRecord<'a>,
+    },
+    /// The copy here is not included in what the owner sent.
+    Diverged {
+        key: SessionKey,
+        claim: Claim,
+        #[serde(borrow)]
+        record: WireRecord<'a>,
+    },
+    /// A copy for whoever owns the session to merge.
+    Kept {
+        key: SessionKey,
+        #[serde(borrow)]
+        record: WireRecord<'a>,
+    },
+    /// The copy here is not the delta's base: send the record.
+    Gap { key: SessionKey, claim: Claim },
+    /// The owner's newest durable commit. The first of a claim carries the lineage.
+    Facade { key: SessionKey, claim: Claim, tip: Stamp, expires_ms: u32, lineage: Option<WireLineage> },
+    /// From an owner: your copy should be this. From a holder: this is my copy.
+    Have { key: SessionKey, claim: Claim, version: u32, tip: Stamp, idle_ms: u32, lineage: WireLineage },
+    /// Drop your copy if it is included in this.
+    Drop { key: SessionKey, claim: Claim, tip: Stamp, lineage: WireLineage },
+    /// Done.
+    Dropped { key: SessionKey },
+    /// The session has ended.
+    End { key: SessionKey, kind: EndKind, keep_s: u32 },
+    /// Known.
+    EndSeen { key: SessionKey },
+    /// The session was used so long ago.
+    Touch { key: SessionKey, claim: Claim, idle_ms: u32 },
+    /// Claim this session, please.
+    Invite { key: SessionKey },
+    /// A commit for the owner.
+    Late {
+        key: SessionKey,
+        id: u64,
+        #[serde(borrow)]
+        sets: Vec<LateSet<'a>>,
+    },
+    /// Its outcome.
+    LateDone { key: SessionKey, id: u64, result: LateResult },
+}
+
+impl Message<'_> {
+    /// Whether the receiver counts this message for its acknowledgement.
+    pub fn wants_ack(&self) -> bool {
+        matches!(self, Message::Delta { .. } | Message::Full { .. } | Message::Have { .. } | Message::Touch { .. } | Message::Facade { .. })
+    }
+
+    /// The session that the message is about.
+    pub fn key(&self) -> Option<SessionKey> {
+        match self {
+            Message::Gossip(_) | Message::Settled(_) | Message::Views(_) | Message::Ack(_) => None,
+            Message::Ask { key, .. }
+            | Message::Busy { key, .. }
+            | Message::Refused { key, .. }
+            | Message::Stay { key, .. }
+            | Message::Answer { key, .. }
+            | Message::Delta { key, .. }
+            | Message::Full { key, .. }
+            | Message::Diverged { key, .. }
+            | Message::Kept { key, .. }
+            | Message::Gap { key, .. }
+            | Message::Facade { key, .. }
+            | Message::Have { key, .. }
+            | Message::Drop { key, .. }
+            | Message::Dropped { key }
+            | Message::End { key, .. }
+            | Message::EndSeen { key }
+            | Message::Touch { key, .. }
+            | Message::Invite { key }
+            | Message::Late { key, .. }
+            | Message::LateDone { key, .. } => Some(*key),
+        }
+    }
+
+    /// Appends the frame with this message to `out`.
+    pub fn encode(&self, number: u8, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0, 0, 0, number]);
+        #[expect(clippy::expect_used, reason = "a vector that grows takes every message")]
+        let mut bytes = postcard::to_extend(self, core::mem::take(out)).expect("a message always encodes");
+        let length = bytes.len() - start - 3;
+        if let Some(prefix) = bytes.get_mut(start..start + 3) {
+            prefix.copy_from_slice(&(length as u32).to_le_bytes()[..3]);
+        }
+        *out = bytes;
+    }
+}
+
+/// Why bytes from a peer are not a frame. The link is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The announced length is beyond the limit.
+    #[error("a frame of {got} bytes; the limit is {FRAME_MAX}")]
+    TooLong {
+        /// The announced length.
+        got: usize,
+    },
+    /// The count of frames does not go on.
+    #[error("frame number {got} where {want} was due")]
+    Number {
+        /// The number received.
+        got: u8,
+        /// The number that was due.
+        want: u8,
+    },
+    /// The bytes are not a message of this version, or have parts beyond the limits.
+    #[error("a frame that is not a message of protocol {PROTOCOL}")]
+    Malformed,
+    /// An acknowledgement of more than was sent.
+    #[error("an acknowledgement of frames that were not sent")]
+    Ack,
+    /// The link is not open.
+    #[error("a frame on a link that is not open")]
+    NoLink,
+}
+
+/// The length of the frame at the head of `bytes`, header included, once enough of it is there to tell.
+pub fn frame_len(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    let [a, b, c, ..] = *bytes else { return Ok(None) };
+    let got = u32::from_le_bytes([a, b, c, 0]) as usize;
+    if got == 0 || got > FRAME_MAX { Err(FrameError::TooLong { got }) } else { Ok(Some(got + 3)) }
+}
+
+/// The number and message of one whole frame.
+pub fn decode(frame: &[u8]) -> Result<(u8, Message<'_>), FrameError> {
+    let Some((&[_, _, _, number], body)) = frame.split_first_chunk::<HEADER>() else { return Err(FrameError::Malformed) };
+    let (message, rest) = postcard::take_from_bytes::<Message<'_>>(body).map_err(|_| FrameError::Malformed)?;
+    if !rest.is_empty() || !message.is_bounded() {
+        return Err(FrameError::Malformed);
+    }
+    Ok((number, message))
+}
+
+impl Message<'_> {
+    /// Parts that the decoder does not bound by itself; records are checked when they become a [`Record`](crate::record::Record).
+    fn is_bounded(&self) -> bool {
+        match self {
+            Message::Views(views) => views.len() <= VIEWS_MAX && views.iter().all(|v| v.len() <= 4096),
+            Message::Have { lineage, .. } | Message::Drop { lineage, .. } | Message::Facade { lineage: Some(lineage), .. } => {
+                lineage.listed.len() <= LINEAGE_MAX + GAPS_MAX
+            }
+            Message::Gossip(_)
+            | Message::Settled(_)
+            | Message::Ack(_)
+            | Message::Ask { .. }
+            | Message::Busy { .. }
+            | Message::Refused { .. }
+            | Message::Stay { .. }
+            | Message::Answer { .. }
+            | Message::Delta { .. }
+            | Message::Full { .. }
+            | Message::Diverged { .. }
+            | Message::Kept { .. }
+            | Message::Gap { .. }
+            | Message::Facade { .. }
+            | Message::Dropped { .. }
+            | Message::End { .. }
+            | Message::EndSeen { .. }
+            | Message::Touch { .. }
+            | Message::Invite { .. }
+            | Message::Late { .. }
+            | Message::LateDone { .. } => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn claim() -> Claim {
+        Claim { epoch: 3, life: Life::new(0xfeed_face_cafe_beef) }
+    }
+
+    fn key() -> SessionKey {
+        SessionKey::from_bytes([9; 16])
+    }
+
+    fn length(message: &Message<'_>) -> usize {
+        let mut out = Vec::new();
+        message.encode(0, &mut out);
+        assert_eq!(frame_len(&out), Ok(Some(out.len())));
+        assert_eq!(decode(&out).unwrap().1, *message);
+        out.len()
+    }
+
+    #[test]
+    fn a_delta_costs_at_most_64_bytes_beyond_its_names_and_values() {
+        let set = Set { name: "cart", value: Some(serde_bytes::Bytes::new(b"12345678")) };
+        let typical = Message::Delta { key: key(), claim: claim(), base: None, version: 70_000, idle_ms: 0, sets: vec![set.clone()] };
+        assert_eq!(length(&typical), 39 + 4 + 8);
+        let worst = Claim { epoch: u32::MAX, ..claim() };
+        let base = Some(worst.at(u32::MAX));
+        let message = Message::Delta { key: key(), claim: worst, base, version: u32::MAX, idle_ms: u32::MAX, sets: vec![set] };
+        assert!(length(&message) - 12 <= 68, "{}", length(&message));
+    }
+
+    #[test]
+    fn a_facade_costs_at_most_64_bytes() {
+        let first = Message::Facade {
+            key: key(),
+            claim: claim(),
+            tip: claim().at(9),
+            expires_ms: 1_800_000,
+            lineage: Some((&Lineage::new(0, [claim().at(9)])).into()),
+        };
+        assert!(length(&first) <= 64, "{}", length(&first));
+    }
+
+    #[test]
+    fn frames_keep_their_bytes() {
+        let mut out = Vec::new();
+        Message::Gap { key: key(), claim: claim() }.encode(5, &mut out);
+        let mut golden = vec![27, 0, 0, 5, 13];
+        golden.extend([9; 16]);
+        golden.extend([3, 0xfe, 0xed, 0xfa, 0xce, 0xca, 0xfe, 0xbe, 0xef]);
+        assert_eq!(out, golden);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = frame_len(&bytes);
+            let _ = decode(&bytes);
+        }
+    }
+}
