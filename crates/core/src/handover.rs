@@ -17,7 +17,7 @@ impl<L: Live> Shard<L> {
         let Some(link) = view.link(from).cloned() else { return };
         if let Some(ended) = self.ended(key) {
             let held = Held::Ended(ended.kind);
-            return link.send(&Message::Answer { key, claim, accepted: Claim::NONE, held }, None, cx.out);
+            return link.send(&Message::Answer { key, claim, accepted: Claim::NONE, moves: 0, held }, None, cx.out);
         }
         let promised = self.promised(key);
         let repeated = claim == promised && claim.life == from;
@@ -31,7 +31,7 @@ impl<L: Live> Shard<L> {
             }
             Some(Slot::Held(_)) => {
                 self.promise(cx, key, claim);
-                self.answer(cx, key, from, claim, have);
+                self.answer(cx, key, from, claim, have, false);
             }
             _ => {
                 let accepted = match self.table.get(&key) {
@@ -42,16 +42,17 @@ impl<L: Live> Shard<L> {
                 if view.list(key).contains(&view.me) || self.has_promise(key) {
                     self.promise(cx, key, claim);
                 }
-                link.send(&Message::Answer { key, claim, accepted, held: Held::Nothing }, None, cx.out);
+                link.send(&Message::Answer { key, claim, accepted, moves: 0, held: Held::Nothing }, None, cx.out);
             }
         }
     }
 
     /// Answers with the copy that is here.
-    fn answer(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life, claim: Claim, have: Option<Stamp>) {
+    fn answer(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life, claim: Claim, have: Option<Stamp>, owned: bool) {
         let view = self.view.clone();
         let (Some(copy), Some(link)) = (self.copy(key), view.link(to)) else { return };
         let accepted = copy.accepted;
+        let moves = if owned { copy.moves } else { 0 };
         let held = if have == Some(copy.record.tip) && copy.branch.is_none() {
             Held::Same
         } else if copy.record.tip.version == 0 {
@@ -60,7 +61,7 @@ impl<L: Live> Shard<L> {
             let branch = copy.branch.as_ref().map(|b| b.to_wire(cx.now));
             Held::Copy { record: copy.record.to_wire(cx.now), branch, stored: copy.stored }
         };
-        link.send(&Message::Answer { key, claim, accepted, held }, None, cx.out);
+        link.send(&Message::Answer { key, claim, accepted, moves, held }, None, cx.out);
     }
 
     /// The owner keeps the session: the asker gets a copy to serve as a guest, once all of it is durable.
@@ -114,7 +115,7 @@ impl<L: Live> Shard<L> {
         let Some(closing) = own.closing else { return };
         if own.running == 0 && own.all_durable() || cx.now >= closing.due {
             self.step_down(cx, key, closing.claim);
-            self.answer(cx, key, closing.claim.life, closing.claim, closing.have);
+            self.answer(cx, key, closing.claim.life, closing.claim, closing.have, true);
         }
     }
 

@@ -80,6 +80,8 @@ pub(crate) struct Round {
     ended: Option<EndKind>,
     heard: Claim,
     tries: u8,
+    /// Moves of late, as the owner counted them.
+    moves: u8,
     /// What was promised before the promise to oneself.
     before: Claim,
     /// The doubt that this round answers.
@@ -125,6 +127,7 @@ impl<L: Live> Shard<L> {
             ended: None,
             heard: Claim::NONE,
             tries: 0,
+            moves: 0,
             before: Claim::NONE,
             doubt: self.view.doubt,
             snapshot: None,
@@ -345,6 +348,7 @@ impl<L: Live> Shard<L> {
         key: SessionKey,
         claim: Claim,
         accepted: Claim,
+        moves: u8,
         held: &Held<'_>,
     ) -> Option<()> {
         let tip = self.copy(key).map(|c| c.record.tip);
@@ -353,6 +357,7 @@ impl<L: Live> Shard<L> {
         let (_, reply) = round.asked.iter_mut().find(|(l, _)| *l == from)?;
         *reply = Reply::Answered;
         round.heard = round.heard.max(accepted);
+        round.moves = round.moves.max(moves);
         match held {
             Held::Nothing => {}
             Held::Same => round.answers.extend(tip.map(|tip| Answer { life: from, tip, accepted, record: None })),
@@ -591,6 +596,9 @@ impl<L: Live> Shard<L> {
             }
         }
         copy.accept(round.claim, cx.now);
+        if round.moves > 0 {
+            (copy.moves, copy.moved) = (round.moves, cx.now);
+        }
         let mut own = match &prior {
             Some(p) => {
                 let mut own = Own::new(round.claim, p.tenure, p.live.clone(), round.doubt, cx.now);

@@ -544,7 +544,7 @@ impl<L: Live> Shard<L> {
             Message::Busy { claim, ms, .. } => self.handle_busy(cx, from, key, claim, ms),
             Message::Refused { claim, promised, .. } => self.handle_refused(cx, from, key, claim, promised),
             Message::Stay { claim, owner, record, .. } => self.handle_stay(cx, from, key, claim, owner, &record)?,
-            Message::Answer { claim, accepted, held, .. } => self.handle_answer(cx, from, key, claim, accepted, &held)?,
+            Message::Answer { claim, accepted, moves, held, .. } => self.handle_answer(cx, from, key, claim, accepted, moves, &held)?,
             Message::Delta { claim, base, version, sets, .. } => self.handle_delta(cx, from, key, claim, base, version, &sets)?,
             Message::Full { claim, stored, record, .. } => self.handle_full(cx, from, key, claim, stored, &record)?,
             Message::Diverged { claim, record, .. } => self.handle_diverged(cx, from, key, Some(claim), &record)?,

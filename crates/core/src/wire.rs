@@ -150,11 +150,12 @@ pub enum Message<'a> {
         #[serde(borrow)]
         record: WireRecord<'a>,
     },
-    /// The claim is promised. `accepted`: the last ownership known here.
+    /// The claim is promised. `accepted`: the last ownership known here; `moves`: how often the session moved of late, from its owner.
     Answer {
         key: SessionKey,
         claim: Claim,
         accepted: Claim,
+        moves: u8,
         #[serde(borrow)]
         held: Held<'a>,
     },

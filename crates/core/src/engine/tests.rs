@@ -120,7 +120,11 @@ impl Net {
     fn call<R>(&mut self, at: usize, f: impl FnOnce(&Engine<()>, Mono, &mut Outputs) -> R) -> R {
         let mut out = Outputs::new();
         let result = f(&self.nodes[at].engine, self.now, &mut out);
-        let effects: Vec<Output> = out.drain().collect();
+        self.carry_out(at, out.drain().collect());
+        result
+    }
+
+    fn carry_out(&mut self, at: usize, effects: Vec<Output>) {
         for effect in effects {
             match effect {
                 Output::Flush(id) => {
@@ -134,7 +138,11 @@ impl Net {
                     let other = (0..self.nodes.len()).find(|i| self.nodes[*i].alive && self.nodes[*i].engine.life() == life);
                     match other {
                         Some(other) => self.connect(at, other),
-                        None => self.call(at, |e, now, out| e.handle_refused(now, life, out)),
+                        None => {
+                            let mut out = Outputs::new();
+                            self.nodes[at].engine.handle_refused(self.now, life, &mut out);
+                            self.carry_out(at, out.drain().collect());
+                        }
                     }
                 }
                 Output::Settled(ticket, outcome) => {
@@ -145,7 +153,6 @@ impl Net {
                 _ => {}
             }
         }
-        result
     }
 
     fn deliver(&mut self) {
