@@ -601,7 +601,7 @@ impl World {
 
     fn view(&self, me: Life, config: &Checked) -> View {
         let mut peers: Vec<Peer> = Vec::new();
-        let mut deaths = Vec::new();
+        let mut dead = Vec::new();
         for m in self.members.members() {
             let reborn =
                 || self.members.members().any(|o| o.node.name == m.node.name && o.node.life != m.node.life && o.state != State::Dead);
@@ -610,9 +610,8 @@ impl World {
                 State::Suspect => Health::Suspect,
                 State::Gone => Health::Gone,
                 State::Dead => {
-                    if !m.node.observer && !m.leaving && !reborn() {
-                        deaths.push((m.node.life, m.since));
-                    }
+                    // One that left had handed over what it held; the memory of one that was reborn is gone: both have answered.
+                    dead.push((m.node.life, m.since, m.node.observer || m.leaving || reborn()));
                     continue;
                 }
             };
@@ -635,7 +634,8 @@ impl World {
             past: self.past.clone(),
             past_lost: self.past_lost,
             doubt: self.doubt,
-            deaths,
+            dead,
+            started: self.started,
             formed: self.formed,
             leaving: self.leaving,
             backups: usize::from(config.backups),

@@ -481,7 +481,7 @@ impl<L: Live> Shard<L> {
             _ => None,
         };
         let facade = match self.table.get(&key) {
-            Some(Slot::Facade(f)) if f.tip.version > 0 => Some(f.tip),
+            Some(Slot::Facade(f)) if f.tip.version > 0 && cx.now <= f.expires => Some(f.tip),
             _ => None,
         };
         let Some(round) = self.rounds.get(&key) else { return false };
@@ -505,6 +505,8 @@ impl<L: Live> Shard<L> {
         candidates.retain(|r| !record_expired(r, limits, cx.now));
         let maximal = maximal(&candidates, cx.planted(Bug::CompareEpochFirst));
         let wanted: SmallVec<[Stamp; 4]> = round.tokens.iter().chain(copy.iter().flat_map(|c| &c.told)).copied().chain(facade).collect();
+        // What this node was told and still believes alive; a token says itself whether its session may have expired.
+        let told = facade.is_some() || copy.is_some_and(|c| c.told.iter().any(|s| !round.tokens.contains(s)));
         let combined = combine(&maximal, cx.planted(Bug::MergeKeepsRemoved));
         let satisfied = |r: &Record| wanted.iter().all(|s| r.satisfies(*s)) || cx.planted(Bug::IgnoreToken);
         let enough = combined.as_ref().is_some_and(|(r, _)| satisfied(r));
@@ -524,11 +526,11 @@ impl<L: Live> Shard<L> {
             }
             return false;
         }
-        let complete = self.answered_by_all(cx, key);
+        let complete = self.answered_by_all(cx, key, &wanted);
         let Some(round) = self.rounds.get(&key) else { return false };
         if !complete {
             self.give_up(cx, key, Unavailable::Stale, Duration::from_secs(1));
-        } else if combined.is_none() && (wanted.is_empty() || round.expired) || round.tickets.is_empty() && combined.is_none() {
+        } else if combined.is_none() && (round.tickets.is_empty() || round.expired && !told) {
             self.not_found(cx, key);
         } else {
             let mut lost: Vec<Stamp> = wanted.to_vec();
@@ -545,7 +547,7 @@ impl<L: Live> Shard<L> {
 
     /// Whether "nobody has it" can be said: all live members and the store have answered, and nobody who may come back with it
     /// died a short while ago.
-    fn answered_by_all(&self, cx: &Cx<'_>, key: SessionKey) -> bool {
+    fn answered_by_all(&self, cx: &Cx<'_>, key: SessionKey, wanted: &[Stamp]) -> bool {
         let view = &self.view;
         let Some(round) = self.rounds.get(&key) else { return false };
         if cx.planted(Bug::FreshOnTimeout) {
@@ -555,7 +557,7 @@ impl<L: Live> Shard<L> {
         view.formed
             && view.others().all(|p| answered(p.life))
             && (!cx.config.store || round.store == StoreReply::Answered)
-            && view.deaths.iter().all(|(_, at)| cx.now.since(*at) >= cx.config.lost_after)
+            && view.nobody_may_return(wanted, cx.now, cx.config.lost_after)
     }
 
     fn not_found(&mut self, cx: &mut Cx<'_>, key: SessionKey) {

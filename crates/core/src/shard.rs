@@ -210,11 +210,12 @@ impl<L: Live> Shard<L> {
         }
         self.repairing.remove(&key);
         self.informs.remove(&key);
-        let promised = copy.promised;
         if let Some(own) = &mut copy.own {
             own.queued = false;
         }
-        self.promise(cx, key, promised);
+        if copy.record.tip.version > 0 {
+            self.promise(cx, key, copy.promised);
+        }
         Some(copy)
     }
 
@@ -410,10 +411,11 @@ impl<L: Live> Shard<L> {
 
     /// The end of a request that changed nothing: what it read must be durable.
     pub(crate) fn finish_read(&mut self, cx: &mut Cx<'_>, at: &Opened<L>) -> Commit {
-        match self.copy(at.key).and_then(|c| c.own.as_ref()) {
-            Some(own) if own.tenure == at.tenure => self.leave_when_durable(cx, at.key, None),
-            // The session moved while the request ran; it was handed over when all that the request could have read was
-            // durable or had become somebody's late commit.
+        let Some(copy) = self.copy(at.key) else { return Commit::Done { tip: None, level: Level::Owner, stamp: None } };
+        match (&copy.own, &copy.orphan) {
+            (Some(own), _) if own.tenure == at.tenure => self.leave_when_durable(cx, at.key, None),
+            // The session moved while the request ran, and left commits behind that the request may have read.
+            (_, Some(o)) => Commit::Wait { claim: o.stamp.claim, version: o.stamp.version, stamp: None },
             _ => Commit::Done { tip: None, level: Level::Owner, stamp: None },
         }
     }

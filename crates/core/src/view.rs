@@ -3,7 +3,7 @@
 use crate::id::SessionKey;
 use crate::link::Link;
 use crate::placement::{Place, list};
-use crate::stamp::Life;
+use crate::stamp::{Life, Stamp};
 use crate::time::Mono;
 use crate::wire::WireMember;
 use core::sync::atomic::Ordering;
@@ -50,8 +50,10 @@ pub(crate) struct View {
     pub(crate) past_lost: bool,
     /// The greatest of all doubt marks.
     pub(crate) doubt: u32,
-    /// Members that died, and have not been reborn: when.
-    pub(crate) deaths: Vec<(Life, Mono)>,
+    /// Members that died: when, and whether their name has been reborn or had left.
+    pub(crate) dead: Vec<(Life, Mono, bool)>,
+    /// When this node started.
+    pub(crate) started: Mono,
     /// This node has met the cluster, or knows that there is none.
     pub(crate) formed: bool,
     /// This node leaves.
@@ -60,6 +62,13 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// Whether every session has its copies where it had them in `other`, over the same links: then no visit is due.
+    pub(crate) fn places_like(&self, other: &View) -> bool {
+        let place = |p: &Peer| (p.life, p.leaving, p.health == Health::Gone, p.link.as_ref().map(|l| l.id));
+        let doubt = |v: &View| v.peer(v.me).map(|p| p.doubt);
+        doubt(self) == doubt(other) && self.peers.iter().map(place).eq(other.peers.iter().map(place))
+    }
+
     pub(crate) fn peer(&self, life: Life) -> Option<&Peer> {
         self.peers.binary_search_by_key(&life, |p| p.life).ok().and_then(|at| self.peers.get(at))
     }
@@ -109,6 +118,13 @@ impl View {
         asked.dedup();
         asked.retain(|l| *l != self.me);
         asked
+    }
+
+    /// Whether nobody who may come back with the session, or with this commit of it, died less than `lost_after` ago.
+    pub(crate) fn nobody_may_return(&self, wanted: &[Stamp], now: Mono, lost_after: Duration) -> bool {
+        let past = |since: Mono| now.since(since) >= lost_after;
+        let known = |life: Life| self.peer(life).is_some() || self.dead.iter().any(|(l, ..)| *l == life);
+        self.dead.iter().all(|(_, at, over)| *over || past(*at)) && (past(self.started) || wanted.iter().all(|s| known(s.claim.life)))
     }
 
     /// My rank for this session: 0 is first; n + 1 if I am not on the list.

@@ -4,7 +4,7 @@
 use crate::id::SessionKey;
 use crate::limits::HEIR_STEP;
 use crate::link::{Sent, What};
-use crate::output::{Event, Live};
+use crate::output::Live;
 use crate::plant::Bug;
 use crate::shard::{Cx, Shard, Timer};
 use crate::slot::{Copy, Slot};
@@ -16,7 +16,11 @@ use std::sync::Arc;
 impl<L: Live> Shard<L> {
     /// Takes a new view, and plans a visit to every copy: first those that a response waits for.
     pub(crate) fn set_view(&mut self, cx: &mut Cx<'_>, view: Arc<View>) {
+        let same = self.view.places_like(&view);
         self.view = view;
+        if same {
+            return self.rounds_after_change(cx);
+        }
         let mut waiting: Vec<SessionKey> = Vec::new();
         let mut others: Vec<SessionKey> = Vec::new();
         for (key, slot) in &self.table {
@@ -75,10 +79,12 @@ impl<L: Live> Shard<L> {
         if cx.planted(Bug::NoRepair) {
             return;
         }
-        let owner = copy.heard.max(copy.accepted);
+        let owner = copy.accepted;
         if owner.life == view.me || view.is_away(owner.life) {
-            let due = cx.now + HEIR_STEP * view.my_rank(key);
-            self.set_timer(due, key, Timer::Heir);
+            // Whoever was promised the session a moment ago gets the time to own it.
+            let promised = copy.promised_at + cx.config.lookup_bound * 2;
+            let wait = if copy.promised > owner { promised.since(cx.now) } else { Duration::ZERO };
+            self.set_timer(cx.now + wait + HEIR_STEP * view.my_rank(key), key, Timer::Heir);
         } else if !view.holders(key, owner.life).contains(&view.me) {
             // The owner does not know of this copy, or will want it dropped.
             self.report(cx, key);
@@ -132,19 +138,18 @@ impl<L: Live> Shard<L> {
         let view = self.view.clone();
         let limits = cx.config.limits;
         let Some(copy) = self.copy(key) else { return };
-        let owner = copy.heard.max(copy.accepted);
+        let owner = copy.accepted;
         if copy.own.is_some() || !(owner.life == view.me || view.is_away(owner.life)) {
             return;
         }
         if copy.expired_for_successor(limits, cx.now) {
             return self.expire(cx, key);
         }
-        if !self.rounds.contains_key(&key) && self.request_round(cx, key, Why::Heir, None, None).is_err() {
-            self.set_timer(cx.now + HEIR_STEP * 10, key, Timer::Heir);
-        } else {
-            // If the round is refused or fails, somebody else has it; if not, this looks again.
-            self.set_timer(cx.now + HEIR_STEP * 10, key, Timer::Heir);
+        if !self.rounds.contains_key(&key) {
+            let _ = self.request_round(cx, key, Why::Heir, None, None);
         }
+        // If the round is refused, somebody else has it by then; if it fails, this tries again.
+        self.set_timer(cx.now + HEIR_STEP * 10, key, Timer::Heir);
     }
 
     /// Expires what has outlived its limits: owned sessions by their own clock, facades and markers when they are due.
@@ -171,7 +176,6 @@ impl<L: Live> Shard<L> {
         for key in due {
             self.expire(cx, key);
         }
-        let _ = Event::Expired;
     }
 
     /// Wakes whatever is due.
