@@ -372,10 +372,8 @@ impl<L: Live> Shard<L> {
             }
         } else if self.round_offered(key, &record) || claim.is_some() {
             // The round will combine it; or an owner that no longer is one hears of it, and the holder keeps its copy.
-        } else if let Some(copy) = self.copy(key) {
-            if !copy.record.lineage.covers(&record.lineage) {
-                copy.branch = Some(Box::new(record));
-            }
+        } else if let Some(copy) = self.copy(key).filter(|c| !c.record.lineage.covers(&record.lineage)) {
+            copy.branch = Some(Box::new(record));
         }
         Some(())
     }
@@ -450,7 +448,6 @@ impl<L: Live> Shard<L> {
         true
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
     pub(crate) fn handle_delta(
         &mut self,
         cx: &mut Cx<'_>,
@@ -491,7 +488,6 @@ impl<L: Live> Shard<L> {
         bounded.then_some(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
     pub(crate) fn handle_full(
         &mut self,
         cx: &mut Cx<'_>,
@@ -544,7 +540,6 @@ impl<L: Live> Shard<L> {
         Some(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
     pub(crate) fn handle_have(
         &mut self,
         cx: &mut Cx<'_>,

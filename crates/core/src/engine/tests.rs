@@ -3,9 +3,9 @@
 use super::*;
 use crate::config::{Config, Durability, Level};
 use crate::output::Outcome;
-use crate::stamp::Stamp;
+use crate::stamp::{Claim, Stamp};
 use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 const KEY: SessionKey = SessionKey::from_bytes([7; 16]);
 
@@ -19,29 +19,27 @@ struct Machine {
 struct Net {
     now: Mono,
     nodes: Vec<Machine>,
-    links: HashMap<LinkId, (usize, usize, LinkId)>,
+    links: BTreeMap<LinkId, (usize, usize, LinkId)>,
     wires: VecDeque<(usize, LinkId, Vec<u8>)>,
     next_link: u64,
     next_life: u64,
-    settled: HashMap<Ticket, Outcome>,
+    settled: BTreeMap<Ticket, Outcome>,
     durable: Vec<(usize, SessionKey, Claim, u32, Level)>,
     events: Vec<(usize, crate::output::Event)>,
     cut: Vec<(usize, usize)>,
     config: Config,
 }
 
-use crate::stamp::Claim;
-
 impl Net {
     fn new(n: usize, config: Config) -> Net {
         let mut net = Net {
             now: Mono::from_micros(1_000_000),
             nodes: Vec::new(),
-            links: HashMap::new(),
+            links: BTreeMap::new(),
             wires: VecDeque::new(),
             next_link: 0,
             next_life: 0,
-            settled: HashMap::new(),
+            settled: BTreeMap::new(),
             durable: Vec::new(),
             events: Vec::new(),
             cut: Vec::new(),
