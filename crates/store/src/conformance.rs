@@ -111,6 +111,10 @@ pub async fn a_put_replaces_the_whole_row([a, _]: &Pair) {
     assert_eq!(put(a, row(1, Expect::Exactly(stamp(1, 1)), 2, b"b")).await, RowResult::Applied, "put over what expired");
     assert_eq!(ok(a.sweep(10).await), Swept::default(), "the new expiry counts");
     assert_eq!(&here(one(a, key(1)).await).record[..], b"b");
+    let shorter = Put { expires_in: Duration::ZERO, ..row(1, Expect::Exactly(stamp(1, 2)), 3, b"c") };
+    assert_eq!(put(a, shorter).await, RowResult::Applied);
+    ok(a.sweep(10).await);
+    assert_eq!(one(a, key(1)).await, Loaded::Missing, "the new expiry counts, though it is earlier");
 }
 
 /// Each row of a call has its own result, right whatever stands beside it, and the others are written.

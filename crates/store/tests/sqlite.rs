@@ -5,7 +5,7 @@
 use outlive_core::id::SessionKey;
 use outlive_core::stamp::{Claim, Life, Stamp};
 use outlive_store::conformance::{self, Pair};
-use outlive_store::{Expect, LoadError, Loaded, OpenError, Put, RowResult, SqliteStore, Store, Synchronous, open};
+use outlive_store::{End, Expect, LoadError, Loaded, OpenError, Put, RowResult, SqliteStore, Store, Swept, Synchronous, open};
 use rusqlite::Connection;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -83,6 +83,47 @@ async fn what_is_written_outlives_the_store_and_ages_by_its_clock() {
     file.execute_batch("UPDATE session SET written = written + 36000000, touched = touched + 36000000").unwrap();
     let Loaded::Here(row) = store(&dir.file()).await.load(vec![put.key]).await.unwrap().remove(0) else { panic!("the row is there") };
     assert_eq!(row.age, Duration::ZERO, "a clock that stepped back makes no negative age");
+}
+
+#[tokio::test]
+async fn the_user_of_a_row_is_the_last_one_written_and_goes_with_its_end() {
+    let dir = Dir::new();
+    let store = store(&dir.file()).await;
+    let file = Connection::open(dir.file()).unwrap();
+    let user = || file.query_row("SELECT user FROM session", [], |row| row.get::<_, Option<[u8; 16]>>(0)).unwrap();
+    let row = |version, user| {
+        let expect = if version == 1 { Expect::Absent } else { Expect::Exactly(stamp(version - 1)) };
+        Put { user, ..put(1, expect, stamp(version), b"x".to_vec()) }
+    };
+    for (version, written) in [(1, None), (2, Some([1; 16])), (3, Some([2; 16])), (4, Some([2; 16])), (5, None), (6, Some([3; 16]))] {
+        assert_eq!(store.put(vec![row(version, written)]).await.unwrap(), [RowResult::Applied]);
+        assert_eq!(user(), written, "version {version}");
+    }
+    store.end(vec![End { key: key(1), kind: 1, keep: Duration::from_secs(60) }]).await.unwrap();
+    assert_eq!(user(), None);
+}
+
+#[tokio::test]
+async fn a_sweep_passes_over_rows_that_writes_kept_alive() {
+    let dir = Dir::new();
+    let store = store(&dir.file()).await;
+    let rows = || (0..10).map(|n| put(n, Expect::Absent, stamp(1), b"x".to_vec()));
+    store.put(rows().collect()).await.unwrap();
+    // Their first expiry has come, and they were used meanwhile: `due` lags behind, as it does by design.
+    Connection::open(dir.file()).unwrap().execute_batch("UPDATE session SET due = 1 + rowid").unwrap();
+    store.put(vec![Put { expires_in: Duration::ZERO, ..put(77, Expect::Absent, stamp(1), b"x".to_vec()) }]).await.unwrap();
+    let mut swept = Swept { more: true, ..Swept::default() };
+    let mut rounds = 0;
+    while swept.more {
+        let part = store.sweep(4).await.unwrap();
+        swept.sessions.extend(part.sessions);
+        swept.more = part.more;
+        rounds += 1;
+    }
+    assert_eq!((swept.sessions, rounds), (vec![(key(77), stamp(1))], 3), "ten to pass over and one to take, four at a time");
+    let keys = rows().map(|row| row.key).collect();
+    assert!(store.load(keys).await.unwrap().iter().all(|loaded| matches!(loaded, Loaded::Here(_))));
+    assert_eq!(store.sweep(4).await.unwrap(), Swept::default(), "and now they are not due");
 }
 
 #[tokio::test]
