@@ -1,4 +1,34 @@
-//! The engine of Outlive.
+//! The engine of Outlive: who owns a session, which copy is newer, when a response may leave, when a copy may be dropped.
+//!
+//! It does no I/O. It never waits, reads a clock, draws randomness, spawns or logs: time comes in as [`time::Mono`], randomness
+//! as a seed, messages as bytes, and effects go out as [`output::Output`] values. The same code runs under tokio and under a
+//! simulator that plays thousands of nodes in one thread.
+//!
+//! ```
+//! use outlive_core::{Engine, config::Config, id::SessionKey, member::Node, output::Outputs, stamp::Life, time::Mono};
+//!
+//! let node = Node { name: "a".into(), addr: "127.0.0.1:1".into(), boot: 1, life: Life::new(7), zone: 0, observer: false, http: "".into() };
+//! let engine: Engine<()> = Engine::new(Config::default().check().unwrap(), node, 42, Mono::ZERO).unwrap();
+//! let mut out = Outputs::new();
+//! let session = engine.create(Mono::ZERO, SessionKey::from_bytes([1; 16]), &mut out).unwrap();
+//! engine.close(Mono::ZERO, &session, &mut out);
+//! ```
+//!
+//! Where a line belongs:
+//!
+//! | room | what it knows |
+//! |---|---|
+//! | [`id`], [`stamp`], [`token`] | names: of sessions, of ownerships and commits, and the one that travels with the client |
+//! | [`lineage`], [`record`], [`merge`] | content: which commits a copy includes, attributes, how two branches become one |
+//! | [`wire`], `link` | messages, frames, acknowledgements |
+//! | [`member`], [`placement`], `view` | who is alive, who is to hold a copy, and the snapshot of both that shards decide by |
+//! | `slot`, `shard` | what a node has of one session, and what the application does to it: open, commit, close |
+//! | `round`, `handover` | the claim round: the asking side, and the asked side with handing over, staying, inviting |
+//! | `backup` | deltas, records, gaps, divergence, drops; when a commit is durable |
+//! | `parked` | commits of requests whose session moved away while they ran |
+//! | `ending`, `storing`, `walk` | ended markers; the way to the store; the walk that repairs, heirs and expiry |
+//! | [`engine`] | all of it behind one face of plain calls |
+//! | [`config`], [`limits`] | numbers that a deployment chooses, and those that are fixed |
 
 mod backup;
 pub mod config;
