@@ -1,5 +1,6 @@
 //! Rows per second into a SQLite file: `cargo run --release -p outlive-store --features sqlite --example store_bench [DIR [SESSIONS AT MOST]]`.
 //!
+//! Updates, touches and loads go in the order of creation, as visits roughly do; in random order every row costs a page more.
 //! Each line is one shape of work: sessions in the file, bytes of a record, rows of a call, calls in flight; then rows per second and, for
 //! machines that have other things to do, microseconds of this process's CPU per row (Linux).
 
