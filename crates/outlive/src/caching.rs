@@ -1,32 +1,47 @@
 //! What a shared cache may do with an answer that has to do with a session.
 
-use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, VARY};
+use http::header::{CACHE_CONTROL, Entry, HeaderMap, HeaderName, HeaderValue, VARY};
 
 /// An answer that sets our cookie must not be given to anybody else. A handler that forbade shared caching already knows better than
 /// we do; one that said `public` is overruled, with a warning.
 pub(crate) fn forbid_sharing(headers: &mut HeaderMap) {
-    let has = |name: &str| directives(headers).any(|d| d.eq_ignore_ascii_case(name));
-    if has("no-store") || has("private") && !has("public") {
+    let no_store = HeaderValue::from_static("no-store");
+    let mut said = match headers.entry(CACHE_CONTROL) {
+        Entry::Vacant(entry) => {
+            entry.insert(no_store);
+            return;
+        }
+        Entry::Occupied(said) => said,
+    };
+    let has = |name: &str| said.iter().any(|v| directives(v).any(|d| d.eq_ignore_ascii_case(name)));
+    let public = has("public");
+    if has("no-store") || has("private") && !public {
         return;
     }
-    if has("public") {
+    if public {
         tracing::warn!("an answer that sets the session's cookie said `Cache-Control: public`; it was sent as `no-store`");
     }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    said.insert_mult(no_store);
 }
 
 /// The answer depends on the session.
-pub(crate) fn vary_by(headers: &mut HeaderMap, name: HeaderName) {
-    let listed =
-        |v: &HeaderValue| v.to_str().is_ok_and(|v| v.split(',').any(|n| n.trim() == "*" || n.trim().eq_ignore_ascii_case(name.as_str())));
-    if !headers.get_all(VARY).iter().any(listed) {
-        headers.append(VARY, HeaderValue::from(name));
+pub(crate) fn vary_by(headers: &mut HeaderMap, name: &HeaderName) {
+    let listed = |v: &HeaderValue| directives(v).any(|n| n == "*" || n.eq_ignore_ascii_case(name.as_str()));
+    match headers.entry(VARY) {
+        Entry::Vacant(entry) => {
+            entry.insert(HeaderValue::from(name.clone()));
+        }
+        Entry::Occupied(mut said) => {
+            if !said.iter().any(listed) {
+                said.append(HeaderValue::from(name.clone()));
+            }
+        }
     }
 }
 
-fn directives(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|v| v.to_str().ok());
-    values.flat_map(|v| v.split(',')).map(|d| d.split('=').next().unwrap_or("").trim())
+fn directives(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    let list = value.to_str().unwrap_or("").split(',');
+    list.map(|d| d.split('=').next().unwrap_or("").trim())
 }
 
 #[cfg(test)]
@@ -60,7 +75,7 @@ mod tests {
         for (before, want) in [("accept", 2), ("accept, Cookie", 1), ("*", 1), ("cookie", 1)] {
             let mut headers = HeaderMap::new();
             headers.insert(VARY, HeaderValue::from_static(before));
-            vary_by(&mut headers, COOKIE);
+            vary_by(&mut headers, &COOKIE);
             assert_eq!(headers.get_all(VARY).iter().count(), want, "{before}");
         }
     }

@@ -3,9 +3,11 @@
 //! The `Cookie` header is scanned by hand, because parsing every pair costs more than the session; `Set-Cookie` is built by a crate.
 //! Two cookies and not one: in one, an answer that began before a login would put the old id back and log the user out.
 
+use bytes::Bytes;
 use cookie::SameSite;
 use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use http::uri::Authority;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -85,21 +87,19 @@ impl Cookie {
         if self.plain_http && self.cross_site {
             return Err("cookie.secure is `danger_plain_http`, and browsers send a cross-site cookie over HTTPS only".to_owned());
         }
-        let plain = match &self.name {
+        let usual = match &self.name {
             Some(name) => name.to_string(),
             None if self.plain_http => namespace.to_owned(),
             None => format!("__Host-{namespace}"),
         };
-        let loopback = format!("{}-dev", &plain[prefix(&plain).len()..]);
-        let header =
-            |name: &str| HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes()).map_err(|_| format!("{name:?} is not a header"));
-        let headers = if self.header { Some((header(&plain)?, header(&token_name(&plain))?)) } else { None };
+        let header = |name: &str| HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is not a header"));
+        let headers = if self.header { Some((header(&usual)?, header(&format!("{usual}{}", suffix(&usual)))?)) } else { None };
+        let same_site = if self.cross_site { SameSite::None } else { SameSite::Lax };
         Ok(Carrier {
-            usual: Names { token: token_name(&plain), id: plain },
-            loopback: Names { token: token_name(&loopback), id: loopback },
+            usual: Names::new(&usual, !self.plain_http, same_site),
+            loopback: Names::new(&format!("{}-dev", &usual[prefix(&usual).len()..]), false, SameSite::Lax),
             headers,
             secure: !self.plain_http,
-            same_site: if self.cross_site { SameSite::None } else { SameSite::Lax },
             debug_build: cfg!(debug_assertions),
             hinted: AtomicBool::new(false),
         })
@@ -110,15 +110,47 @@ fn prefix(name: &str) -> &str {
     ["__Host-", "__Secure-"].into_iter().find(|p| name.starts_with(p)).unwrap_or("")
 }
 
-fn token_name(name: &str) -> String {
-    let capitals = !name.bytes().any(|b| b.is_ascii_lowercase());
-    format!("{name}{}", if capitals { "-V" } else { "-v" })
+fn suffix(name: &str) -> &'static str {
+    if name.bytes().any(|b| b.is_ascii_lowercase()) { "-v" } else { "-V" }
+}
+
+/// The cookies' names in one mode, and `Set-Cookie` before and after a value.
+#[derive(Debug)]
+struct Names {
+    id: Template,
+    /// What the token's name has behind the id's: `-v`.
+    suffix: &'static str,
+    token: Template,
 }
 
 #[derive(Debug)]
-struct Names {
-    id: String,
-    token: String,
+struct Template {
+    name: String,
+    attributes: String,
+}
+
+impl Names {
+    fn new(id: &str, secure: bool, same_site: SameSite) -> Names {
+        let suffix = suffix(id);
+        let template = |name: String| {
+            let cookie = cookie::Cookie::build((name.clone(), "")).path("/").http_only(true).same_site(same_site);
+            let cookie = if same_site == SameSite::None { cookie.partitioned(true) } else { cookie };
+            let text = if secure { cookie.secure(true) } else { cookie }.build().to_string();
+            Template { attributes: text[name.len() + 1..].to_owned(), name }
+        };
+        Names { id: template(id.to_owned()), suffix, token: template(format!("{id}{suffix}")) }
+    }
+}
+
+impl Template {
+    /// Adds `Set-Cookie` for these parts of a value; without one, it takes the cookie away from the client.
+    fn set(&self, headers: &mut HeaderMap, value: &[&str]) {
+        let end = if value.is_empty() { "; Max-Age=0" } else { "" };
+        let text = [&[self.name.as_str(), "="], value, &[self.attributes.as_str(), end]].concat().concat();
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
+            headers.append(SET_COOKIE, value);
+        }
+    }
 }
 
 /// A [`Cookie`] with its names.
@@ -129,7 +161,6 @@ pub(crate) struct Carrier {
     loopback: Names,
     headers: Option<(HeaderName, HeaderName)>,
     secure: bool,
-    same_site: SameSite,
     debug_build: bool,
     hinted: AtomicBool,
 }
@@ -144,27 +175,26 @@ pub(crate) enum Mode {
 impl Carrier {
     /// The mode for a request with these headers.
     pub(crate) fn mode(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Mode {
-        if !self.secure || self.headers.is_some() || (!self.debug_build && self.hinted.load(Ordering::Relaxed)) {
-            return Mode::Usual;
+        match self.debug_build && self.secure && self.headers.is_none() && loopback(headers, authority).is_some() {
+            true => Mode::Loopback,
+            false => Mode::Usual,
         }
-        let host = match authority {
-            Some(authority) => authority.host(),
-            None => headers.get(HOST).and_then(|h| h.to_str().ok()).map_or("", host_of),
-        };
-        if !is_loopback(host) || is_forwarded(headers) {
-            return Mode::Usual;
+    }
+
+    /// Says once what to set if a release build is tried on a loopback host. Asked for visitors without a session only.
+    pub(crate) fn hint(&self, headers: &HeaderMap, authority: Option<&Authority>) {
+        if self.debug_build || !self.secure || self.headers.is_some() || self.hinted.load(Ordering::Relaxed) {
+            return;
         }
-        if self.debug_build {
-            return Mode::Loopback;
-        }
-        if !self.hinted.swap(true, Ordering::Relaxed) {
+        if let Some(host) = loopback(headers, authority)
+            && !self.hinted.swap(true, Ordering::Relaxed)
+        {
             tracing::warn!(
                 "the host is {host}: browsers may not keep the cookie {} over plain HTTP; if it is meant to work there, set \
                  OUTLIVE_COOKIE_SECURE=danger_plain_http",
-                self.usual.id
+                self.usual.id.name
             );
         }
-        Mode::Usual
     }
 
     fn names(&self, mode: Mode) -> &Names {
@@ -174,80 +204,102 @@ impl Carrier {
         }
     }
 
-    /// What the request says the id is, each candidate in the order sent.
-    pub(crate) fn ids<'a>(&'a self, mode: Mode, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
-        self.values(self.headers.as_ref().map(|h| &h.0), &self.names(mode).id, headers)
-    }
-
-    /// What the request says the version token is.
-    pub(crate) fn tokens<'a>(&'a self, mode: Mode, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
-        self.values(self.headers.as_ref().map(|h| &h.1), &self.names(mode).token, headers)
-    }
-
-    fn values<'a>(&self, header: Option<&HeaderName>, name: &'a str, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
-        let (own, cookies) = match header {
-            Some(header) => (Some(headers.get_all(header)), None),
-            None => (None, Some(headers.get_all(COOKIE))),
+    /// Reads the request's candidates: ids are given to `id` in the order sent until it takes one; the tokens are returned.
+    pub(crate) fn read<'a>(&self, mode: Mode, headers: &'a HeaderMap, mut id: impl FnMut(&'a str) -> bool) -> Tokens<'a> {
+        let (mut tokens, mut taken) = (Tokens::new(), false);
+        if let Some((of_id, of_token)) = &self.headers {
+            let texts = |name| headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok().map(str::trim));
+            let _ = texts(of_id).any(id);
+            tokens.extend(texts(of_token).take(TOKENS_MAX));
+            return tokens;
+        }
+        let names = self.names(mode);
+        let mut pair = |rest: &'a [u8]| {
+            let (is_token, rest) = rest.strip_prefix(names.suffix.as_bytes()).map_or((false, rest), |rest| (true, rest));
+            let Some(value) = value(rest) else { return };
+            if is_token {
+                if tokens.len() < TOKENS_MAX {
+                    tokens.push(value);
+                }
+            } else if !taken {
+                taken = id(value);
+            }
         };
-        let own = own.into_iter().flatten().filter_map(|v| v.to_str().ok().map(str::trim));
-        own.chain(cookies.into_iter().flatten().flat_map(move |header| pairs(header.as_bytes(), name)))
+        for header in headers.get_all(COOKIE) {
+            let mut rest = header.as_bytes();
+            loop {
+                let end = memchr::memchr(b';', rest);
+                let one = rest[..end.unwrap_or(rest.len())].trim_ascii_start();
+                if let Some(after_name) = one.strip_prefix(names.id.name.as_bytes()) {
+                    pair(after_name);
+                }
+                let Some(end) = end else { break };
+                rest = &rest[end + 1..];
+            }
+        }
+        tokens
     }
 
-    /// Whether there is a cookie whose presence a cache must know of.
-    pub(crate) fn vary(&self) -> HeaderName {
-        self.headers.as_ref().map_or(COOKIE, |h| h.0.clone())
+    /// The header whose value an answer depends on.
+    pub(crate) fn vary(&self) -> &HeaderName {
+        self.headers.as_ref().map_or(&COOKIE, |h| &h.0)
     }
 
     /// Adds the id, `ID.ROUTE`, to an answer.
-    pub(crate) fn set_id(&self, mode: Mode, headers: &mut HeaderMap, value: &str) {
-        debug_assert!(value.len() <= ID_MAX, "an id of {} bytes", value.len());
-        self.set(mode, self.headers.as_ref().map(|h| &h.0), &self.names(mode).id, headers, value);
+    pub(crate) fn set_id(&self, mode: Mode, headers: &mut HeaderMap, id: &str, route: &str) {
+        debug_assert!(id.len() + 1 + route.len() <= ID_MAX, "an id of {} bytes", id.len() + 1 + route.len());
+        match &self.headers {
+            Some((name, _)) => insert(headers, name, &format!("{id}.{route}")),
+            None => self.names(mode).id.set(headers, &[id, ".", route]),
+        }
     }
 
     /// Adds the version token to an answer.
-    pub(crate) fn set_token(&self, mode: Mode, headers: &mut HeaderMap, value: &str) {
-        debug_assert!(value.len() <= TOKEN_MAX, "a token of {} bytes", value.len());
-        self.set(mode, self.headers.as_ref().map(|h| &h.1), &self.names(mode).token, headers, value);
+    pub(crate) fn set_token(&self, mode: Mode, headers: &mut HeaderMap, token: &str) {
+        debug_assert!(token.len() <= TOKEN_MAX, "a token of {} bytes", token.len());
+        match &self.headers {
+            Some((_, name)) => insert(headers, name, token),
+            None => self.names(mode).token.set(headers, &[token]),
+        }
     }
 
     /// Tells the client to forget both.
     pub(crate) fn clear(&self, mode: Mode, headers: &mut HeaderMap) {
-        let names = self.names(mode);
-        self.set(mode, self.headers.as_ref().map(|h| &h.0), &names.id, headers, "");
-        self.set(mode, self.headers.as_ref().map(|h| &h.1), &names.token, headers, "");
-    }
-
-    /// Adds one value; an empty one takes it away from the client.
-    fn set(&self, mode: Mode, header: Option<&HeaderName>, name: &str, headers: &mut HeaderMap, value: &str) {
-        if let Some(header) = header {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                headers.insert(header.clone(), value);
-            }
-            return;
-        }
-        let mut cookie = cookie::Cookie::build((name, value)).path("/").http_only(true).same_site(self.same_site);
-        if self.secure && mode == Mode::Usual {
-            cookie = cookie.secure(true);
-        }
-        if self.same_site == SameSite::None {
-            cookie = cookie.partitioned(true);
-        }
-        if value.is_empty() {
-            cookie = cookie.max_age(cookie::time::Duration::ZERO);
-        }
-        if let Ok(value) = HeaderValue::from_str(&cookie.build().to_string()) {
-            headers.append(SET_COOKIE, value);
+        if let Some((id, token)) = &self.headers {
+            insert(headers, id, "");
+            insert(headers, token, "");
+        } else {
+            let names = self.names(mode);
+            names.id.set(headers, &[]);
+            names.token.set(headers, &[]);
         }
     }
 }
 
-/// The values of the cookie `name` in one header.
-fn pairs<'a>(header: &'a [u8], name: &'a str) -> impl Iterator<Item = &'a str> {
-    header.split(|b| *b == b';').filter_map(move |pair| {
-        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
-        let value = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
-        core::str::from_utf8(value).ok()
-    })
+/// Candidates for the token in one request; duplicates are somebody else's doing.
+pub(crate) type Tokens<'a> = SmallVec<[&'a str; 2]>;
+const TOKENS_MAX: usize = 4;
+
+fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name.clone(), value);
+    }
+}
+
+/// The value in what follows a cookie's name; nothing if the name goes on.
+fn value(rest: &[u8]) -> Option<&str> {
+    let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+    let value = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
+    core::str::from_utf8(value).ok()
+}
+
+/// The request's host, if it is this machine and no proxy forwarded the request.
+fn loopback<'a>(headers: &'a HeaderMap, authority: Option<&'a Authority>) -> Option<&'a str> {
+    let host = match authority {
+        Some(authority) => authority.host(),
+        None => headers.get(HOST)?.to_str().ok().map(host_of)?,
+    };
+    (is_loopback(host) && !is_forwarded(headers)).then_some(host)
 }
 
 fn host_of(header: &str) -> &str {
@@ -287,9 +339,18 @@ mod tests {
 
     fn answer(carrier: &Carrier, mode: Mode) -> Vec<String> {
         let mut headers = HeaderMap::new();
-        carrier.set_id(mode, &mut headers, "ID.a");
+        carrier.set_id(mode, &mut headers, "ID", "a");
         carrier.set_token(mode, &mut headers, "TOKEN");
         headers.get_all(SET_COOKIE).iter().map(|v| v.to_str().unwrap().to_owned()).collect()
+    }
+
+    fn ids<'a>(carrier: &Carrier, mode: Mode, headers: &'a HeaderMap) -> Vec<&'a str> {
+        let mut ids = Vec::new();
+        carrier.read(mode, headers, |id| {
+            ids.push(id);
+            false
+        });
+        ids
     }
 
     const SAFE: [&str; 2] =
@@ -325,8 +386,8 @@ mod tests {
     fn only_the_name_of_the_mode_in_force_is_read() {
         let carrier = carrier(Cookie::new(), true);
         let headers = request(&[("cookie", "__Host-session=a; session-dev=b; session=c")]);
-        assert_eq!(carrier.ids(Mode::Usual, &headers).collect::<Vec<_>>(), ["a"]);
-        assert_eq!(carrier.ids(Mode::Loopback, &headers).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(ids(&carrier, Mode::Usual, &headers), ["a"]);
+        assert_eq!(ids(&carrier, Mode::Loopback, &headers), ["b"]);
     }
 
     #[test]
@@ -337,11 +398,11 @@ mod tests {
             ("cookie", "  OUTLIVESID = \"quoted\" "),
             ("cookie", "OUTLIVESID=; OUTLIVESID"),
         ]);
-        assert_eq!(carrier.ids(Mode::Usual, &headers).collect::<Vec<_>>(), ["foreign", "quoted", ""]);
-        assert_eq!(carrier.tokens(Mode::Usual, &headers).collect::<Vec<_>>(), ["t"]);
+        assert_eq!(ids(&carrier, Mode::Usual, &headers), ["foreign", "quoted", ""]);
+        assert_eq!(carrier.read(Mode::Usual, &headers, |_| true).to_vec(), ["t"]);
         let mut odd = HeaderMap::new();
         odd.insert(COOKIE, HeaderValue::from_bytes(b"x=\xff; OUTLIVESID=\xff; OUTLIVESID=ok").unwrap());
-        assert_eq!(carrier.ids(Mode::Usual, &odd).collect::<Vec<_>>(), ["ok"]);
+        assert_eq!(ids(&carrier, Mode::Usual, &odd), ["ok"]);
     }
 
     #[test]
@@ -360,12 +421,12 @@ mod tests {
     fn headers_can_carry_the_session_instead_of_cookies() {
         let carrier = carrier(Cookie::header("X-Session"), true);
         let mut headers = HeaderMap::new();
-        carrier.set_id(Mode::Usual, &mut headers, "ID.a");
+        carrier.set_id(Mode::Usual, &mut headers, "ID", "a");
         carrier.set_token(Mode::Usual, &mut headers, "T");
         assert_eq!((headers["x-session"].as_bytes(), headers["x-session-v"].as_bytes()), (&b"ID.a"[..], &b"T"[..]));
         assert!(!headers.contains_key(SET_COOKIE));
-        assert_eq!(carrier.ids(Mode::Usual, &headers).collect::<Vec<_>>(), ["ID.a"]);
-        assert_eq!(carrier.tokens(Mode::Usual, &headers).collect::<Vec<_>>(), ["T"]);
+        assert_eq!(ids(&carrier, Mode::Usual, &headers), ["ID.a"]);
+        assert_eq!(carrier.read(Mode::Usual, &headers, |_| true).to_vec(), ["T"]);
         assert_eq!(carrier.vary(), "x-session");
     }
 

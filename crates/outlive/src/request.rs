@@ -4,6 +4,7 @@ use crate::caching;
 use crate::error::{CommitError, OpenError};
 use crate::node::{Durable, EndKind, Node, Open, Token};
 use crate::session::{Brought, Committed, Committing, Session};
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -45,17 +46,18 @@ impl Slot {
         let node = &self.0.node;
         let mode = node.carrier.mode(headers, authority);
         let mut brought = Brought { mode, id: None, here: false, token: None, mute: false };
-        let Some((id, key, route)) = node.carrier.ids(mode, headers).find_map(|text| known(node, text)) else {
+        let mut found = None;
+        let tokens = node.carrier.read(mode, headers, |text| {
+            found = known(node, text);
+            found.is_some()
+        });
+        let Some((id, key, route)) = found else {
+            node.carrier.hint(headers, authority);
             return Ok(self.keep(Session::fresh(node.clone(), brought)));
         };
-        let mut foreign = false;
-        let token = node.carrier.tokens(mode, headers).find_map(|text| {
-            let token = Token::open(&node.keys, &key, text);
-            foreign |= token.is_none();
-            token
-        });
-        if foreign {
-            node.stats.foreign_tokens.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        let token = tokens.iter().find_map(|text| Token::open(&node.keys, &key, text));
+        if token.is_none() && !tokens.is_empty() {
+            node.stats.foreign_tokens.fetch_add(1, Ordering::Relaxed);
         }
         (brought.id, brought.here, brought.token) = (Some(id), route == node.route, token);
         let session = match node.open(key, token.map(|t| t.stamp), self.0.touch).answer().await {
@@ -76,7 +78,8 @@ impl Slot {
 
 /// A candidate for the id, if this cluster issued it: its tag makes a foreign one cost no look-up.
 fn known<'a>(node: &Node, text: &'a str) -> Option<(SessionId, SessionKey, &'a str)> {
-    let (id, route) = text.split_once('.').unwrap_or((text, ""));
+    let (id, route) = text.split_at_checked(SessionId::LEN)?;
+    let route = if route.is_empty() { "" } else { route.strip_prefix('.')? };
     SessionId::parse(&node.keys, id).map(|(id, key)| (id, key, route))
 }
 

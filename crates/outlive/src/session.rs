@@ -445,7 +445,7 @@ impl Session {
         inner.sent(sent).unwrap_or(Step::Ready(Ok(Durable { tip: None, level: Level::Owner })))
     }
 
-    pub(crate) fn vary(&self) -> HeaderName {
+    pub(crate) fn vary(&self) -> &HeaderName {
         self.inner.node.carrier.vary()
     }
 
@@ -466,7 +466,7 @@ impl Session {
         }
         let mut any = false;
         if !same || !brought.here && self.inner.others.load(Ordering::Relaxed) == 0 {
-            node.carrier.set_id(brought.mode, headers, &format!("{}.{}", id.reveal(), node.route));
+            node.carrier.set_id(brought.mode, headers, &id.reveal(), &node.route);
             any = true;
         }
         if let Some(stamp) = durable.and_then(|d| d.tip).filter(|s| s.version > 0) {
