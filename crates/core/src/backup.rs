@@ -43,6 +43,42 @@ pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>
     own.touched = cx.now;
 }
 
+/// Raises what is durable to what the level asks for, and answers those who waited for it; whether it rose.
+pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>, view: &View) -> bool {
+    let Copy { own: Some(own), record, orphan, .. } = copy else { return false };
+    let reached = match cx.config.durability {
+        Durability::Owner => Some(own.version),
+        Durability::Backup => own.by_list(),
+        Durability::Store => own.in_store,
+    };
+    if reached <= own.durable {
+        return false;
+    }
+    let level = level_of(cx.config, own);
+    own.durable = reached;
+    let durable = reached.unwrap_or(0);
+    own.durable_tip = if durable > 0 { own.claim.at(durable) } else { own.adopted };
+    if own.awaited {
+        own.awaited = durable < own.version;
+        cx.out.push(Output::Durable { key, claim: own.claim, version: durable, tip: own.durable_tip, level });
+    }
+    if durable == own.version
+        && let Some(o) = orphan.take_if(|o| record.lineage.includes(o.stamp))
+    {
+        settle(cx, key, &o, record, own.durable_tip, level);
+    }
+    own.late.retain(|(version, from, id)| {
+        if *version > durable {
+            return true;
+        }
+        if let Some(link) = view.link(*from) {
+            link.send(&crate::parked::late_done(key, *id, own.claim.at(*version), level), None, cx.out);
+        }
+        false
+    });
+    true
+}
+
 /// Answers the commits of a former ownership by what has become of them.
 fn settle(cx: &mut Cx<'_>, key: SessionKey, o: &Orphan, record: &Record, tip: Stamp, level: Level) {
     let (claim, version) = (o.stamp.claim, o.stamp.version);
@@ -177,45 +213,19 @@ impl<L: Live> Shard<L> {
     /// Looks what has become durable, and does what waited for it.
     pub(crate) fn advance(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let Some((copy, view)) = self.own(key) else { return };
-        let Copy { own: Some(own), record, orphan, .. } = copy else { return };
-        let acked = |l: &Life| own.holders.iter().find(|h| h.life == *l).and_then(|h| h.acked);
-        let by_list = own.list.iter().map(acked).min().unwrap_or(Some(own.version));
-        let reached = match cx.config.durability {
-            Durability::Owner => Some(own.version),
-            Durability::Backup => by_list,
-            Durability::Store => own.in_store,
-        };
-        let risen = reached > own.durable;
-        let level = level_of(cx.config, own);
-        if risen {
-            own.durable = reached;
-            let durable = reached.unwrap_or(0);
-            own.durable_tip = if durable > 0 { own.claim.at(durable) } else { own.adopted };
-            cx.out.push(Output::Durable { key, claim: own.claim, version: durable, tip: own.durable_tip, level });
-            if durable == own.version
-                && let Some(o) = orphan.take_if(|o| record.lineage.includes(o.stamp))
-            {
-                settle(cx, key, &o, record, own.durable_tip, level);
-            }
-            own.late.retain(|(version, from, id)| {
-                if *version > durable {
-                    return true;
-                }
-                if let Some(link) = view.link(*from) {
-                    link.send(&crate::parked::late_done(key, *id, own.claim.at(*version), level), None, cx.out);
-                }
-                false
-            });
-        }
-        let whole = by_list == Some(own.version) && own.durable == Some(own.version);
-        let (closing, owed) = (own.closing.is_some(), own.durable == Some(own.version));
-        if risen {
+        let risen = settle_durable(cx, key, copy, view);
+        let Some(own) = &copy.own else { return };
+        let (all, closing) = (own.all_durable(), own.closing.is_some());
+        let owes = all && !(own.stay.is_empty() && own.owed.is_empty());
+        let extra = own.holders.len() > own.list.len();
+        let lone = view.peers.len() < 2;
+        if risen && !lone {
             self.show(cx, key);
         }
-        if owed {
+        if owes {
             self.pay(cx, key);
         }
-        if whole {
+        if all && (extra || !self.repairing.is_empty()) {
             self.whole(cx, key);
         }
         if closing {
@@ -240,6 +250,9 @@ impl<L: Live> Shard<L> {
 
     /// The whole list has the newest version: other copies can go.
     fn whole(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        if self.own(key).is_none_or(|(copy, _)| copy.own.as_ref().is_none_or(|own| own.by_list() != Some(own.version))) {
+            return;
+        }
         let repaired = self.repairing.remove(&key);
         let Some((copy, view)) = self.own(key) else { return };
         let Copy { own: Some(own), record, .. } = copy else { return };

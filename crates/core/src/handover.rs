@@ -83,7 +83,8 @@ impl<L: Live> Shard<L> {
     fn start_closing(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, why: Why, have: Option<Stamp>) {
         let due = cx.now + cx.config.handover_bound;
         let now = cx.now;
-        let Some((copy, view)) = self.own(key) else { return };
+        let view = self.view.clone();
+        let Some((copy, _)) = self.own(key) else { return };
         copy.promise(claim, now);
         if why == Why::Open && !view.leaving {
             copy.moves = copy.moves.saturating_add(1);
@@ -98,7 +99,7 @@ impl<L: Live> Shard<L> {
         self.set_timer(due, key, Timer::Close);
         self.try_close(cx, key);
         let me = view.me;
-        let Some((copy, view)) = self.own(key) else { return };
+        let Some((copy, _)) = self.own(key) else { return };
         let Some(closing) = copy.own.as_mut().and_then(|own| own.closing.as_mut()) else { return };
         if !closing.busy_told && closing.claim.life != me {
             closing.busy_told = true;

@@ -56,6 +56,9 @@ impl Cx<'_> {
     }
 }
 
+/// Holders are told of a use at least so often, for a session that has a long idle timeout.
+const TOUCH_AT_MOST: Duration = Duration::from_secs(30);
+
 /// What a timer is for. Timers are never cancelled: whoever is woken looks whether it is still due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
@@ -130,9 +133,12 @@ impl<L: Live> Shard<L> {
         }
     }
 
-    pub(crate) fn own(&mut self, key: SessionKey) -> Option<(&mut Copy<L>, Arc<View>)> {
-        let view = self.view.clone();
-        self.copy(key).filter(|c| c.own.is_some()).map(|c| (c, view))
+    /// The copy of an owned session, with the view.
+    pub(crate) fn own(&mut self, key: SessionKey) -> Option<(&mut Copy<L>, &View)> {
+        match self.table.get_mut(&key) {
+            Some(Slot::Held(copy)) if copy.own.is_some() => Some((copy, &self.view)),
+            _ => None,
+        }
     }
 
     pub(crate) fn random(&mut self) -> u64 {
@@ -283,6 +289,9 @@ impl<L: Live> Shard<L> {
     }
 
     pub(crate) fn open(&mut self, cx: &mut Cx<'_>, key: SessionKey, token: Option<Brought>) -> Open<L> {
+        if let Some(opened) = self.open_at_once(cx, key, token) {
+            return Open::Here(opened);
+        }
         let doubted = match self.table.get_mut(&key) {
             Some(Slot::Ended(e)) => return Open::Ended(e.kind, e.ago(cx.now)),
             Some(Slot::Held(copy)) if copy.own.is_some() => {
@@ -318,6 +327,23 @@ impl<L: Live> Shard<L> {
         }
     }
 
+    /// The usual case, in one look-up: owned here, and nothing speaks against it.
+    fn open_at_once(&mut self, cx: &mut Cx<'_>, key: SessionKey, token: Option<Brought>) -> Option<Opened<L>> {
+        let Some(Slot::Held(copy)) = self.table.get_mut(&key) else { return None };
+        let Copy { own: Some(own), record, told, .. } = &mut **copy else { return None };
+        let expires = record.expires(cx.config.limits);
+        let plain = own.closing.is_none() && told.is_empty() && own.confirmed >= self.view.doubt && !own.lost;
+        let fresh = cx.now <= expires && cx.now.since(own.touched) < TOUCH_AT_MOST.min(cx.config.limits.touch_step());
+        let included = token.is_none_or(|t| record.satisfies(t.stamp));
+        if !plain || !fresh || !included || !self.rounds.is_empty() && self.rounds.contains_key(&key) {
+            return None;
+        }
+        record.used = cx.now;
+        own.running += 1;
+        let (tenure, claim, version, external) = (own.tenure, own.claim, own.version, own.external);
+        Some(Opened { key, tenure, claim, version, external, live: own.live.clone(), lost: false, expires })
+    }
+
     /// Whether the owner must ask before it serves: its loop stalled, or the link to a holder broke since the last round.
     fn doubts(&mut self, cx: &Cx<'_>, key: SessionKey) -> bool {
         let Some((copy, view)) = self.own(key) else { return true };
@@ -338,7 +364,7 @@ impl<L: Live> Shard<L> {
         let limits = cx.config.limits;
         let Some((copy, view)) = self.own(key) else { return };
         copy.record.used = cx.now;
-        let step = copy.record.limits(limits).touch_step().min(Duration::from_secs(30));
+        let step = copy.record.limits(limits).touch_step().min(TOUCH_AT_MOST);
         let Some(own) = copy.own.as_mut() else { return };
         if cx.now.since(own.touched) < step || own.version == 0 && own.adopted.version == 0 {
             return;
@@ -369,15 +395,19 @@ impl<L: Live> Shard<L> {
     }
 
     pub(crate) fn commit(&mut self, cx: &mut Cx<'_>, at: &Opened<L>, changes: &[Change]) -> Commit {
-        if let Some(Slot::Ended(_)) = self.table.get(&at.key) {
-            return Commit::Ended;
+        match self.table.get(&at.key) {
+            Some(Slot::Ended(_)) => Commit::Ended,
+            Some(Slot::Held(copy)) if copy.own.as_ref().is_some_and(|own| own.tenure == at.tenure) => self.commit_here(cx, at.key, changes),
+            _ => Commit::Late(self.park(cx, at.key, changes)),
         }
-        let here = self.copy(at.key).and_then(|c| c.own.as_ref()).is_some_and(|own| own.tenure == at.tenure);
-        if here { self.commit_here(cx, at.key, changes) } else { Commit::Late(self.park(cx, at.key, changes)) }
     }
 
     /// Commits as the owner.
     pub(crate) fn commit_here(&mut self, cx: &mut Cx<'_>, key: SessionKey, changes: &[Change]) -> Commit {
+        let generation = self.view.generation;
+        if self.own(key).is_some_and(|(copy, _)| copy.own.as_ref().is_some_and(|own| own.generation != generation)) {
+            self.replace_list(cx, key);
+        }
         let Some((copy, view)) = self.own(key) else { return Commit::Ended };
         if !copy.record.bases_hold(changes) {
             return Commit::Conflict;
@@ -388,22 +418,14 @@ impl<L: Live> Shard<L> {
             return Commit::TooLarge { got };
         }
         let Some(own) = copy.own.as_mut() else { return Commit::Ended };
-        if own.generation != view.generation {
-            self.replace_list(cx, key);
-        }
-        let Some((copy, view)) = self.own(key) else { return Commit::Ended };
-        let Some(own) = copy.own.as_mut() else { return Commit::Ended };
-        if own.list.len() < usize::from(cx.config.min_backups) {
-            return Commit::UnderReplicated;
-        }
-        if own.version == u32::MAX {
+        if own.list.len() < usize::from(cx.config.min_backups) || own.version == u32::MAX {
             return Commit::UnderReplicated;
         }
         own.version += 1;
         let stamp = own.claim.at(own.version);
         copy.record.commit(stamp, changes);
         copy.record.used = cx.now;
-        crate::backup::send_delta(cx, key, copy, &view, changes);
+        crate::backup::send_delta(cx, key, copy, view, changes);
         self.mark_dirty(cx, key);
         self.advance(cx, key);
         self.leave_when_durable(cx, key, Some(stamp))
@@ -422,12 +444,13 @@ impl<L: Live> Shard<L> {
 
     fn leave_when_durable(&mut self, cx: &mut Cx<'_>, key: SessionKey, stamp: Option<Stamp>) -> Commit {
         let Some((copy, _)) = self.own(key) else { return Commit::Ended };
-        let Some(own) = copy.own.as_ref() else { return Commit::Ended };
+        let Some(own) = copy.own.as_mut() else { return Commit::Ended };
         let early = cx.planted(Bug::AckBeforeBackup) || stamp.is_none() && cx.planted(Bug::ServeUncommitted);
         if own.all_durable() || early {
             let tip = if early { copy.record.tip } else { own.durable_tip };
             Commit::Done { tip: (tip.version > 0).then_some(tip), level: level_of(cx.config, own), stamp }
         } else {
+            own.awaited = true;
             Commit::Wait { claim: own.claim, version: own.version, stamp }
         }
     }

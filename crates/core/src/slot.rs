@@ -128,6 +128,8 @@ pub(crate) struct Own<L> {
     /// The last use that the holders were told.
     pub(crate) touched: Mono,
     pub(crate) lost: bool,
+    /// A response waits for durability: somebody wants to hear of it.
+    pub(crate) awaited: bool,
     /// In the queue of writes.
     pub(crate) queued: bool,
     /// The commit that is being written.
@@ -252,6 +254,7 @@ impl<L> Own<L> {
             late: SmallVec::new(),
             touched: now,
             lost: false,
+            awaited: false,
             queued: false,
             writing: None,
             dirty_since: now,
@@ -270,6 +273,12 @@ impl<L> Own<L> {
             self.holders.len() - 1
         });
         &mut self.holders[at]
+    }
+
+    /// The highest version that all of the list have acknowledged.
+    pub(crate) fn by_list(&self) -> Option<u32> {
+        let acked = |l: &Life| self.holders.iter().find(|h| h.life == *l).and_then(|h| h.acked);
+        self.list.iter().map(acked).min().unwrap_or(Some(self.version))
     }
 
     pub(crate) fn all_durable(&self) -> bool {

@@ -96,7 +96,8 @@ impl<L: Live> Shard<L> {
             return self.advance(cx, key);
         }
         self.replace_list(cx, key);
-        let Some((copy, view)) = self.own(key) else { return };
+        let view = self.view.clone();
+        let Some((copy, _)) = self.own(key) else { return };
         let Copy { own: Some(own), .. } = copy else { return };
         if cx.config.planted(Bug::DropBeforeAck) {
             own.holders.retain(|h| own.list.contains(&h.life));
