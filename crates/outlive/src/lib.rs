@@ -6,6 +6,7 @@
 mod axum;
 mod caching;
 mod codec;
+mod config;
 mod cookie;
 mod error;
 mod key;
@@ -18,6 +19,7 @@ mod session;
 pub mod testing;
 pub mod tower;
 
+pub use config::{Config, Consistency, Durability};
 pub use cookie::Cookie;
 pub use error::{CommitError, Fault, LoginError, OpenError, Retry};
 pub use key::{AsKey, Key, KeyOf, Value};

@@ -1,0 +1,356 @@
+//! The settings of an application's node, from code, a file and the environment.
+//!
+//! One table names every setting: its path (`session.idle_timeout`), which is its name in a file and, in capitals with `OUTLIVE_`
+//! before it, in the environment; what it may be; and where it goes. Later sources win: defaults, code, file, environment.
+
+use crate::cookie::{Cookie, ID_MAX};
+use core::fmt;
+use core::net::SocketAddr;
+use core::time::Duration;
+use outlive_core::config::OnLost;
+use outlive_core::id::SessionId;
+use outlive_core::limits::RECORD_MAX;
+
+/// When an answer may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// The owner holds it in memory. A crash loses at most what had not reached a backup or the store yet.
+    Owner,
+    /// So many other nodes hold a copy in memory: 1 to 5. With fewer nodes alive the commit says which level it reached.
+    Backup(u8),
+    /// The store has committed it.
+    Store,
+}
+
+/// What happens when the nodes of a cluster cannot reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Consistency {
+    /// Both sides go on, and their branches are merged afterwards, attribute by attribute.
+    #[default]
+    Available,
+}
+
+/// Settings. What is not set keeps its default; [`PATHS`](Config::PATHS) lists them all.
+#[derive(Clone, Default)]
+pub struct Config {
+    pub(crate) store: Option<String>,
+    pub(crate) durability: Option<Durability>,
+    pub(crate) consistency: Option<Consistency>,
+    pub(crate) min_backups: Option<u8>,
+    pub(crate) on_lost: Option<OnLost>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) cluster: Option<String>,
+    pub(crate) node: Option<String>,
+    pub(crate) zone: Option<String>,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) advertise: Option<String>,
+    pub(crate) http: Option<String>,
+    pub(crate) join: Option<Vec<String>>,
+    pub(crate) secret: Option<[u8; 32]>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) lifetime: Option<Duration>,
+    pub(crate) max_size: Option<usize>,
+    pub(crate) cookie: Option<Cookie>,
+    pub(crate) shutdown_grace: Option<Duration>,
+    pub(crate) danger_plain_peers: Option<bool>,
+}
+
+/// It shows which settings there are, not the secret and not the store's URL, which may hold a password.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("durability", &self.durability)
+            .field("namespace", &self.namespace)
+            .field("node", &self.node)
+            .field("peer", &self.peer)
+            .field("join", &self.join)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("lifetime", &self.lifetime)
+            .field("cookie", &self.cookie)
+            .finish_non_exhaustive()
+    }
+}
+
+type Set = fn(&mut Config, &str) -> Result<(), &'static str>;
+
+macro_rules! settings {
+    ($($path:literal $what:literal $set:expr;)*) => {
+        const SETTINGS: &[(&str, Set)] = &[$(($path, $set)),*];
+
+        impl Config {
+            /// Every setting's path and what it may be, in the order of the documentation.
+            pub const PATHS: &[(&str, &str)] = &[$(($path, $what)),*];
+        }
+    };
+}
+
+settings! {
+    "store" "a URL: `sqlite:sessions.db`, `memory`, `none`; default `none`"
+        |c, t| some(&mut c.store, Some(t.to_owned()), "a URL");
+    "durability" "`owner`, `backup(1)` to `backup(5)`, `store`; default `backup(1)`"
+        |c, t| some(&mut c.durability, durability(t), "`owner`, `backup(1)` to `backup(5)` or `store`");
+    "consistency" "`available`; `strict` is not built yet"
+        |c, t| some(&mut c.consistency, (t == "available").then_some(Consistency::Available), "`available`; `strict` is not built yet");
+    "min_backups" "with fewer copies a commit is refused: 0 to the number of backups; default 0"
+        |c, t| some(&mut c.min_backups, t.parse().ok(), "a number");
+    "on_lost" "after a loss: `new` session or `serve` what is left; default `new`"
+        |c, t| some(&mut c.on_lost, on_lost(t), "`new` or `serve`");
+    "namespace" "applications of one cluster: 1 to 32 letters, digits, `-`, `_`; default `session`"
+        |c, t| some(&mut c.namespace, Some(t.to_owned()), "text");
+    "cluster" "the cluster's name: 1 to 255 bytes; default `default`"
+        |c, t| some(&mut c.cluster, Some(t.to_owned()), "text");
+    "node" "this node's name, unique in the cluster: 1 to 52 letters, digits, `-`, `_`; default: host name and random digits"
+        |c, t| some(&mut c.node, Some(t.to_owned()), "text");
+    "zone" "where this node stands, so that copies are kept in different places; default: nowhere in particular"
+        |c, t| some(&mut c.zone, Some(t.to_owned()), "text");
+    "peer" "the address where other nodes connect; default: a free port on loopback"
+        |c, t| some(&mut c.peer, t.parse().ok(), "an address like `10.0.0.7:7400`");
+    "advertise" "the address other nodes are told, `HOST:PORT`; default: that of `peer`"
+        |c, t| some(&mut c.advertise, Some(t.to_owned()), "text");
+    "http" "where this node's HTTP is served, for gateways and the console; default: not told"
+        |c, t| some(&mut c.http, Some(t.to_owned()), "text");
+    "join" "addresses of other nodes, separated by commas; default: those in the store"
+        |c, t| some(&mut c.join, Some(list(t)), "addresses");
+    "secret" "64 hex digits, the same on all nodes; default: from the store"
+        |c, t| some(&mut c.secret, secret(t), "64 hex digits");
+    "session.idle_timeout" "how long a session lives without use, like `30m`; default `30m`"
+        |c, t| some(&mut c.idle_timeout, duration(t), "a duration like `30m`, `12h`, `90s`, `500ms`");
+    "session.lifetime" "how long a session lives at all, like `24h`; default `24h`"
+        |c, t| some(&mut c.lifetime, duration(t), "a duration like `30m`, `12h`, `90s`, `500ms`");
+    "session.max_size" "bytes of one session, like `64KiB`; at most and by default `1MiB`"
+        |c, t| some(&mut c.max_size, size(t), "a size like `64KiB`, `1MiB`, `4096`");
+    "cookie.name" "1 to 48 letters, digits, `-`, `_`, `.`; default `__Host-` and the namespace"
+        |c, t| some_cookie(c, Some(t.to_owned()), |cookie, name| cookie.name(name), "text");
+    "cookie.secure" "`auto` or `danger_plain_http`; default `auto`"
+        |c, t| some_cookie(c, secure(t), |cookie, plain| if plain { cookie.danger_plain_http() } else { cookie }, "`auto` or `danger_plain_http`");
+    "cookie.cross_site" "`true` for a front end on another site; default `false`"
+        |c, t| some_cookie(c, t.parse().ok(), |cookie, yes: bool| if yes { cookie.cross_site() } else { cookie }, "`true` or `false`");
+    "shutdown_grace" "how long requests in flight may take at the end, like `10s`; default `10s`"
+        |c, t| some(&mut c.shutdown_grace, duration(t), "a duration like `10s`");
+    "danger_plain_peers" "`true` lets nodes speak unencrypted over a network; default `false`"
+        |c, t| some(&mut c.danger_plain_peers, t.parse().ok(), "`true` or `false`");
+}
+
+fn some<T>(to: &mut Option<T>, value: Option<T>, want: &'static str) -> Result<(), &'static str> {
+    *to = Some(value.ok_or(want)?);
+    Ok(())
+}
+
+fn some_cookie<T>(c: &mut Config, value: Option<T>, set: fn(Cookie, T) -> Cookie, want: &'static str) -> Result<(), &'static str> {
+    let value = value.ok_or(want)?;
+    c.cookie = Some(set(c.cookie.take().unwrap_or_default(), value));
+    Ok(())
+}
+
+impl Config {
+    /// Sets one setting from its text, by its path.
+    ///
+    /// # Errors
+    /// A sentence with the path, what was given and what it may be. A secret is not repeated.
+    pub fn set(&mut self, path: &str, text: &str) -> Result<(), String> {
+        let Some((_, set)) = SETTINGS.iter().find(|(p, _)| *p == path) else {
+            return Err(format!("there is no setting `{path}`"));
+        };
+        set(self, text.trim()).map_err(|want| match path {
+            "secret" => format!("{path} must be {want}"),
+            _ => format!("{path} is {text:?}, and must be {want}"),
+        })
+    }
+
+    /// Sets all that the environment says: `OUTLIVE_SESSION_IDLE_TIMEOUT=30m`. Returns every error, an unknown `OUTLIVE_` variable
+    /// among them.
+    pub(crate) fn read_env(&mut self, vars: impl Iterator<Item = (String, String)>) -> Vec<String> {
+        let mut errors = Vec::new();
+        for (name, text) in vars {
+            let Some(rest) = name.strip_prefix("OUTLIVE_") else { continue };
+            let path = SETTINGS.iter().map(|(path, _)| *path).find(|path| path.replace('.', "_").eq_ignore_ascii_case(rest));
+            match path.map(|path| self.set(path, &text)) {
+                None => errors.push(format!("{name} is no setting")),
+                Some(Err(error)) => errors.push(format!("{name}: {error}")),
+                Some(Ok(())) => {}
+            }
+        }
+        errors.sort();
+        errors
+    }
+
+    /// Takes over what `later` sets.
+    pub(crate) fn merge(&mut self, later: Config) {
+        macro_rules! take { ($($field:ident)*) => { $(if later.$field.is_some() { self.$field = later.$field; })* } }
+        take!(store durability consistency min_backups on_lost namespace cluster node zone peer advertise http join secret idle_timeout);
+        take!(lifetime max_size cookie shutdown_grace danger_plain_peers);
+    }
+
+    /// What is wrong with the settings that the library itself uses; the engine checks its own.
+    pub(crate) fn check(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        let mut name = |path: &str, text: &Option<String>, most: usize| {
+            if let Some(text) = text
+                && (text.is_empty() || text.len() > most || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'))
+            {
+                errors.push(format!("{path} is {text:?}, and must be 1 to {most} letters, digits, `-` or `_`"));
+            }
+        };
+        name("namespace", &self.namespace, 32);
+        name("node", &self.node, NODE_MAX);
+        if let Some(size) = self.max_size.filter(|s| !(1024..=RECORD_MAX).contains(s)) {
+            errors.push(format!("session.max_size is {size} B, and must be 1 KiB to {} KiB", RECORD_MAX / 1024));
+        }
+        if matches!(self.durability, Some(Durability::Backup(n)) if n == 0 || n > 5) {
+            errors.push("durability must be `owner`, `backup(1)` to `backup(5)` or `store`".to_owned());
+        }
+        if let Err(error) = self.cookie.clone().unwrap_or_default().resolve(self.namespace()) {
+            errors.push(error);
+        }
+        errors
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("session")
+    }
+}
+
+/// Characters of a node's name: behind the id and a dot it still fits into the cookie.
+pub(crate) const NODE_MAX: usize = ID_MAX - SessionId::LEN - 1;
+
+fn durability(text: &str) -> Option<Durability> {
+    match text {
+        "owner" => Some(Durability::Owner),
+        "store" => Some(Durability::Store),
+        _ => text.strip_prefix("backup(")?.strip_suffix(')')?.parse().ok().filter(|n| (1..=5).contains(n)).map(Durability::Backup),
+    }
+}
+
+fn on_lost(text: &str) -> Option<OnLost> {
+    match text {
+        "new" => Some(OnLost::New),
+        "serve" => Some(OnLost::Serve),
+        _ => None,
+    }
+}
+
+fn secure(text: &str) -> Option<bool> {
+    match text {
+        "auto" => Some(false),
+        "danger_plain_http" => Some(true),
+        _ => None,
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect()
+}
+
+fn secret(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return None;
+    }
+    for (to, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |b: u8| char::from(b).to_digit(16);
+        *to = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    }
+    Some(bytes)
+}
+
+/// A number and its unit.
+fn number(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    Some((text[..end].parse().ok()?, text[end..].trim_start()))
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    let (n, unit) = number(text)?;
+    let seconds = |each: u64| n.checked_mul(each).map(Duration::from_secs);
+    match unit {
+        "ms" => Some(Duration::from_millis(n)),
+        "s" => seconds(1),
+        "m" | "min" => seconds(60),
+        "h" => seconds(3600),
+        "d" => seconds(24 * 3600),
+        _ => None,
+    }
+}
+
+fn size(text: &str) -> Option<usize> {
+    let (n, unit) = number(text)?;
+    let each = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "kB" => 1000,
+        "MB" => 1_000_000,
+        _ => return None,
+    };
+    n.checked_mul(each)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(vars: &[(&str, &str)]) -> (Config, Vec<String>) {
+        let mut config = Config::default();
+        let errors = config.read_env(vars.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())));
+        (config, errors)
+    }
+
+    #[test]
+    fn the_environment_sets_what_a_file_sets_with_units() {
+        let (config, errors) = env(&[
+            ("OUTLIVE_STORE", "sqlite:s.db"),
+            ("OUTLIVE_DURABILITY", "backup(2)"),
+            ("OUTLIVE_SESSION_IDLE_TIMEOUT", "90 s"),
+            ("OUTLIVE_SESSION_LIFETIME", "7d"),
+            ("OUTLIVE_SESSION_MAX_SIZE", "64KiB"),
+            ("OUTLIVE_COOKIE_SECURE", "danger_plain_http"),
+            ("OUTLIVE_COOKIE_NAME", "OUTLIVESID"),
+            ("OUTLIVE_JOIN", "a:1, b:2"),
+            ("PATH", "/bin"),
+        ]);
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!((config.durability, config.max_size), (Some(Durability::Backup(2)), Some(65536)));
+        assert_eq!((config.idle_timeout, config.lifetime), (Some(Duration::from_secs(90)), Some(Duration::from_secs(604_800))));
+        assert_eq!(config.cookie, Some(Cookie::new().danger_plain_http().name("OUTLIVESID")));
+        assert_eq!(config.join.as_deref(), Some(&["a:1".to_owned(), "b:2".to_owned()][..]));
+    }
+
+    #[test]
+    fn all_errors_are_reported_at_once_and_an_unknown_setting_is_one() {
+        let (config, errors) = env(&[
+            ("OUTLIVE_SESSION_IDLE_TIMEOUT", "30"),
+            ("OUTLIVE_DURABILTY", "store"),
+            ("OUTLIVE_CONSISTENCY", "strict"),
+            ("OUTLIVE_SECRET", "hunter2"),
+            ("OUTLIVE_NODE", "a.b"),
+        ]);
+        assert_eq!(errors.len(), 4);
+        assert_eq!(errors[1], "OUTLIVE_DURABILTY is no setting");
+        assert!(errors[0].contains("not built yet") && errors[3].contains("\"30\"") && errors[3].contains("like `30m`"));
+        assert!(!errors[2].contains("hunter2"), "a secret is repeated");
+        assert!(config.check()[0].starts_with("node is \"a.b\""));
+    }
+
+    #[test]
+    fn a_later_source_wins_and_keeps_what_it_does_not_name() {
+        let (mut code, _) = env(&[("OUTLIVE_NODE", "a"), ("OUTLIVE_NAMESPACE", "shop")]);
+        code.merge(env(&[("OUTLIVE_NODE", "b")]).0);
+        assert_eq!((code.node.as_deref(), code.namespace()), (Some("b"), "shop"));
+    }
+
+    #[test]
+    fn the_longest_node_name_fits_into_the_cookie() {
+        let node = "n".repeat(NODE_MAX);
+        assert!(Config { node: Some(node.clone()), ..Config::default() }.check().is_empty());
+        assert!(!Config { node: Some(node + "n"), ..Config::default() }.check().is_empty());
+    }
+
+    #[test]
+    fn durations_and_sizes_that_do_not_fit_are_refused() {
+        assert_eq!(duration("18446744073709551615d"), None);
+        assert_eq!((duration(""), duration("s"), duration("-1s"), duration("1 week")), (None, None, None, None));
+        assert_eq!((size("18446744073709551615MiB"), size("1 TiB")), (None, None));
+    }
+}
