@@ -177,6 +177,11 @@ impl<L: Live> Engine<L> {
         self.shard(now, key, out, |s, cx| s.create(cx, key))
     }
 
+    /// Like [`create`](Engine::create), around a live session that is there already.
+    pub fn create_with(&self, now: Mono, key: SessionKey, live: Arc<L>, out: &mut Outputs) -> Result<Opened<L>, Unavailable> {
+        self.shard(now, key, out, |s, cx| s.create_with(cx, key, live))
+    }
+
     /// Opens a session. If it is owned here and nothing speaks against it: no message, no store call.
     pub fn open(&self, now: Mono, key: SessionKey, token: Option<Brought>, out: &mut Outputs) -> Open<L> {
         self.shard(now, key, out, |s, cx| s.open(cx, key, token))

@@ -20,6 +20,11 @@ impl Secret {
         Secret(blake3::derive_key("outlive 2026 loopback cluster secret", cluster.as_bytes()))
     }
 
+    /// The key with which nodes prove to each other that they know the secret.
+    pub fn peer_key(&self) -> [u8; 32] {
+        blake3::derive_key("outlive 2026 peer proof", &self.0)
+    }
+
     /// The keys for `namespace`. Ids of one namespace are unknown in every other.
     pub fn keys(&self, namespace: &str) -> IdKeys {
         let mut material = self.0.to_vec();

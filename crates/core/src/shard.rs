@@ -229,19 +229,18 @@ impl<L: Live> Shard<L> {
 
     /// A session that did not exist: no round, because nobody else can have its id.
     pub(crate) fn create(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> Result<Opened<L>, Unavailable> {
+        let live = Arc::new(L::of(&Record::new(cx.now)));
+        self.create_with(cx, key, live)
+    }
+
+    pub(crate) fn create_with(&mut self, cx: &mut Cx<'_>, key: SessionKey, live: Arc<L>) -> Result<Opened<L>, Unavailable> {
         if cx.shared.owned.load(Ordering::Relaxed) >= cx.config.sessions_max || self.table.contains_key(&key) {
             return Err(Unavailable::Busy);
         }
-        let record = Record::new(cx.now);
-        Ok(self.adopt_fresh(cx, key, record, 0))
+        Ok(self.adopt_live(cx, key, Record::new(cx.now), 0, live))
     }
 
     /// Owns a record that began here. `version` is 1 if it has content already (the first commit of a rotated session).
-    fn adopt_fresh(&mut self, cx: &mut Cx<'_>, key: SessionKey, record: Record, version: u32) -> Opened<L> {
-        let live = Arc::new(L::of(&record));
-        self.adopt_live(cx, key, record, version, live)
-    }
-
     fn adopt_live(&mut self, cx: &mut Cx<'_>, key: SessionKey, record: Record, version: u32, live: Arc<L>) -> Opened<L> {
         let view = self.view.clone();
         let claim = Claim { epoch: 1, life: view.me };

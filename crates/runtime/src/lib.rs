@@ -1,1 +1,34 @@
-//! outlive-runtime
+//! Drives the engine of Outlive under tokio.
+//!
+//! - [`Node`]: one node of a cluster; the sessions' calls go through it.
+//! - [`NodeConfig`], [`StartError`]: what it is started with, and why it does not start.
+//! - [`Step`], [`Waiting`]: answers that are there at once or later.
+//! - [`Open`], [`Commit`], [`Committed`], [`Durable`], [`Rotated`] and their failures [`OpenFailure`], [`CommitFailure`].
+//! - [`Stats`], [`Readiness`], [`DrainReport`]: how it is.
+//!
+//! Inside: `node` dispatches what the engine wants done; `links` read and write; `dial` finds and accepts peers after the
+//! `handshake`; `storing` goes to the store; `timer` keeps the time; `drain` leaves. Only `clock` asks the system for the time and
+//! for randomness.
+//!
+//! Between nodes there is plain TCP for now, on loopback addresses unless `danger_plain_peers` is set: TLS is not built yet.
+
+mod clock;
+mod config;
+mod dial;
+mod drain;
+mod handshake;
+mod links;
+mod node;
+mod start;
+mod stats;
+mod storing;
+mod timer;
+mod transport;
+mod waiting;
+
+pub use clock::EntropyError;
+pub use config::{NodeConfig, StartError};
+pub use drain::DrainReport;
+pub use node::{Commit, Committed, Node, Open, OpenFailure, Rotated};
+pub use stats::{Readiness, Stats};
+pub use waiting::{CommitFailure, Durable, Step, Waiting};

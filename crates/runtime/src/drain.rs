@@ -1,0 +1,59 @@
+//! Leaving in order.
+
+use crate::node::Inner;
+use core::time::Duration;
+use outlive_core::output::Live;
+use std::sync::Arc;
+
+/// How often the engine is asked how far it is.
+const POLL: Duration = Duration::from_millis(10);
+/// How long the last bytes may take.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct DrainReport {
+    /// Sessions held here that are not known to be safe elsewhere. 0: nothing was lost.
+    pub abandoned: u64,
+}
+
+impl<L: Live> Inner<L> {
+    pub(crate) async fn drain(self: &Arc<Self>, deadline: Duration) -> DrainReport {
+        let until = tokio::time::Instant::now() + deadline;
+        let flush_only = self.flush_only.subscribe();
+        self.call_timed(|e, now, out| e.drain(now, out));
+        let abandoned = loop {
+            let Some(drained) = self.call(|e, _, _| e.drained()) else { break 0 };
+            let dirty = if self.store.is_some() { self.engine.stats(self.clock.now()).dirty } else { 0 };
+            let nobody = drained.alone || *flush_only.borrow();
+            // With a store `left` counts what is on its way there too; `dirty` alone does not.
+            let done = drained.left == 0 || (nobody && self.store.is_none()) || (*flush_only.borrow() && dirty == 0);
+            if done || tokio::time::Instant::now() >= until {
+                break drained.left;
+            }
+            tokio::time::sleep(POLL).await;
+        };
+        if abandoned > 0 {
+            tracing::error!(abandoned, "sessions are abandoned");
+        }
+        self.say_goodbye().await;
+        DrainReport { abandoned }
+    }
+
+    /// Peers hear that this life is over before the links close, so that they need not find out.
+    async fn say_goodbye(self: &Arc<Self>) {
+        self.call(|e, now, out| e.stop(now, out));
+        self.links.finish();
+        let empty = async {
+            while !self.links.is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = tokio::time::timeout(GOODBYE, empty).await;
+        if let Some(store) = &self.store {
+            store.withdraw(self.engine.life()).await;
+        }
+        self.end_all();
+    }
+}

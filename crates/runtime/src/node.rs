@@ -1,0 +1,662 @@
+//! [`Node`]: one engine, driven.
+//!
+//! Calls of the application go into the engine on the caller's own thread; what the engine wants done is dispatched after each
+//! call: bytes to the links' writers, answers to whoever waits, loads and writes to the store's tasks.
+
+use crate::clock::{Clock, EntropyError, entropy, wall_seconds};
+use crate::dial::Dials;
+use crate::drain::DrainReport;
+use crate::links::Links;
+use crate::stats::{Counters, Readiness, Stats};
+use crate::storing::StoreSide;
+use crate::timer::Alarm;
+use crate::waiting::{CommitFailure, Commits, Durable, Step, Tickets, Waiting};
+use core::fmt;
+use core::future::Future;
+use core::sync::atomic::{AtomicU8, Ordering};
+use core::time::Duration;
+use outlive_core::Brought;
+use outlive_core::config::Level;
+use outlive_core::engine::Engine;
+use outlive_core::id::{IdKeys, Secret, SessionId, SessionKey};
+use outlive_core::member::Member;
+use outlive_core::output::{self, Event, Guest, Info, Live, Opened, Outcome, Output, Outputs, Ticket, Unavailable};
+use outlive_core::record::{Change, Record};
+use outlive_core::stamp::{Life, Stamp};
+use outlive_core::time::{Mono, WallSeconds};
+use outlive_core::wire::EndKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use tokio::sync::{broadcast, oneshot, watch};
+
+/// How often an `open` may begin anew because the session moved meanwhile.
+const OPEN_TRIES: u32 = 32;
+/// When to come again if a node does not say.
+const SOON: Duration = Duration::from_secs(1);
+
+const SERVING: u8 = 0;
+const DRAINING: u8 = 1;
+const DEAD: u8 = 2;
+
+/// What a session turned out to be.
+#[derive(Debug)]
+pub enum Open<L> {
+    /// It is here. Give it back with [`Node::close`].
+    Here(Opened<L>),
+    /// Its owner stays where it is: serve this copy, and commit with [`Node::commit_late`].
+    Guest(Box<Guest>),
+    /// Nobody has it. It is not adopted: a new session gets a new id.
+    NotFound,
+    /// It ended, so long ago.
+    Ended(EndKind, Duration),
+}
+
+/// Why a session cannot be had now. Nothing changed; answer 503.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the session cannot be had now: {why:?}")]
+pub struct OpenFailure {
+    /// Why.
+    pub why: Unavailable,
+    /// When to come again.
+    pub retry_after: Duration,
+}
+
+/// The answer to a commit, and to the end of a request that changed nothing.
+pub enum Commit {
+    /// It is in the session, as this commit if it changed anything. The response may leave when the step says so.
+    Applied(Option<Stamp>, Step<Result<Durable, CommitFailure>>),
+    /// The session moved, and the commit went to its owner.
+    Late(Waiting<Result<(Stamp, Level), CommitFailure>>),
+    /// Nothing was kept.
+    Refused(CommitFailure),
+}
+
+/// A commit that may be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// This commit, if anything was changed.
+    pub stamp: Option<Stamp>,
+    /// The newest durable commit: what a token names.
+    pub tip: Option<Stamp>,
+    /// The level reached.
+    pub level: Level,
+}
+
+impl fmt::Debug for Commit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Commit::Applied(stamp, step) => f.debug_tuple("Applied").field(stamp).field(step).finish(),
+            Commit::Late(_) => f.write_str("Late"),
+            Commit::Refused(failure) => f.debug_tuple("Refused").field(failure).finish(),
+        }
+    }
+}
+
+impl Commit {
+    /// Waits until the response may leave.
+    pub async fn done(self) -> Result<Committed, CommitFailure> {
+        match self {
+            Commit::Applied(stamp, step) => step.answer().await.map(|Durable { tip, level }| Committed { stamp, tip, level }),
+            Commit::Late(waiting) => waiting.await.map(|(stamp, level)| Committed { stamp: Some(stamp), tip: Some(stamp), level }),
+            Commit::Refused(failure) => Err(failure),
+        }
+    }
+}
+
+/// A session under its new id.
+#[derive(Debug)]
+pub struct Rotated<L> {
+    /// The session. Give it back with [`Node::close`].
+    pub opened: Opened<L>,
+    /// Its first commit.
+    pub committed: Committed,
+}
+
+/// Everything that the node's tasks share.
+pub(crate) struct Inner<L> {
+    pub(crate) engine: Engine<L>,
+    pub(crate) clock: Clock,
+    pub(crate) cluster: Box<str>,
+    pub(crate) secret: Secret,
+    pub(crate) links: Links,
+    pub(crate) dials: Dials,
+    pub(crate) alarm: Alarm,
+    pub(crate) store: Option<StoreSide>,
+    pub(crate) counters: Counters,
+    pub(crate) formed: watch::Sender<bool>,
+    pub(crate) draining: watch::Sender<bool>,
+    /// Set when the node ends: its tasks end with it.
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) tasks: Tasks,
+    pub(crate) flush_only: watch::Sender<bool>,
+    commit_bound: Duration,
+    open_bound: Duration,
+    tickets: Tickets,
+    commits: Commits,
+    events: broadcast::Sender<(SessionKey, Event)>,
+    members: watch::Sender<u64>,
+    state: AtomicU8,
+}
+
+/// Where tasks run. A node of its own may have been made outside of a runtime: then there are none.
+pub(crate) struct Tasks(pub(crate) Option<tokio::runtime::Handle>);
+
+impl Tasks {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(handle) = &self.0 {
+            drop(handle.spawn(task));
+        }
+    }
+}
+
+/// What [`Inner::new`] is made of.
+pub(crate) struct Parts<L> {
+    pub(crate) engine: Engine<L>,
+    pub(crate) clock: Clock,
+    pub(crate) cluster: Box<str>,
+    pub(crate) secret: Secret,
+    pub(crate) dials: Dials,
+    pub(crate) store: Option<StoreSide>,
+    pub(crate) bounds: (Duration, Duration),
+    pub(crate) tasks: Tasks,
+}
+
+impl<L: Live> Inner<L> {
+    pub(crate) fn new(parts: Parts<L>) -> Inner<L> {
+        Inner {
+            engine: parts.engine,
+            clock: parts.clock,
+            cluster: parts.cluster,
+            secret: parts.secret,
+            links: Links::default(),
+            dials: parts.dials,
+            alarm: Alarm::default(),
+            store: parts.store,
+            counters: Counters::default(),
+            formed: watch::Sender::new(false),
+            draining: watch::Sender::new(false),
+            stop: watch::Sender::new(false),
+            tasks: parts.tasks,
+            flush_only: watch::Sender::new(false),
+            commit_bound: parts.bounds.0,
+            open_bound: parts.bounds.1,
+            tickets: Tickets::default(),
+            commits: Commits::default(),
+            events: broadcast::Sender::new(4096),
+            members: watch::Sender::new(0),
+            state: AtomicU8::new(SERVING),
+        }
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.state.load(Ordering::Acquire) == DEAD
+    }
+
+    /// One call into the engine, and what it wants done. `None`: the node is dead.
+    pub(crate) fn call<R>(self: &Arc<Self>, f: impl FnOnce(&Engine<L>, Mono, &mut Outputs) -> R) -> Option<R> {
+        let mut out = Outputs::new();
+        let result = self.enter(&mut out, f);
+        self.dispatch(&mut out);
+        result
+    }
+
+    /// Like [`call`](Inner::call), for calls that may arm a timer.
+    pub(crate) fn call_timed<R>(self: &Arc<Self>, f: impl FnOnce(&Engine<L>, Mono, &mut Outputs) -> R) -> Option<R> {
+        let result = self.call(f);
+        self.alarm.check(&self.engine);
+        result
+    }
+
+    /// Only the call. A panic inside means that a part of the sessions may be half changed: the node serves nobody any more.
+    fn enter<R>(self: &Arc<Self>, out: &mut Outputs, f: impl FnOnce(&Engine<L>, Mono, &mut Outputs) -> R) -> Option<R> {
+        if self.is_dead() {
+            return None;
+        }
+        let now = self.clock.now();
+        match catch_unwind(AssertUnwindSafe(|| f(&self.engine, now, out))) {
+            Ok(result) => Some(result),
+            Err(_) => {
+                self.die("the engine panicked");
+                None
+            }
+        }
+    }
+
+    /// Stops serving; only a new start of the process serves again. Whoever waits gets an error.
+    pub(crate) fn die(self: &Arc<Self>, why: &str) {
+        if self.state.swap(DEAD, Ordering::AcqRel) == DEAD {
+            return;
+        }
+        tracing::error!(why, "this node is dead to its cluster; restart the process");
+        // The caller may hold locks that this needs.
+        let inner = self.clone();
+        self.tasks.spawn(async move { inner.end_all() });
+    }
+
+    /// Closes everything that is open.
+    pub(crate) fn end_all(&self) {
+        self.state.store(DEAD, Ordering::Release);
+        let _ = self.stop.send_replace(true);
+        self.links.close_all();
+        self.tickets.clear();
+        self.commits.clear();
+    }
+
+    fn dispatch(self: &Arc<Self>, out: &mut Outputs) {
+        if out.is_empty() {
+            return;
+        }
+        for output in out.drain() {
+            match output {
+                Output::Flush(link) => self.links.flush(link),
+                Output::Close(link) => self.links.close(link),
+                Output::Connect { life, addr } => self.connect(life, addr),
+                Output::Load(key) => self.load(key),
+                Output::StoreReady => self.write_soon(),
+                Output::Settled(ticket, outcome) => self.tickets.settle(ticket, outcome),
+                Output::Durable { key, claim, version, tip, level } => {
+                    let tip = (tip.version > 0).then_some(tip);
+                    self.commits.room(key).settle(key, claim, version, Ok(Durable { tip, level }));
+                }
+                Output::Failed { key, claim, version, failure } => {
+                    self.commits.room(key).settle(key, claim, version, Err(failure.into()));
+                }
+                Output::Event(key, event) => {
+                    self.counters.event(&event);
+                    if self.events.receiver_count() > 0 {
+                        let _ = self.events.send((key, event));
+                    }
+                }
+                Output::Members => self.members.send_modify(|n| *n += 1),
+                // Handshakes ask the engine who this node is.
+                Output::Rebooted(_) => tracing::info!("an earlier life of this node's name had a later clock"),
+                Output::Superseded(by) => {
+                    tracing::error!(?by, "another process runs under this node's name and is younger");
+                    self.die("superseded");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn load(self: &Arc<Self>, key: SessionKey) {
+        if let Some(store) = &self.store {
+            store.load(key);
+        }
+    }
+
+    fn write_soon(self: &Arc<Self>) {
+        if let Some(store) = &self.store {
+            store.write_soon();
+        }
+    }
+
+    pub(crate) fn tidy(&self) {
+        self.commits.tidy();
+    }
+
+    async fn settled(&self, bound: Duration, answer: oneshot::Receiver<Outcome>) -> Option<Outcome> {
+        tokio::time::timeout(bound, answer).await.ok()?.ok()
+    }
+
+    fn opens(
+        self: &Arc<Self>,
+        key: SessionKey,
+        token: Option<Brought>,
+    ) -> Result<Result<Open<L>, OpenFailure>, oneshot::Receiver<Outcome>> {
+        let Some(open) = self.call(|e, now, out| e.open(now, key, token, out)) else { return Ok(Err(dead())) };
+        Ok(match open {
+            output::Open::Here(opened) => Ok(Open::Here(opened)),
+            output::Open::Wait(ticket) => {
+                let answer = self.tickets.wait(ticket);
+                self.alarm.check(&self.engine);
+                return Err(answer);
+            }
+            output::Open::NotFound => Ok(Open::NotFound),
+            output::Open::Ended(kind, ago) => Ok(Open::Ended(kind, ago)),
+            output::Open::Unavailable(why, retry_after) => Err(OpenFailure { why, retry_after }),
+            _ => Err(dead()),
+        })
+    }
+
+    async fn open_later(
+        self: Arc<Self>,
+        key: SessionKey,
+        token: Option<Brought>,
+        mut answer: oneshot::Receiver<Outcome>,
+    ) -> Result<Open<L>, OpenFailure> {
+        let late = OpenFailure { why: Unavailable::Stale, retry_after: SOON };
+        let until = tokio::time::Instant::now() + self.open_bound;
+        for _ in 0..OPEN_TRIES {
+            let outcome = tokio::time::timeout_at(until, answer).await.map_err(|_| late)?.map_err(|_| dead())?;
+            match outcome {
+                Outcome::Again => {}
+                Outcome::NotFound => return Ok(Open::NotFound),
+                Outcome::Ended(kind, ago) => return Ok(Open::Ended(kind, ago)),
+                Outcome::Guest(guest) => return Ok(Open::Guest(guest)),
+                Outcome::Unavailable(why, retry_after) => return Err(OpenFailure { why, retry_after }),
+                _ => return Err(late),
+            }
+            match self.opens(key, token) {
+                Ok(opened) => return opened,
+                Err(next) => answer = next,
+            }
+        }
+        Err(OpenFailure { why: Unavailable::Contended, ..late })
+    }
+
+    /// Turns the engine's answer into ours. `room` has been locked since before the commit.
+    fn committed(self: &Arc<Self>, key: SessionKey, commit: Option<output::Commit>, room: &mut crate::waiting::Room<'_>) -> Commit {
+        match commit {
+            Some(output::Commit::Done { tip, level, stamp }) => Commit::Applied(stamp, Step::Ready(Ok(Durable { tip, level }))),
+            Some(output::Commit::Wait { claim, version, stamp }) => {
+                let answer = room.wait(key, claim, version);
+                Commit::Applied(stamp, Step::Wait(self.durable(answer)))
+            }
+            Some(output::Commit::Late(ticket)) => Commit::Late(self.late(ticket)),
+            Some(output::Commit::Conflict) => Commit::Refused(CommitFailure::Conflict),
+            Some(output::Commit::Ended) => Commit::Refused(CommitFailure::Ended),
+            Some(output::Commit::UnderReplicated) => Commit::Refused(CommitFailure::UnderReplicated),
+            Some(output::Commit::TooLarge { got }) => Commit::Refused(CommitFailure::TooLarge { got }),
+            _ => Commit::Refused(CommitFailure::Unknown),
+        }
+    }
+
+    fn durable(self: &Arc<Self>, answer: oneshot::Receiver<Result<Durable, CommitFailure>>) -> Waiting<Result<Durable, CommitFailure>> {
+        let inner = self.clone();
+        Box::pin(async move {
+            match tokio::time::timeout(inner.commit_bound, answer).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) | Err(_) => {
+                    inner.counters.unknown.add();
+                    Err(CommitFailure::Unknown)
+                }
+            }
+        })
+    }
+
+    fn late(self: &Arc<Self>, ticket: Ticket) -> Waiting<Result<(Stamp, Level), CommitFailure>> {
+        let answer = self.tickets.wait(ticket);
+        let inner = self.clone();
+        Box::pin(async move {
+            // The engine gives up after its own bound; this one is for a dead node.
+            match inner.settled(inner.commit_bound + SOON, answer).await {
+                Some(Outcome::Late { stamp, level }) => Ok((stamp, level)),
+                Some(Outcome::LateFailed(failure)) => Err(failure.into()),
+                _ => {
+                    inner.counters.unknown.add();
+                    Err(CommitFailure::Unknown)
+                }
+            }
+        })
+    }
+
+    fn end(self: &Arc<Self>, key: SessionKey, kind: EndKind) -> Waiting<bool> {
+        let ticket = self.call_timed(|e, now, out| e.end(now, key, kind, out));
+        let answer = ticket.map(|ticket| self.tickets.wait(ticket));
+        let inner = self.clone();
+        Box::pin(async move {
+            let Some(answer) = answer else { return false };
+            matches!(inner.settled(inner.commit_bound, answer).await, Some(Outcome::End(true)))
+        })
+    }
+}
+
+fn dead() -> OpenFailure {
+    OpenFailure { why: Unavailable::Busy, retry_after: SOON }
+}
+
+/// One node of a cluster. Clones are the same node; it ends with the last of them, or by [`drain`](Node::drain) or
+/// [`shutdown_now`](Node::shutdown_now).
+///
+/// Futures may be dropped at any time: what was begun goes on, and only the answer is lost.
+pub struct Node<L: Live> {
+    pub(crate) inner: Arc<Inner<L>>,
+    _end: Arc<End<L>>,
+}
+
+impl<L: Live> Clone for Node<L> {
+    fn clone(&self) -> Node<L> {
+        Node { inner: self.inner.clone(), _end: self._end.clone() }
+    }
+}
+
+impl<L: Live> fmt::Debug for Node<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("life", &self.inner.engine.life()).finish_non_exhaustive()
+    }
+}
+
+/// Ends the node's tasks when nobody can use it any more; they hold it alive otherwise.
+struct End<L: Live>(Arc<Inner<L>>);
+
+impl<L: Live> Drop for End<L> {
+    fn drop(&mut self) {
+        self.0.end_all();
+    }
+}
+
+/// Closes a session under a new id if whoever rotates goes away; before the old one has ended, the new one ends instead.
+struct NewId<L: Live> {
+    inner: Arc<Inner<L>>,
+    opened: Option<Opened<L>>,
+    ended_old: bool,
+}
+
+impl<L: Live> Drop for NewId<L> {
+    fn drop(&mut self) {
+        if let Some(opened) = self.opened.take() {
+            self.inner.call(|e, now, out| e.close(now, &opened, out));
+            if !self.ended_old {
+                // Nobody has been told this id.
+                drop(self.inner.end(opened.key, EndKind::Invalidated));
+            }
+        }
+    }
+}
+
+impl<L: Live> Node<L> {
+    pub(crate) fn of(inner: Arc<Inner<L>>) -> Node<L> {
+        Node { _end: Arc::new(End(inner.clone())), inner }
+    }
+
+    // ---- sessions -------------------------------------------------------------------------------------------------------
+
+    /// The keys for ids and tokens of a namespace.
+    pub fn keys(&self, namespace: &str) -> IdKeys {
+        self.inner.secret.keys(namespace)
+    }
+
+    /// A new session id.
+    pub fn draw_id(&self, keys: &IdKeys) -> Result<SessionId, EntropyError> {
+        entropy().map(|random| SessionId::issue(keys, random))
+    }
+
+    /// A session under an id that was drawn just now. It costs nobody anything until its first commit. Give it back with
+    /// [`close`](Node::close).
+    pub fn create(&self, key: SessionKey) -> Result<Opened<L>, OpenFailure> {
+        let created = self.inner.call(|e, now, out| e.create(now, key, out));
+        created.ok_or_else(dead)?.map_err(|why| OpenFailure { why, retry_after: SOON })
+    }
+
+    /// Like [`create`](Node::create), around a live session that is there already.
+    pub fn create_with(&self, key: SessionKey, live: Arc<L>) -> Result<Opened<L>, OpenFailure> {
+        let created = self.inner.call(|e, now, out| e.create_with(now, key, live, out));
+        created.ok_or_else(dead)?.map_err(|why| OpenFailure { why, retry_after: SOON })
+    }
+
+    /// Opens a session. One that this node owns is there at once, without a message; otherwise other nodes or the store are asked,
+    /// within `open_bound`.
+    pub fn open(&self, key: SessionKey, token: Option<Brought>) -> Step<Result<Open<L>, OpenFailure>> {
+        match self.inner.opens(key, token) {
+            Ok(opened) => Step::Ready(opened),
+            Err(answer) => Step::Wait(Box::pin(self.inner.clone().open_later(key, token, answer))),
+        }
+    }
+
+    /// Gives an opened session back; exactly once for each [`Open::Here`] and [`create`](Node::create).
+    pub fn close(&self, at: &Opened<L>) {
+        self.inner.call(|e, now, out| e.close(now, at, out));
+    }
+
+    /// Reads the record of an opened session and how often others' commits were merged into it; `None` if it has moved. Called under a
+    /// lock of the engine: copy handles, lock nothing.
+    pub fn read<R>(&self, at: &Opened<L>, f: impl FnOnce(&Record, u32) -> R) -> Option<R> {
+        self.inner.enter(&mut Outputs::new(), |e, _, _| e.read(at, f)).flatten()
+    }
+
+    /// Commits changes, all or nothing. The change is in the session when this returns; the response may leave when the answer says so,
+    /// within `commit_bound`.
+    pub fn commit(&self, at: &Opened<L>, changes: &[Change]) -> Commit {
+        let mut out = Outputs::new();
+        let mut room = self.inner.commits.room(at.key);
+        let commit = self.inner.enter(&mut out, |e, now, out| e.commit(now, at, changes, out));
+        let commit = self.inner.committed(at.key, commit, &mut room);
+        drop(room);
+        self.inner.dispatch(&mut out);
+        commit
+    }
+
+    /// Commits changes to a session that another node owns (see [`Open::Guest`]).
+    pub fn commit_late(&self, key: SessionKey, changes: &[Change]) -> Waiting<Result<(Stamp, Level), CommitFailure>> {
+        match self.inner.call_timed(|e, now, out| e.commit_late(now, key, changes, out)) {
+            Some(ticket) => self.inner.late(ticket),
+            None => Box::pin(core::future::ready(Err(CommitFailure::Unknown))),
+        }
+    }
+
+    /// Ends a request that changed nothing: its response may leave when all that it read is durable. Almost always that is now.
+    pub fn finish_read(&self, at: &Opened<L>) -> Commit {
+        let finish = |out: &mut Outputs| self.inner.enter(out, |e, now, out| e.finish_read(now, at, out));
+        let mut out = Outputs::new();
+        let commit = match finish(&mut out) {
+            Some(output::Commit::Done { tip, level, stamp }) => Commit::Applied(stamp, Step::Ready(Ok(Durable { tip, level }))),
+            // It may have become durable meanwhile, and then nobody says so again: ask once more with the waiters locked.
+            _ => {
+                let mut room = self.inner.commits.room(at.key);
+                let commit = finish(&mut out);
+                self.inner.committed(at.key, commit, &mut room)
+            }
+        };
+        self.inner.dispatch(&mut out);
+        commit
+    }
+
+    /// Ends a session for good, on every node that hears of it; needs no ownership. `true`: all live holders and the store know;
+    /// `false`: one of them is silent, and is told again.
+    pub fn end(&self, key: SessionKey, kind: EndKind) -> Waiting<bool> {
+        self.inner.end(key, kind)
+    }
+
+    /// The session goes on under another id: its committed content becomes the first commit of `key`; when that is durable the old id
+    /// ends. Commit first what is to go along; close `at` as ever. If it fails, the old id stays as it was.
+    pub fn rotate(&self, at: &Opened<L>, key: SessionKey) -> Waiting<Result<Rotated<L>, CommitFailure>> {
+        let mut out = Outputs::new();
+        let opened = self.inner.enter(&mut out, |e, now, out| e.rotate(now, at, key, out)).flatten();
+        self.inner.dispatch(&mut out);
+        let Some(opened) = opened else { return Box::pin(core::future::ready(Err(CommitFailure::Ended))) };
+        let first = self.finish_read(&opened);
+        let mut new = NewId { inner: self.inner.clone(), opened: Some(opened), ended_old: false };
+        let (inner, old) = (self.inner.clone(), at.key);
+        Box::pin(async move {
+            let committed = first.done().await?;
+            new.ended_old = true;
+            inner.end(old, EndKind::Rotated).await;
+            let opened = new.opened.take().ok_or(CommitFailure::Unknown)?;
+            Ok(Rotated { opened, committed: Committed { stamp: committed.tip, ..committed } })
+        })
+    }
+
+    /// When a session that is used now may have expired, by the wall clock: for the deadline in its token alone.
+    pub fn deadline(&self, at: &Opened<L>) -> WallSeconds {
+        let left = at.expires.since(self.inner.clock.now()).as_secs();
+        WallSeconds(wall_seconds().0.saturating_add(u32::try_from(left).unwrap_or(u32::MAX)))
+    }
+
+    /// The wall clock, for judging a token's deadline.
+    pub fn wall(&self) -> WallSeconds {
+        wall_seconds()
+    }
+
+    /// This node's clock, as in [`Opened::expires`].
+    pub fn now(&self) -> Mono {
+        self.inner.clock.now()
+    }
+
+    // ---- looking --------------------------------------------------------------------------------------------------------
+
+    /// What this node knows of a session.
+    pub fn info(&self, key: SessionKey) -> Option<Info> {
+        self.inner.enter(&mut Outputs::new(), |e, _, _| e.info(key)).flatten()
+    }
+
+    /// The nodes that would hold a session, in order.
+    pub fn placed(&self, key: SessionKey) -> Vec<Life> {
+        self.inner.enter(&mut Outputs::new(), |e, _, _| e.placed(key)).unwrap_or_default()
+    }
+
+    /// This node.
+    pub fn me(&self) -> outlive_core::member::Node {
+        self.inner.engine.me()
+    }
+
+    /// The members, this node and those that died within a day included.
+    pub fn members(&self) -> Vec<Member> {
+        self.inner.engine.members()
+    }
+
+    /// The name of the node that a life belonged to, if it is still remembered.
+    pub fn name_of(&self, life: Life) -> Option<Box<str>> {
+        self.inner.engine.name_of(life)
+    }
+
+    /// Rises whenever the membership changes.
+    pub fn watch_members(&self) -> watch::Receiver<u64> {
+        self.inner.members.subscribe()
+    }
+
+    /// What happens to sessions here. Bounded: whoever is slow is told how many were dropped.
+    pub fn subscribe_events(&self) -> broadcast::Receiver<(SessionKey, Event)> {
+        self.inner.events.subscribe()
+    }
+
+    /// Numbers.
+    pub fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+
+    /// Whether requests should be sent here.
+    pub fn readiness(&self) -> Readiness {
+        let state = self.inner.state.load(Ordering::Acquire);
+        match state {
+            DEAD => Readiness::Dead,
+            DRAINING => Readiness::Draining,
+            _ => self.inner.degraded(),
+        }
+    }
+
+    // ---- leaving --------------------------------------------------------------------------------------------------------
+
+    /// Becomes `true` when the node begins to leave.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.inner.draining.subscribe()
+    }
+
+    /// Leaves in order: others take over what is owned here, copies held for others move, the store's queue is flushed. Requests are
+    /// served meanwhile. Ends the node, at `deadline` at the latest; says how many sessions are not known to be safe elsewhere.
+    pub async fn drain(&self, deadline: Duration) -> DrainReport {
+        let _ = self.inner.state.compare_exchange(SERVING, DRAINING, Ordering::AcqRel, Ordering::Acquire);
+        self.inner.draining.send_replace(true);
+        self.inner.drain(deadline).await
+    }
+
+    /// Makes a drain that runs wait for nothing but the store's queue: the second signal.
+    pub fn drain_faster(&self) {
+        self.inner.flush_only.send_replace(true);
+    }
+
+    /// Stops at once and says goodbye to nobody, like a crash.
+    pub fn shutdown_now(&self) {
+        self.inner.end_all();
+    }
+}

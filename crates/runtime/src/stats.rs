@@ -1,0 +1,140 @@
+//! Numbers, and whether a node is fit for requests.
+
+use crate::node::Inner;
+use core::sync::atomic::{AtomicU64, Ordering};
+use outlive_core::output::{Event, Live};
+use std::sync::Arc;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self) {
+        self.add_many(1);
+    }
+
+    pub(crate) fn add_many(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What has been counted.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: Count,)*
+        }
+
+        /// Numbers of one node. Those of `engine` are as of now, the others have been counted since the start.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            /// The engine's own.
+            pub engine: outlive_core::engine::Stats,
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            fn stats(&self, engine: outlive_core::engine::Stats) -> Stats {
+                Stats { engine, $($name: self.$name.get(),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Sessions created here.
+    created,
+    /// Sessions that this node came to own.
+    moved,
+    /// Sessions that another node came to own.
+    left,
+    /// Sessions that expired here.
+    expired,
+    /// Sessions that ended here.
+    ended,
+    /// Losses that were reported: commits that clients had seen and nobody has.
+    lost,
+    /// Commits that had been given up as lost and came back.
+    found_again,
+    /// Merges in which a value was discarded.
+    conflicts,
+    /// Copies made here for others.
+    backed,
+    /// Sessions whose copies came to be where they should be again.
+    replicated,
+    /// Commits whose outcome nobody knew in time.
+    unknown,
+    /// Links closed because of what the peer sent.
+    bad_frames,
+    /// Connections that did not become links.
+    refused_connections,
+    /// Times that this node stood still for more than a second.
+    stalls,
+    /// Rows that were written to the store.
+    store_writes,
+    /// Rows that were read from the store.
+    store_reads,
+    /// Calls of the store that failed or were not answered in time.
+    store_failures,
+}
+
+impl Counters {
+    pub(crate) fn event(&self, event: &Event) {
+        match event {
+            Event::Created => self.created.add(),
+            Event::Moved { .. } => self.moved.add(),
+            Event::Left { .. } => self.left.add(),
+            Event::Expired => self.expired.add(),
+            Event::Ended(_) => self.ended.add(),
+            Event::Lost { .. } => self.lost.add(),
+            Event::FoundAgain { .. } => self.found_again.add(),
+            Event::Conflict { .. } => self.conflicts.add(),
+            Event::Backed { .. } => self.backed.add(),
+            Event::Replicated { .. } => self.replicated.add(),
+            _ => {}
+        }
+    }
+}
+
+/// Whether requests should be sent to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Readiness {
+    /// Yes.
+    Ready,
+    /// Yes, and it promises less than it is set to, or will soon.
+    Degraded {
+        /// The store does not answer; sessions are served from memory and copies, and wait to be written.
+        store: bool,
+        /// Sessions that should have copies and do not.
+        under_replicated: u64,
+    },
+    /// No: it is about to meet the others.
+    Forming,
+    /// No: it leaves.
+    Draining,
+    /// No, and never again.
+    Dead,
+}
+
+impl<L: Live> Inner<L> {
+    pub(crate) fn stats(self: &Arc<Self>) -> Stats {
+        self.counters.stats(self.engine.stats(self.clock.now()))
+    }
+
+    pub(crate) fn degraded(self: &Arc<Self>) -> Readiness {
+        if !*self.formed.borrow() {
+            return Readiness::Forming;
+        }
+        let store = self.store.as_ref().is_some_and(|store| store.is_down());
+        let under_replicated = self.engine.stats(self.clock.now()).under_replicated;
+        if store || under_replicated > 0 { Readiness::Degraded { store, under_replicated } } else { Readiness::Ready }
+    }
+}

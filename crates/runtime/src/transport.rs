@@ -1,0 +1,57 @@
+//! How bytes travel between nodes: plain TCP.
+//!
+//! TLS between nodes is not built yet. This module is where it goes: what dials, accepts and splits a connection is here, and the rest
+//! sees a reader and a writer. Until then [`plain_allowed`] keeps plain TCP on loopback addresses.
+
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use std::io;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+pub(crate) type Reader = OwnedReadHalf;
+pub(crate) type Writer = OwnedWriteHalf;
+
+/// How long a connection may take to be accepted.
+const CONNECT: Duration = Duration::from_secs(1);
+/// A peer's machine that acknowledges nothing for so long has lost the connection: after a long partition a new one is there sooner
+/// than the old one's next retransmission.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(8);
+
+/// Whether peers may speak plain TCP on this address.
+pub(crate) fn plain_allowed(ip: IpAddr, danger: bool) -> bool {
+    ip.to_canonical().is_loopback() || danger
+}
+
+pub(crate) async fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(addr).await
+}
+
+/// Connects to the first address of `addr` that accepts and that plain TCP may go to.
+pub(crate) async fn dial(addr: &str, danger: bool) -> io::Result<TcpStream> {
+    let attempt = async {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for addr in tokio::net::lookup_host(addr).await? {
+            if !plain_allowed(addr.ip(), danger) {
+                let why = "plain TCP goes to loopback addresses only, unless danger_plain_peers is set";
+                last = io::Error::new(io::ErrorKind::PermissionDenied, why);
+                continue;
+            }
+            match TcpStream::connect(addr).await {
+                // A free port that connects to itself is nobody.
+                Ok(stream) if stream.local_addr().ok() == stream.peer_addr().ok() => last = io::ErrorKind::ConnectionRefused.into(),
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    tokio::time::timeout(CONNECT, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+pub(crate) fn split(stream: TcpStream) -> io::Result<(Reader, Writer)> {
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(stream.into_split())
+}
