@@ -107,22 +107,7 @@ const CORE: [&str; 29] = [
 const MSRV: (u32, u32) = (1, 90);
 
 /// Declared dependencies that no source names, and why they stay: (package, dependency, why).
-const UNNAMED: [(&str, &str, &str); 12] = [
-    ("outlive-core", "bytes", AHEAD),
-    ("outlive-core", "foca", AHEAD),
-    ("outlive-core", "foldhash", AHEAD),
-    ("outlive-core", "hashbrown", AHEAD),
-    ("outlive-core", "parking_lot", AHEAD),
-    ("outlive-core", "postcard", AHEAD),
-    ("outlive-core", "rand", AHEAD),
-    ("outlive-core", "rand_pcg", AHEAD),
-    ("outlive-core", "serde_bytes", AHEAD),
-    ("outlive-core", "smallvec", AHEAD),
-    ("outlive-core", "thiserror", AHEAD),
-    ("outlive-core", "proptest", AHEAD),
-];
-
-const AHEAD: &str = "chosen before the engine that uses it was written; goes when it is";
+const UNNAMED: [(&str, &str, &str); 0] = [];
 
 /// Our crates that use one of ours which they may not.
 #[must_use]
