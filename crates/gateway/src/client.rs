@@ -2,8 +2,9 @@
 
 use crate::forwarded::Forwarded;
 use crate::gateway::{Limits, Shared};
-use crate::headers::length_and_coding;
 use crate::proxy::Tunnel;
+use crate::socket::poll_write_all_of;
+use crate::table::Copy;
 use parking_lot::Mutex;
 use std::io;
 use std::pin::Pin;
@@ -21,11 +22,12 @@ pub(crate) struct Worker {
     /// for each request would cost more than all they do.
     clock: AtomicU64,
     random: AtomicU64,
+    pub(crate) table: Mutex<Copy>,
 }
 
 impl Worker {
     pub(crate) fn new(index: usize, shared: Arc<Shared>, seed: u64) -> Worker {
-        Worker { index, shared, clock: AtomicU64::new(0), random: AtomicU64::new(seed) }
+        Worker { index, shared, clock: AtomicU64::new(0), random: AtomicU64::new(seed), table: Mutex::default() }
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -77,9 +79,6 @@ impl Phase {
         u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
     }
 }
-
-/// How much of what comes in between two answers is kept to look at; a longer head is refused for its size before.
-const TAPE: usize = 64 * 1024;
 
 /// Shared by the connection's task, its socket and the body that it is being sent.
 pub(crate) struct Client {
@@ -164,12 +163,18 @@ impl Client {
         self.expired() && self.expired.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether the head that has just been parsed had both a length and a coding. Forgets the bytes.
-    pub(crate) fn take_tape(&self, chunked: bool) -> bool {
-        let mut tape = self.tape.lock();
-        let found = chunked && length_and_coding(&tape);
+    /// The bytes that came in since the last answer ended: the head that has just been parsed, if it was not sent ahead of that.
+    pub(crate) fn take_tape(&self) -> Vec<u8> {
+        std::mem::take(&mut self.tape.lock())
+    }
+
+    /// Gives the bytes back, for their room.
+    pub(crate) fn recycle(&self, mut tape: Vec<u8>) {
         tape.clear();
-        found
+        let mut mine = self.tape.lock();
+        if mine.is_empty() {
+            *mine = tape;
+        }
     }
 
     fn came_in(&self, bytes: &[u8]) {
@@ -182,7 +187,8 @@ impl Client {
         }
         if matches!(phase, Phase::Idle | Phase::Head) {
             let mut tape = self.tape.lock();
-            let room = TAPE.saturating_sub(tape.len());
+            // A head beyond this is refused for its size.
+            let room = self.worker.shared.limits.max_head.saturating_sub(tape.len());
             tape.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
     }
@@ -221,7 +227,7 @@ impl AsyncWrite for Tap {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let polled = poll_write_all_of(Pin::new(&mut self.stream), cx, bufs);
         if polled.is_ready() {
             self.client.went_out();
         }

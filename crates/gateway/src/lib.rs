@@ -27,7 +27,9 @@
 //! | `gateway` | listener, worker threads, limits, shutdown |
 //! | `client` | one client connection and its clock |
 //! | `proxy` | one request and its answer |
+//! | `resend` | the same request once more |
 //! | `upstream` | connections to members |
+//! | `socket` | how bytes are written |
 //! | `table` | members, their health and counters |
 //! | `headers`, `forwarded` | what changes on the way, and who is believed |
 
@@ -36,7 +38,9 @@ mod forwarded;
 mod gateway;
 mod headers;
 mod proxy;
+mod resend;
 pub mod routing;
+mod socket;
 mod table;
 mod upstream;
 

@@ -1,8 +1,9 @@
 //! One request, from its head to the last byte of its answer.
 
 use crate::client::{Client, Phase};
-use crate::headers::{self, ambiguous, wants_websocket};
-use crate::routing::{InFlight, Members};
+use crate::headers::{self, ambiguous, length_and_coding, wants_websocket};
+use crate::resend::Resend;
+use crate::routing::InFlight;
 use crate::table::{Kept, Row, count, refused};
 use crate::upstream::{Broken, Outbound, Upload, Upstream};
 use bytes::Bytes;
@@ -27,7 +28,8 @@ const MAX_MEMBERS: usize = 3;
 /// Answers `req`. Never fails: what goes wrong has a status.
 pub(crate) async fn answer(client: Arc<Client>, mut req: Request<Incoming>) -> Result<Response<Relay>, Infallible> {
     client.enter(Phase::Waiting);
-    let doubtful = client.take_tape(req.headers().contains_key(TRANSFER_ENCODING));
+    let tape = client.take_tape();
+    let doubtful = req.headers().contains_key(TRANSFER_ENCODING) && length_and_coding(&tape);
     let refusal = if doubtful { Some(headers::LENGTH_AND_CODING) } else { ambiguous(&req) };
     let response = if let Some(why) = refusal {
         refuse(why)
@@ -35,7 +37,7 @@ pub(crate) async fn answer(client: Arc<Client>, mut req: Request<Incoming>) -> R
         text(StatusCode::NOT_IMPLEMENTED, "outlive gateway: CONNECT is not for this kind of proxy\n".into())
     } else {
         let upgrade = wants_websocket(&req).then(|| hyper::upgrade::on(&mut req));
-        match pass(&client, req, upgrade.is_some()).await {
+        match pass(&client, req, tape, upgrade.is_some()).await {
             Ok(answered) => relay(&client, answered, upgrade),
             Err(failure) => failure.response(),
         }
@@ -50,8 +52,7 @@ pub(crate) async fn answer(client: Arc<Client>, mut req: Request<Incoming>) -> R
 struct Answered {
     response: Response<Incoming>,
     upstream: Box<Upstream>,
-    row: Arc<Row>,
-    in_flight: InFlight,
+    member: InFlight<Kept>,
     /// The connection may carry another request after this one.
     reusable: bool,
     /// The client was still sending when the answer began.
@@ -84,42 +85,43 @@ impl Failure {
 /// Where a request may still go.
 struct Journey<'a> {
     client: &'a Client,
-    members: Arc<Members<Kept>>,
-    tried: Vec<usize>,
+    tried: Vec<Arc<Row>>,
     failure: Failure,
     /// This one again, over a fresh connection: the former was one that it had kept idle for too long.
-    again: Option<usize>,
+    again: Option<Arc<Row>>,
     retrying: bool,
 }
 
 impl Journey<'_> {
     fn new(client: &Client) -> Journey<'_> {
         let failure = Failure { status: StatusCode::SERVICE_UNAVAILABLE, tried: String::new() };
-        let members = client.worker.shared.directory.members();
-        Journey { client, members, tried: Vec::new(), failure, again: None, retrying: false }
+        Journey { client, tried: Vec::new(), failure, again: None, retrying: false }
     }
 
-    /// The next member to ask and whether over a fresh connection, or why there is none.
-    fn next(&mut self, headers: &HeaderMap) -> Option<(usize, bool)> {
-        if let Some(index) = self.again.take() {
-            return Some((index, true));
+    /// The next member to ask and whether over a fresh connection, or `None`.
+    fn next(&mut self, headers: &HeaderMap) -> Option<(InFlight<Kept>, bool)> {
+        if let Some(row) = self.again.take() {
+            return Some((row.begin(), true));
         }
         if self.tried.len() >= MAX_MEMBERS {
             return None;
         }
         let worker = &self.client.worker;
+        let mut table = worker.table.lock();
+        worker.shared.directory.refresh(&mut table);
+        let rows = table.members.rows();
+        let tried: Vec<usize> = self.tried.iter().filter_map(|tried| rows.iter().position(|row| Arc::ptr_eq(row, tried))).collect();
         let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-        let choice = worker.shared.router.route(cookies, &self.members, &self.tried, worker.random())?;
-        let counters = &self.members.rows()[choice.index].kept().counters;
+        let choice = worker.shared.router.route(cookies, &table.members, &tried, worker.random())?;
+        let row = &rows[choice.index];
         if choice.moved {
-            count(&counters.moved);
+            count(&row.kept().counters.moved);
         }
-        Some((choice.index, false))
+        Some((row.begin(), false))
     }
 
-    /// Notes that `index` failed this request.
-    fn failed(&mut self, index: usize, status: StatusCode, why: &str) {
-        let row = &self.members.rows()[index];
+    /// Notes that `row` failed this request.
+    fn failed(&mut self, row: &Arc<Row>, status: StatusCode, why: &str) {
         count(&row.kept().counters.failures);
         let separator = if self.failure.tried.is_empty() { "" } else { ", " };
         // Names only: an address of the inner network is nobody's business.
@@ -129,9 +131,7 @@ impl Journey<'_> {
             self.failure.status = status;
         }
         self.retrying = true;
-        if !self.tried.contains(&index) {
-            self.tried.push(index);
-        }
+        self.tried.push(row.clone());
     }
 }
 
@@ -139,69 +139,74 @@ impl Journey<'_> {
 ///
 /// A request that was not sent goes to the next member, whatever its method. One that was sent, and whose answer did not begin,
 /// is sent once more if doing it twice is the same as doing it once and it has no body.
-async fn pass(client: &Client, req: Request<Incoming>, websocket: bool) -> Result<Answered, Failure> {
+async fn pass(client: &Client, req: Request<Incoming>, tape: Vec<u8>, websocket: bool) -> Result<Answered, Failure> {
     let shared = &client.worker.shared;
     let limits = &shared.limits;
-    let (mut req, upload) = outbound(client, req, websocket);
+    let repeatable = shared.retry && !websocket && idempotent(req.method()) && req.body().is_end_stream();
     // A member that overlooks such a body would take it for the next request on this connection; so there is no next.
-    let reusable = upload.is_none() || !bodiless(req.method());
-    let mut copy = if shared.retry && upload.is_none() && !websocket && idempotent(req.method()) { Some(head_of(&req)) } else { None };
+    let reusable = req.body().is_end_stream() || !bodiless(req.method());
+    let mut resend = (repeatable && !tape.is_empty()).then(|| Resend::bytes(&req, tape));
+    let (mut req, upload) = outbound(client, req, websocket);
+    if repeatable && resend.is_none() {
+        resend = Some(Resend::whole(&req));
+    }
     let mut journey = Journey::new(client);
     loop {
-        let Some((index, fresh)) = journey.next(req.headers()) else { return Err(journey.failure) };
-        let row = journey.members.rows()[index].clone();
-        let counters = &row.kept().counters;
+        let Some((member, fresh)) = journey.next(req.headers()) else { return Err(journey.failure) };
+        let counters = &member.kept().counters;
         count(&counters.requests);
         if journey.retrying {
             count(&counters.retries);
         }
-        let in_flight = row.begin();
-        let idle = if fresh { None } else { row.kept().pool(client.worker.index).take() };
+        let idle = if fresh { None } else { member.kept().pool(client.worker.index).take() };
         let reused = idle.is_some();
         let mut upstream = match idle {
             Some(upstream) => upstream,
-            None => match Upstream::connect(row.addr(), limits.connect_timeout, limits.max_head).await {
+            None => match Upstream::connect(member.addr(), limits.connect_timeout, limits.max_head).await {
                 Ok(upstream) => upstream,
                 Err(error) => {
                     if is_down(&error) {
-                        refused(&row, limits.connect_timeout, client.worker.random());
+                        refused(&member, limits.connect_timeout, client.worker.random());
                     }
-                    journey.failed(index, StatusCode::SERVICE_UNAVAILABLE, describe(&error));
+                    journey.failed(&member, StatusCode::SERVICE_UNAVAILABLE, describe(&error));
                     continue;
                 }
             },
         };
         match upstream.exchange(req, client).await {
             Ok(response) => {
+                if let Some(Resend::Bytes { head, .. }) = resend {
+                    client.recycle(head);
+                }
                 let uploading = upload.is_some_and(|upload| !upload.ended());
-                return Ok(Answered { response, upstream, row, in_flight, reusable, uploading });
+                return Ok(Answered { response, upstream, member, reusable, uploading });
             }
             Err(Broken::TimedOut) => {
-                journey.failed(index, StatusCode::GATEWAY_TIMEOUT, "no answer in time");
+                journey.failed(&member, StatusCode::GATEWAY_TIMEOUT, "no answer in time");
                 return Err(journey.failure);
             }
             Err(Broken::Unsent(unsent)) => {
                 req = *unsent;
                 if reused {
-                    journey.again = Some(index);
+                    journey.again = Some(member.clone());
                 } else {
-                    journey.failed(index, StatusCode::SERVICE_UNAVAILABLE, "connection broke");
+                    journey.failed(&member, StatusCode::SERVICE_UNAVAILABLE, "connection broke");
                 }
             }
             Err(Broken::Sent) if upload.as_ref().is_some_and(|upload| upload.broken()) => {
                 return Err(Failure { status: StatusCode::BAD_REQUEST, tried: String::new() });
             }
             Err(Broken::Sent) => {
-                let Some(again) = copy.take() else {
-                    journey.failed(index, StatusCode::BAD_GATEWAY, "connection broke");
+                let Some(again) = resend.take().and_then(|resend| resend.request(client)) else {
+                    journey.failed(&member, StatusCode::BAD_GATEWAY, "connection broke");
                     return Err(journey.failure);
                 };
                 req = again;
                 if reused {
-                    journey.again = Some(index);
+                    journey.again = Some(member.clone());
                     journey.retrying = true;
                 } else {
-                    journey.failed(index, StatusCode::BAD_GATEWAY, "connection broke");
+                    journey.failed(&member, StatusCode::BAD_GATEWAY, "connection broke");
                 }
             }
         }
@@ -226,14 +231,6 @@ fn bodiless(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE, Method::TRACE].contains(method)
 }
 
-fn head_of(req: &Request<Outbound>) -> Request<Outbound> {
-    let mut copy = Request::new(Outbound::Empty);
-    *copy.method_mut() = req.method().clone();
-    *copy.uri_mut() = req.uri().clone();
-    *copy.headers_mut() = req.headers().clone();
-    copy
-}
-
 /// Whether a failed connect says something about the member; running out of descriptors or ports says it about us.
 fn is_down(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
@@ -250,7 +247,7 @@ fn describe(error: &io::Error) -> &'static str {
 
 /// Turns a member's answer into ours.
 fn relay(client: &Arc<Client>, answered: Answered, upgrade: Option<OnUpgrade>) -> Response<Relay> {
-    let Answered { response, upstream, row, in_flight, reusable, uploading } = answered;
+    let Answered { response, upstream, member, reusable, uploading } = answered;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let (mut head, body) = response.into_parts();
     head.version = Version::HTTP_11;
@@ -258,9 +255,9 @@ fn relay(client: &Arc<Client>, answered: Answered, upgrade: Option<OnUpgrade>) -
     headers::to_client(&mut head.headers, switching);
     if switching {
         let Some(upgrade) = upgrade else {
-            return Failure { status: StatusCode::BAD_GATEWAY, tried: format!("{}: switched protocols unasked", row.name()) }.response();
+            return Failure { status: StatusCode::BAD_GATEWAY, tried: format!("{}: switched protocols unasked", member.name()) }.response();
         };
-        client.becomes(Tunnel { upstream, upgrade, _in_flight: in_flight });
+        client.becomes(Tunnel { upstream, upgrade, _member: member });
         return Response::from_parts(head, Relay(Kind::Empty));
     }
     let source = if uploading {
@@ -268,14 +265,14 @@ fn relay(client: &Arc<Client>, answered: Answered, upgrade: Option<OnUpgrade>) -
         Source::Detached(upstream.detach())
     } else if body.is_end_stream() {
         if reusable {
-            row.kept().pool(client.worker.index).give(client.worker.now(), upstream);
+            member.kept().pool(client.worker.index).give(client.worker.now(), upstream);
         }
         return Response::from_parts(head, Relay(Kind::Empty));
     } else {
         Source::Driven(Some(upstream))
     };
     client.enter(Phase::Body);
-    let stream = Stream { body, source, client: client.clone(), row, reusable, _in_flight: in_flight };
+    let stream = Stream { body, source, client: client.clone(), member, reusable };
     Response::from_parts(head, Relay(Kind::Stream(Box::new(stream))))
 }
 
@@ -283,7 +280,7 @@ fn relay(client: &Arc<Client>, answered: Answered, upgrade: Option<OnUpgrade>) -
 pub(crate) struct Tunnel {
     upstream: Box<Upstream>,
     upgrade: OnUpgrade,
-    _in_flight: InFlight,
+    _member: InFlight<Kept>,
 }
 
 impl Tunnel {
@@ -336,9 +333,8 @@ struct Stream {
     body: Incoming,
     source: Source,
     client: Arc<Client>,
-    row: Arc<Row>,
+    member: InFlight<Kept>,
     reusable: bool,
-    _in_flight: InFlight,
 }
 
 enum Source {
@@ -351,7 +347,7 @@ impl Drop for Stream {
         match &mut self.source {
             Source::Driven(upstream) => {
                 if let Some(upstream) = upstream.take().filter(|_| self.reusable && self.body.is_end_stream()) {
-                    self.row.kept().pool(self.client.worker.index).give(self.client.worker.now(), upstream);
+                    self.member.kept().pool(self.client.worker.index).give(self.client.worker.now(), upstream);
                 }
             }
             Source::Detached(task) => task.abort(),
@@ -368,7 +364,7 @@ impl Stream {
         if matches!(polled, Poll::Ready(None))
             && let Some(upstream) = source.take().filter(|_| self.reusable)
         {
-            self.row.kept().pool(self.client.worker.index).give(self.client.worker.now(), upstream);
+            self.member.kept().pool(self.client.worker.index).give(self.client.worker.now(), upstream);
         }
         polled
     }

@@ -46,7 +46,7 @@ pub struct Member<T = ()> {
     life: u64,
     told: AtomicU8,
     refused: AtomicBool,
-    in_flight: Arc<AtomicU32>,
+    in_flight: AtomicU32,
     kept: T,
 }
 
@@ -59,7 +59,7 @@ impl<T> Member<T> {
             life: info.life,
             told: AtomicU8::new(info.state as u8),
             refused: AtomicBool::new(false),
-            in_flight: Arc::default(),
+            in_flight: AtomicU32::new(0),
             kept,
         }
     }
@@ -125,19 +125,27 @@ impl<T> Member<T> {
     }
 
     /// Counts one more request in flight until the returned guard is dropped.
-    pub fn begin(&self) -> InFlight {
+    pub fn begin(self: &Arc<Self>) -> InFlight<T> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.in_flight.clone())
+        InFlight(self.clone())
     }
 }
 
-/// One request in flight, for as long as it lives.
+/// A member and one request that it has in flight, for as long as this lives.
 #[derive(Debug)]
-pub struct InFlight(Arc<AtomicU32>);
+pub struct InFlight<T = ()>(Arc<Member<T>>);
 
-impl Drop for InFlight {
+impl<T> std::ops::Deref for InFlight<T> {
+    type Target = Arc<Member<T>>;
+
+    fn deref(&self) -> &Arc<Member<T>> {
+        &self.0
+    }
+}
+
+impl<T> Drop for InFlight<T> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -36,6 +36,13 @@ pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// The table as one worker saw it last.
+#[derive(Default)]
+pub(crate) struct Copy {
+    version: u64,
+    pub(crate) members: Arc<Members<Kept>>,
+}
+
 /// One member, as counted since the gateway started. Counters outlive the member's restarts, not its removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -64,12 +71,13 @@ pub struct MemberStats {
 #[derive(Clone, Debug)]
 pub struct Directory {
     table: Arc<RwLock<Arc<Members<Kept>>>>,
+    version: Arc<AtomicU64>,
     workers: usize,
 }
 
 impl Directory {
     pub(crate) fn new(workers: usize) -> Directory {
-        Directory { table: Arc::default(), workers }
+        Directory { table: Arc::default(), version: Arc::default(), workers }
     }
 
     /// Replaces the list, at once and for every request that is routed from now on; requests in flight finish where they are.
@@ -80,6 +88,7 @@ impl Directory {
         let mut table = self.table.write();
         let rows = members.iter().map(|info| self.row(info, &table)).collect();
         *table = Arc::new(Members::new(rows));
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     fn row(&self, info: &MemberInfo, before: &Members<Kept>) -> Arc<Row> {
@@ -98,6 +107,15 @@ impl Directory {
 
     pub(crate) fn members(&self) -> Arc<Members<Kept>> {
         self.table.read().clone()
+    }
+
+    /// Brings a worker's copy of the table up to date. Processors that all count references to one table would spend more on
+    /// handing that counter around than on routing.
+    pub(crate) fn refresh(&self, copy: &mut Copy) {
+        let version = self.version.load(Ordering::Acquire);
+        if copy.version != version {
+            *copy = Copy { version, members: self.members() };
+        }
     }
 
     /// What is known and counted of each member, ordered by name.

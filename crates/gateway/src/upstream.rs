@@ -4,6 +4,7 @@
 //! and a client that goes away takes its connection, and so its request, with it.
 
 use crate::client::Client;
+use crate::socket::Socket;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -16,7 +17,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::coop::unconstrained;
@@ -91,8 +92,48 @@ impl Body for Outbound {
 /// One connection to a member.
 pub(crate) struct Upstream {
     sender: SendRequest<Outbound>,
-    conn: Option<Connection<TokioIo<TcpStream>, Outbound>>,
+    conn: Option<Connection<TokioIo<Socket>, Outbound>>,
     ended: bool,
+    bell: Arc<Bell>,
+    waker: Waker,
+}
+
+/// Wakes whoever drives the connection now, but not while that one is handing something to it or taking something from it: the
+/// two ends of each of hyper's channels are in one task here, and would wake it for what it is about to see anyway.
+#[derive(Default)]
+struct Bell {
+    driver: Mutex<Option<Waker>>,
+    muted: AtomicBool,
+}
+
+impl Bell {
+    fn muted<T>(&self, body: impl FnOnce() -> T) -> T {
+        self.muted.store(true, Ordering::Relaxed);
+        let value = body();
+        self.muted.store(false, Ordering::Relaxed);
+        value
+    }
+
+    fn answers_to(&self, cx: &Context<'_>) {
+        let mut driver = self.driver.lock();
+        if !driver.as_ref().is_some_and(|driver| driver.will_wake(cx.waker())) {
+            *driver = Some(cx.waker().clone());
+        }
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Bell>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Bell>) {
+        if !self.muted.load(Ordering::Relaxed)
+            && let Some(driver) = self.driver.lock().as_ref()
+        {
+            driver.wake_by_ref();
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -114,28 +155,32 @@ impl Upstream {
         stream.set_nodelay(true)?;
         let mut builder = http1::Builder::new();
         builder.max_buf_size(max_head);
-        let (sender, conn) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Box::new(Upstream { sender, conn: Some(conn), ended: false }))
+        let (sender, conn) = builder.handshake(TokioIo::new(Socket(stream))).await.map_err(io::Error::other)?;
+        let bell = Arc::<Bell>::default();
+        let waker = Waker::from(bell.clone());
+        Ok(Box::new(Upstream { sender, conn: Some(conn), ended: false, bell, waker }))
     }
 
-    /// Moves bytes in both directions as far as they go.
-    fn drive(&mut self, cx: &mut Context<'_>) {
+    /// Moves bytes in both directions as far as they go. Whoever was the last to pass its waker is woken to do it again.
+    fn drive(&mut self) {
         if let Some(conn) = &mut self.conn
             && !self.ended
         {
-            self.ended = Pin::new(conn).poll(cx).is_ready();
+            self.ended = Pin::new(conn).poll(&mut Context::from_waker(&self.waker)).is_ready();
         }
     }
 
     /// Sends `req` and waits for the head of the answer. The body of the answer comes as long as this is driven on.
     pub(crate) async fn exchange(&mut self, req: Request<Outbound>, client: &Client) -> Result<Response<Incoming>, Broken> {
-        let mut answer = pin!(unconstrained(self.sender.try_send_request(req)));
+        let bell = self.bell.clone();
+        let mut answer = pin!(unconstrained(bell.muted(|| self.sender.try_send_request(req))));
         std::future::poll_fn(|cx| {
             if client.take_expired() {
                 return Poll::Ready(Err(Broken::TimedOut));
             }
-            self.drive(cx);
-            // Only `drive`, just now, can have brought the answer: a waker here would wake this very task once more for nothing.
+            self.bell.answers_to(cx);
+            self.drive();
+            // Only `drive`, just now, can have brought the answer, so there is nobody to wake for it.
             let mut nobody = Context::from_waker(Waker::noop());
             let mut polled = answer.as_mut().poll(&mut nobody);
             if polled.is_pending() && self.ended {
@@ -155,22 +200,33 @@ impl Upstream {
     /// The next frame of the answer's body.
     pub(crate) fn poll_body(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let mut nobody = Context::from_waker(Waker::noop());
-        let mut polled = Pin::new(&mut *body).poll_frame(&mut nobody);
+        let bell = self.bell.clone();
+        let mut polled = bell.muted(|| Pin::new(&mut *body).poll_frame(&mut nobody));
         if polled.is_pending() {
-            self.drive(cx);
+            self.bell.answers_to(cx);
+            self.drive();
             if self.ended {
                 // Whatever was received is in the channel; a body that is not complete by now ends in an error.
                 self.conn = None;
             }
-            polled = Pin::new(&mut *body).poll_frame(&mut nobody);
+            polled = bell.muted(|| Pin::new(&mut *body).poll_frame(&mut nobody));
         }
         polled
     }
 
-    /// Whether another request may be sent. Also takes the wakers of the former task out of the connection.
+    /// Whether another request may be sent, once nobody drives it any more.
     fn settle(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        *self.bell.driver.lock() = None;
+        if !self.sender.is_ready() {
+            self.drive();
+        }
         !self.ended && self.conn.is_some() && self.sender.is_ready()
+    }
+
+    /// Whether it is still good after it has been idle.
+    fn alive(&mut self) -> bool {
+        self.drive();
+        !self.ended && self.sender.is_ready()
     }
 
     /// The raw connection after the member has switched protocols, and what it has already said in the new one.
@@ -179,7 +235,7 @@ impl Upstream {
             self.conn.as_mut()?.await.ok()?;
         }
         let parts = self.conn?.into_parts();
-        Some((parts.io.into_inner(), parts.read_buf))
+        Some((parts.io.into_inner().0, parts.read_buf))
     }
 
     /// Lets the connection go on by itself until the task is aborted or the connection ends.
@@ -217,7 +273,7 @@ impl Pool {
 
     /// Closes what has been idle since before `since` and what the member has closed.
     pub(crate) fn sweep(&self, since: u64) {
-        self.0.lock().retain_mut(|(used, upstream)| *used >= since && upstream.settle());
+        self.0.lock().retain_mut(|(used, upstream)| *used >= since && upstream.alive());
     }
 }
 
