@@ -228,6 +228,13 @@ impl<L: Live> Engine<L> {
         shard.record(at).map(|record| f(record, external))
     }
 
+    /// For the simulator's oracle: looks at the copy that is here, whoever owns it, and at the branch kept beside it.
+    #[doc(hidden)]
+    pub fn peek<R>(&self, key: SessionKey, f: impl FnOnce(&Record, Option<&Record>) -> R) -> Option<R> {
+        let mut shard = self.shards[key.bits() as usize & (self.shards.len() - 1)].lock();
+        shard.copy(key).map(|copy| f(&copy.record, copy.branch.as_deref()))
+    }
+
     // ---- the world ------------------------------------------------------------------------------------------------------
 
     /// A connection's handshake succeeded, or it closed.

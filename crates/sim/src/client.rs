@@ -1,0 +1,768 @@
+//! Clients and their requests: each request is what a handler of a web application does, call by call.
+
+use crate::marks::Mark;
+use crate::options::{Fault, MS, S};
+use crate::oracle::Fate;
+use crate::world::{Ev, Phase, World};
+use bytes::Bytes;
+use outlive_core::Brought;
+use outlive_core::config::Level;
+use outlive_core::id::SessionKey;
+use outlive_core::output::{Commit, Failure, Open, Opened, Outcome, Ticket};
+use outlive_core::record::{Change, Record};
+use outlive_core::stamp::{Claim, Stamp};
+use outlive_core::wire::EndKind;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// One browser.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) tokens: bool,
+    /// Which sessions it uses, one after the other: clients of one `group` share one.
+    pub(crate) group: usize,
+    /// The session whose cookie it has.
+    pub(crate) session: Option<usize>,
+    pub(crate) token: Option<Stamp>,
+    /// What its token's response included.
+    pub(crate) seen: BTreeSet<u32>,
+    node: Option<usize>,
+    busy: bool,
+    /// Its last read after the faults was answered.
+    pub(crate) done: bool,
+    /// Attempts on a session that has ended.
+    ended_tries: u32,
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Create,
+    Read,
+    /// Appends to the list, and sets an attribute of its own.
+    Append,
+    /// Sets an attribute of its own.
+    Set,
+    Logout,
+    Rotate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Opening,
+    Running,
+    Commit { claim: Claim, version: u32, key: SessionKey },
+    Late,
+    Ending,
+}
+
+/// One request at one node.
+#[derive(Debug)]
+pub(crate) struct Req {
+    pub(crate) client: usize,
+    pub(crate) session: usize,
+    pub(crate) node: usize,
+    pub(crate) generation: u32,
+    pub(crate) kind: Kind,
+    pub(crate) token: Option<Stamp>,
+    /// What the client's token included when the request left.
+    pub(crate) must: BTreeSet<u32>,
+    stage: Stage,
+    tries: u32,
+    opened: Option<Opened<()>>,
+    guest: bool,
+    /// The list and its commit as read at first.
+    list: (Option<Stamp>, Vec<u32>),
+    seen: BTreeSet<u32>,
+    value: Option<u32>,
+    stamp: Option<Stamp>,
+    /// The session that a rotation makes.
+    next: Option<usize>,
+    gone: bool,
+    /// What a late commit waits for as a whole.
+    answered: bool,
+}
+
+/// What the client gets.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    Ok { tip: Option<Stamp>, level: Option<Level> },
+    Failed(&'static str),
+    Unknown(&'static str),
+    NotFound,
+    Ended(EndKind),
+}
+
+const LIST: &str = "log";
+
+fn own_name(value: u32) -> Arc<str> {
+    format!("e{value}").into()
+}
+
+impl World {
+    pub(crate) fn make_clients(&mut self) {
+        for group in 0..self.opts.sessions {
+            for first in [true, false] {
+                self.clients.push(Client {
+                    tokens: first || self.opts.both_tokens,
+                    group,
+                    session: None,
+                    token: None,
+                    seen: BTreeSet::new(),
+                    node: None,
+                    busy: false,
+                    done: false,
+                    ended_tries: 0,
+                });
+            }
+        }
+    }
+
+    fn think(&mut self, client: usize) {
+        let after = self.rng.around(self.opts.think);
+        self.at(after, Ev::Client(client));
+    }
+
+    /// A client sends its next request.
+    pub(crate) fn client_turn(&mut self, client: usize) {
+        match self.phase {
+            Phase::Chaos => {}
+            Phase::Healing if self.now - self.healed < 2 * S && self.opts.seed.is_multiple_of(2) => {}
+            Phase::Reading => return self.read_once_more(client),
+            Phase::Healing | Phase::Done => return,
+        }
+        if self.clients[client].busy {
+            return;
+        }
+        let first = client.is_multiple_of(2);
+        let partner = client ^ 1;
+        if self.clients[client].session.is_none() && !first {
+            // It gets the cookie from its other half.
+            match self.clients.get(partner).and_then(|p| p.session) {
+                Some(session) => {
+                    let c = &mut self.clients[client];
+                    (c.session, c.token, c.ended_tries) = (Some(session), None, 0);
+                    c.seen.clear();
+                }
+                None => return self.think(client),
+            }
+        }
+        let kind = match self.clients[client].session {
+            None => Kind::Create,
+            Some(_) => match self.rng.below(100) {
+                0 if self.opts.has(Fault::Logout) => Kind::Logout,
+                1 if self.opts.has(Fault::Rotate) => Kind::Rotate,
+                0..35 => Kind::Read,
+                35..70 => Kind::Append,
+                _ => Kind::Set,
+            },
+        };
+        let node = self.choose_node(client);
+        self.request(client, node, kind);
+    }
+
+    fn choose_node(&mut self, client: usize) -> usize {
+        let sticky = self.clients[client].node.filter(|_| !(self.opts.has(Fault::Wander) && self.rng.chance(300)));
+        let avoid = |w: &World, n: usize| w.nodes[n].proc.as_ref().is_none_or(|p| p.draining.is_some());
+        if let Some(node) = sticky.filter(|n| !avoid(self, *n)) {
+            return node;
+        }
+        let good: Vec<usize> = self.running().into_iter().filter(|n| !avoid(self, *n)).collect();
+        let any = self.running();
+        // A balancer that has not noticed yet sends requests to whoever drains.
+        let of = if good.is_empty() || self.rng.chance(50) { &any } else { &good };
+        let node = self.rng.pick(of).copied().unwrap_or(0);
+        self.clients[client].node = Some(node);
+        node
+    }
+
+    /// Sends a request; its number.
+    pub(crate) fn request(&mut self, client: usize, node: usize, kind: Kind) -> Option<u64> {
+        let Some(p) = self.nodes[node].proc.as_ref() else {
+            self.clients[client].node = None;
+            self.think(client);
+            return None;
+        };
+        let generation = p.generation;
+        let session = match (kind, self.clients[client].session) {
+            (Kind::Create, _) | (_, None) => self.new_session(),
+            (_, Some(session)) => session,
+        };
+        let c = &mut self.clients[client];
+        c.busy = true;
+        let req = Req {
+            client,
+            session,
+            node,
+            generation,
+            kind,
+            token: c.token.filter(|_| c.tokens),
+            must: c.seen.clone(),
+            stage: Stage::Opening,
+            tries: 0,
+            opened: None,
+            guest: false,
+            list: (None, Vec::new()),
+            seen: BTreeSet::new(),
+            value: None,
+            stamp: None,
+            next: None,
+            gone: false,
+            answered: false,
+        };
+        let id = self.next_req;
+        self.next_req += 1;
+        self.reqs.insert(id, req);
+        self.at(200, Ev::Arrive(id));
+        self.at(20 * S, Ev::Deadline(id));
+        Some(id)
+    }
+
+    fn key(&self, id: u64) -> Option<SessionKey> {
+        self.reqs.get(&id).and_then(|r| self.sessions.get(r.session)).map(|s| s.key)
+    }
+
+    /// The request is at its node.
+    pub(crate) fn open(&mut self, id: u64) {
+        let Some(key) = self.key(id) else { return };
+        let Some(r) = self.reqs.get_mut(&id) else { return };
+        let (node, kind, client) = (r.node, r.kind, r.client);
+        let token = r.token.map(|stamp| Brought { stamp, expired: false });
+        r.tries += 1;
+        let tries = r.tries;
+        if tries > 20 {
+            return self.answer(id, Answer::Failed("moves on and on"));
+        }
+        self.log(node, || format!("{key:?} request {id} of client {client}: {kind:?}, token {:?}, try {tries}", token.map(|t| t.stamp)));
+        if kind == Kind::Create {
+            match self.call(node, |e, now, out| e.create(now, key, out)) {
+                Some(Ok(opened)) => self.opened(id, opened),
+                _ => self.answer(id, Answer::Failed("cannot create")),
+            }
+            return;
+        }
+        match self.call(node, |e, now, out| e.open(now, key, token, out)) {
+            Some(Open::Here(opened)) => self.opened(id, opened),
+            Some(Open::Wait(ticket)) => {
+                let generation = self.reqs.get(&id).map_or(0, |r| r.generation);
+                self.tickets.insert((node, generation, ticket), id);
+                self.at(60 * S, Ev::Unanswered(id, tries));
+            }
+            Some(Open::NotFound) => self.answer(id, Answer::NotFound),
+            Some(Open::Ended(kind, _)) => self.answer(id, Answer::Ended(kind)),
+            Some(Open::Unavailable(why, _)) => self.unavailable(id, why),
+            _ => self.answer(id, Answer::Failed("no process")),
+        }
+    }
+
+    fn unavailable(&mut self, id: u64, why: outlive_core::output::Unavailable) {
+        use outlive_core::output::Unavailable as U;
+        self.mark(match why {
+            U::Contended => Mark::Contended,
+            U::Forming => Mark::Forming,
+            _ => Mark::Unavailable,
+        });
+        let why = match why {
+            U::Stale => "unavailable: stale",
+            U::Contended => "unavailable: contended",
+            U::Busy => "unavailable: busy",
+            _ => "unavailable",
+        };
+        self.answer(id, Answer::Failed(why));
+    }
+
+    fn opened(&mut self, id: u64, opened: Opened<()>) {
+        let Some(r) = self.reqs.get_mut(&id) else { return };
+        let node = r.node;
+        r.stage = Stage::Running;
+        r.opened = Some(opened.clone());
+        if opened.lost {
+            self.log(node, || format!("{:?} request {id} is told of a loss", opened.key));
+        }
+        let record = self.nodes[node].proc.as_ref().and_then(|p| p.engine.read(&opened, |r, _| r.clone()));
+        let Some(record) = record else {
+            return self.violate(format!("n{node} opened {:?} and cannot read it", opened.key));
+        };
+        self.handler_starts(id, &record);
+    }
+
+    fn handler_starts(&mut self, id: u64, record: &Record) {
+        self.served(id, record);
+        let pause = match self.rng.below(100) {
+            _ if self.quiet_handlers => MS,
+            0..70 => self.rng.below(3 * MS as u64) as i64,
+            70..93 => self.rng.below(60 * MS as u64) as i64,
+            93..98 => self.rng.below(S as u64) as i64,
+            _ if self.opts.has(Fault::SlowHandlers) => self.rng.below(12 * S as u64) as i64,
+            _ => 0,
+        };
+        let Some(r) = self.reqs.get_mut(&id) else { return };
+        r.list = list_of(record);
+        r.seen = own_of(record);
+        self.at(pause, Ev::Step(id));
+    }
+
+    /// The handler has done its work: commit.
+    pub(crate) fn handler_done(&mut self, id: u64) {
+        let Some(r) = self.reqs.get(&id) else { return };
+        if r.stage != Stage::Running {
+            return;
+        }
+        match r.kind {
+            Kind::Read => self.finish_read(id),
+            Kind::Create | Kind::Append | Kind::Set => self.commit(id),
+            Kind::Logout => self.logout(id),
+            Kind::Rotate => self.rotate(id),
+        }
+    }
+
+    fn finish_read(&mut self, id: u64) {
+        let Some(r) = self.reqs.get(&id) else { return };
+        let node = r.node;
+        let Some(opened) = r.opened.clone() else {
+            // A guest's copy is durable as it is.
+            return self.answer(id, Answer::Ok { tip: None, level: None });
+        };
+        let commit = self.call(node, |e, now, out| e.finish_read(now, &opened, out));
+        self.call(node, |e, now, out| e.close(now, &opened, out));
+        if matches!(commit, Some(Commit::Wait { .. })) {
+            self.mark(Mark::ReadWaited);
+        }
+        self.committed(id, opened.key, commit);
+    }
+
+    fn commit(&mut self, id: u64) {
+        let Some(r) = self.reqs.get(&id) else { return };
+        let (node, kind, session, client, opened) = (r.node, r.kind, r.session, r.client, r.opened.clone());
+        // What is committed builds on what is there now, as `update` does; a session that has moved is as it was read.
+        let fresh = opened.as_ref().and_then(|o| {
+            let engine = &self.nodes[node].proc.as_ref()?.engine;
+            engine.read(o, |r, _| (list_of(r), own_of(r)))
+        });
+        if let Some((list, seen)) = fresh
+            && let Some(r) = self.reqs.get_mut(&id)
+        {
+            r.list = list;
+            r.seen.extend(seen);
+        }
+        let value = self.next_value;
+        self.next_value += 1;
+        let in_list = kind != Kind::Set;
+        let Some(r) = self.reqs.get_mut(&id) else { return };
+        r.value = Some(value);
+        let (base, mut list) = r.list.clone();
+        let zombie = r.gone;
+        list.push(value);
+        let family = self.sessions[session].family;
+        self.sessions[session].allocate(value, client, in_list, zombie);
+        let mut changes = vec![Change { name: own_name(value), base: None, value: Some(encode(family, &[value])) }];
+        if in_list {
+            changes.push(Change { name: LIST.into(), base, value: Some(encode(family, &list)) });
+        }
+        let key = self.sessions[session].key;
+        let Some(opened) = opened else {
+            let Some(ticket) = self.call(node, |e, now, out| e.commit_late(now, key, &changes, out)) else { return };
+            self.log(node, || format!("{key:?} request {id} commits e{value} as a guest"));
+            return self.late(id, ticket);
+        };
+        let commit = self.call(node, |e, now, out| e.commit(now, &opened, &changes, out));
+        self.log(node, || format!("{key:?} request {id} commits e{value}{}: {commit:?}", if in_list { " and the list" } else { "" }));
+        self.call(node, |e, now, out| e.close(now, &opened, out));
+        self.committed(id, key, commit);
+    }
+
+    fn late(&mut self, id: u64, ticket: Ticket) {
+        let Some(r) = self.reqs.get_mut(&id) else { return };
+        r.stage = Stage::Late;
+        let at = (r.node, r.generation, ticket);
+        let tries = r.tries;
+        self.tickets.insert(at, id);
+        self.at(60 * S, Ev::Unanswered(id, tries));
+    }
+
+    fn committed(&mut self, id: u64, key: SessionKey, commit: Option<Commit>) {
+        let Some(commit) = commit else { return };
+        if let Commit::Done { stamp: Some(stamp), .. } | Commit::Wait { stamp: Some(stamp), .. } = commit {
+            self.note_stamp(id, stamp);
+        }
+        match commit {
+            Commit::Done { tip, level, .. } => self.answer(id, Answer::Ok { tip, level: tip.map(|_| level) }),
+            Commit::Wait { claim, version, .. } => {
+                self.mark(Mark::CommitWaited);
+                if let Some(r) = self.reqs.get_mut(&id) {
+                    r.stage = Stage::Commit { claim, version, key };
+                }
+                self.at(5 * S, Ev::CommitBound(id));
+            }
+            Commit::Late(ticket) => self.late(id, ticket),
+            Commit::Conflict => {
+                self.mark(Mark::CommitConflict);
+                self.answer(id, Answer::Failed("conflict"));
+            }
+            Commit::Ended => self.answer(id, Answer::Ended(EndKind::Invalidated)),
+            _ => self.answer(id, Answer::Failed("refused")),
+        }
+    }
+
+    fn logout(&mut self, id: u64) {
+        let Some(r) = self.reqs.get(&id) else { return };
+        let (node, session, opened, tries, generation) = (r.node, r.session, r.opened.clone(), r.tries, r.generation);
+        let key = self.sessions[session].key;
+        self.log(node, || format!("{key:?} request {id} logs out"));
+        self.sessions[session].end_asked = true;
+        let ticket = self.call(node, |e, now, out| e.end(now, key, EndKind::Invalidated, out));
+        if let Some(opened) = opened {
+            self.call(node, |e, now, out| e.close(now, &opened, out));
+        }
+        if let (Some(ticket), Some(r)) = (ticket, self.reqs.get_mut(&id)) {
+            r.stage = Stage::Ending;
+            self.tickets.insert((node, generation, ticket), id);
+            self.at(60 * S, Ev::Unanswered(id, tries));
+        }
+    }
+
+    fn rotate(&mut self, id: u64) {
+        let Some(r) = self.reqs.get(&id) else { return };
+        let (node, session, opened) = (r.node, r.session, r.opened.clone());
+        let Some(opened) = opened else { return self.answer(id, Answer::Failed("a guest cannot rotate")) };
+        let next = self.rotated_session(session);
+        let key = self.sessions[next].key;
+        let Some(Some(new)) = self.call(node, |e, now, out| e.rotate(now, &opened, key, out)) else {
+            self.sessions[next].abandoned = true;
+            self.call(node, |e, now, out| e.close(now, &opened, out));
+            return self.answer(id, Answer::Failed("moved away"));
+        };
+        self.log(node, || format!("{:?} request {id} rotates to {key:?}", opened.key));
+        if let Some(r) = self.reqs.get_mut(&id) {
+            r.next = Some(next);
+        }
+        self.forked(next, node, &new);
+        let commit = self.call(node, |e, now, out| e.finish_read(now, &new, out));
+        self.call(node, |e, now, out| e.close(now, &new, out));
+        self.call(node, |e, now, out| e.close(now, &opened, out));
+        self.committed(id, key, commit);
+    }
+
+    /// The new id is durable: the old one ends, then the answer leaves.
+    fn rotated(&mut self, id: u64, tip: Option<Stamp>, level: Option<Level>) {
+        let Some(r) = self.reqs.get_mut(&id) else { return };
+        let Some(next) = r.next.take() else { return };
+        let (node, session, client, gone) = (r.node, r.session, r.client, r.gone);
+        let key = self.sessions[session].key;
+        self.mark(Mark::Rotated);
+        self.sessions[session].end_asked = true;
+        self.call(node, |e, now, out| e.end(now, key, EndKind::Rotated, out));
+        if gone {
+            self.sessions[next].abandoned = true;
+        } else {
+            self.sessions[next].created = true;
+            let c = &mut self.clients[client];
+            (c.session, c.token) = (Some(next), tip);
+            c.seen = self.sessions[next].all();
+            let seen = c.seen.clone();
+            self.acknowledge(next, &seen, level);
+        }
+        self.answer(id, Answer::Failed("rotated"));
+    }
+
+    // ---- answers of engines ---------------------------------------------------------------------------------------------
+
+    pub(crate) fn settled(&mut self, node: usize, generation: u32, ticket: Ticket, outcome: Outcome) {
+        let Some(id) = self.tickets.remove(&(node, generation, ticket)) else { return };
+        let name = match &outcome {
+            Outcome::Guest(g) => format!("guest of {:?}", g.owner),
+            other => format!("{other:?}"),
+        };
+        self.log(node, || format!("request {id}: {name}"));
+        match outcome {
+            Outcome::Again => self.open(id),
+            Outcome::NotFound => self.answer(id, Answer::NotFound),
+            Outcome::Ended(kind, _) => self.answer(id, Answer::Ended(kind)),
+            Outcome::Unavailable(why, _) => self.unavailable(id, why),
+            Outcome::Guest(guest) => {
+                let Some(r) = self.reqs.get_mut(&id) else { return };
+                r.guest = true;
+                r.stage = Stage::Running;
+                self.mark(Mark::Guest);
+                let record = guest.record;
+                self.handler_starts(id, &record);
+            }
+            Outcome::Late { stamp, level } => {
+                self.mark(Mark::LateCommitDone);
+                self.note_stamp(id, stamp);
+                self.answer(id, Answer::Ok { tip: Some(stamp), level: Some(level) });
+            }
+            Outcome::LateFailed(Failure::Unknown) => {
+                self.mark(Mark::LateCommitUnknown);
+                self.answer(id, Answer::Unknown("late commit"));
+            }
+            Outcome::LateFailed(Failure::Ended) => self.answer(id, Answer::Ended(EndKind::Invalidated)),
+            Outcome::LateFailed(_) => {
+                self.mark(Mark::LateCommitConflict);
+                self.answer(id, Answer::Failed("late conflict"));
+            }
+            Outcome::End(done) => {
+                self.mark(if done { Mark::EndConfirmed } else { Mark::EndPending });
+                self.answer(id, Answer::Ended(EndKind::Invalidated));
+            }
+            _ => {}
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one output")]
+    pub(crate) fn durable(&mut self, node: usize, generation: u32, key: SessionKey, claim: Claim, version: u32, tip: Stamp, level: Level) {
+        for id in self.waiting(node, generation, key, claim, version) {
+            self.answer(id, Answer::Ok { tip: (tip.version > 0).then_some(tip), level: Some(level) });
+        }
+        if self.info_claim(node, key).is_some_and(|c| c != claim) {
+            self.mark(Mark::DurableAfterMove);
+        }
+    }
+
+    fn info_claim(&self, node: usize, key: SessionKey) -> Option<Claim> {
+        self.nodes[node].proc.as_ref().and_then(|p| p.engine.info(key)).map(|i| i.claim)
+    }
+
+    pub(crate) fn commit_failed(&mut self, node: usize, generation: u32, key: SessionKey, claim: Claim, version: u32, failure: Failure) {
+        for id in self.waiting(node, generation, key, claim, version) {
+            self.answer(
+                id,
+                match failure {
+                    Failure::Ended => Answer::Ended(EndKind::Invalidated),
+                    // It was committed, and a merge preferred another value; its other attribute may well be there.
+                    _ => Answer::Unknown("commit"),
+                },
+            );
+        }
+        if failure == Failure::Unknown {
+            self.mark(Mark::CommitFailedUnknown);
+        }
+    }
+
+    fn waiting(&self, node: usize, generation: u32, key: SessionKey, claim: Claim, version: u32) -> Vec<u64> {
+        let waits = |r: &Req| matches!(r.stage, Stage::Commit { claim: c, version: v, key: k } if c == claim && v <= version && k == key);
+        self.reqs.iter().filter(|(_, r)| r.node == node && r.generation == generation && waits(r)).map(|(id, _)| *id).collect()
+    }
+
+    pub(crate) fn commit_bound(&mut self, id: u64) {
+        if matches!(self.reqs.get(&id).map(|r| r.stage), Some(Stage::Commit { .. })) {
+            self.answer(id, Answer::Unknown("no answer within 5 s"));
+        }
+    }
+
+    /// A ticket must be answered, whatever happens.
+    pub(crate) fn check_answered(&mut self, id: u64, tries: u32) {
+        let Some(r) = self.reqs.get(&id) else { return };
+        let still = r.tries == tries && matches!(r.stage, Stage::Opening | Stage::Late | Stage::Ending);
+        let paused = self.nodes[r.node].proc.as_ref().is_none_or(|p| p.paused.is_some());
+        let calm = (0..self.nodes.len()).filter(|n| *n != r.node).all(|n| self.calm(r.node, n) > 15 * S || self.nodes[n].proc.is_none());
+        if still && !paused && calm {
+            let (node, kind) = (r.node, r.kind);
+            self.violate(format!("liveness: n{node} never answered request {id} ({kind:?})"));
+        } else if still {
+            self.at(20 * S, Ev::Unanswered(id, tries));
+        }
+    }
+
+    // ---- answers to clients ---------------------------------------------------------------------------------------------
+
+    /// The process died with the request in it.
+    pub(crate) fn connection_lost(&mut self, id: u64) {
+        let Some(r) = self.reqs.get(&id) else { return };
+        let began = r.value.is_some() || matches!(r.stage, Stage::Ending) || r.next.is_some();
+        self.answer(id, if began { Answer::Unknown("process died") } else { Answer::Failed("process died") });
+    }
+
+    /// Nobody listens there any more.
+    pub(crate) fn refused(&mut self, id: u64) {
+        self.answer(id, Answer::Failed("connection refused"));
+    }
+
+    /// The client waits no longer; the request goes on.
+    pub(crate) fn client_gives_up(&mut self, id: u64) {
+        let Some(r) = self.reqs.get_mut(&id) else { return };
+        if r.gone {
+            return;
+        }
+        r.gone = true;
+        let (client, session, value) = (r.client, r.session, r.value);
+        if let Some(value) = value {
+            self.sessions[session].zombie(value);
+        }
+        self.clients[client].busy = false;
+        self.clients[client].node = None;
+        if self.sessions[session].created || self.phase == Phase::Reading {
+            self.think(client);
+        } else {
+            self.sessions[session].abandoned = true;
+            self.think(client);
+        }
+    }
+
+    fn answer(&mut self, id: u64, answer: Answer) {
+        if let (Answer::Ok { tip, level }, Some(r)) = (&answer, self.reqs.get(&id))
+            && r.next.is_some()
+        {
+            return self.rotated(id, *tip, *level);
+        }
+        let Some(r) = self.reqs.remove(&id) else { return };
+        let (node, client, session) = (r.node, r.client, r.session);
+        let key = self.sessions[session].key;
+        let late = if r.gone { ", too late" } else { "" };
+        self.log(node, || format!("{key:?} request {id} of client {client}: {answer:?}{late}"));
+        if let Some(next) = r.next {
+            // The old id stays in use; nobody has the new one.
+            self.sessions[next].abandoned = true;
+            let key = self.sessions[next].key;
+            self.call(node, |e, now, out| e.end(now, key, EndKind::Invalidated, out));
+        }
+        if r.opened.is_some() && r.stage == Stage::Running
+            && let Some(opened) = &r.opened
+        {
+            self.call(node, |e, now, out| e.close(now, opened, out));
+        }
+        if let Some(value) = r.value {
+            let fate = match &answer {
+                Answer::Ok { .. } if !r.gone => Fate::Ok,
+                Answer::Failed(_) => Fate::Failed,
+                _ => Fate::Unknown,
+            };
+            self.sessions[session].decide(value, fate);
+        }
+        if r.kind == Kind::Create {
+            self.created(&r, &answer);
+        }
+        if r.gone {
+            self.mark(Mark::LateResponse);
+            return;
+        }
+        self.clients[client].busy = false;
+        match &answer {
+            Answer::Ok { tip, level } => {
+                let mut seen = r.seen.clone();
+                seen.extend(r.value);
+                if tip.is_some() {
+                    self.acknowledge(session, &seen, *level);
+                }
+                let c = &mut self.clients[client];
+                if c.session == Some(session) && tip.is_some() {
+                    c.token = *tip;
+                    c.seen = seen;
+                }
+                if self.phase == Phase::Reading {
+                    self.read_at_the_end(client, session, &r.seen);
+                }
+            }
+            Answer::NotFound => {
+                self.mark(Mark::NotFound);
+                self.not_found(&r);
+            }
+            Answer::Ended(_) => {
+                self.mark(Mark::EndedServed);
+                self.end_seen(&r);
+                let c = &mut self.clients[client];
+                c.ended_tries += 1;
+                if c.ended_tries > 3 && client.is_multiple_of(2) {
+                    // It logs in again.
+                    (c.session, c.token, c.ended_tries) = (None, None, 0);
+                    c.seen.clear();
+                } else if c.ended_tries > 3 {
+                    let partner = self.clients[client ^ 1].session;
+                    let c = &mut self.clients[client];
+                    if partner != c.session {
+                        (c.session, c.token, c.ended_tries) = (partner, None, 0);
+                        c.seen.clear();
+                    }
+                }
+                if self.phase == Phase::Reading {
+                    self.clients[client].done = true;
+                }
+            }
+            Answer::Failed(_) | Answer::Unknown(_) => {
+                if self.rng.chance(300) {
+                    self.clients[client].node = None;
+                }
+            }
+        }
+        self.think(client);
+    }
+
+    fn created(&mut self, r: &Req, answer: &Answer) {
+        if let (Answer::Ok { .. }, false) = (answer, r.gone) {
+            self.sessions[r.session].created = true;
+            let c = &mut self.clients[r.client];
+            c.session = Some(r.session);
+        } else {
+            // Nobody has its id: the library ends it.
+            self.sessions[r.session].abandoned = true;
+            self.sessions[r.session].end_asked = true;
+            let key = self.sessions[r.session].key;
+            if self.proc_mut(r.node, r.generation).is_some() {
+                self.call(r.node, |e, now, out| e.end(now, key, EndKind::Invalidated, out));
+            }
+        }
+    }
+
+    fn note_stamp(&mut self, id: u64, stamp: Stamp) {
+        let Some(r) = self.reqs.get_mut(&id) else { return };
+        r.stamp = Some(stamp);
+        let (Some(value), session) = (r.value, r.session) else { return };
+        self.stamped(session, value, stamp);
+    }
+
+    // ---- after the faults -----------------------------------------------------------------------------------------------
+
+    pub(crate) fn start_reading(&mut self) {
+        self.healed = self.now;
+        for client in 0..self.clients.len() {
+            self.clients[client].busy = false;
+            self.clients[client].done = self.clients[client].session.is_none();
+            let after = self.rng.below(200 * MS as u64) as i64;
+            self.at(after, Ev::Client(client));
+        }
+    }
+
+    fn read_once_more(&mut self, client: usize) {
+        if self.clients[client].done || self.clients[client].busy {
+            return;
+        }
+        let running = self.running();
+        let node = self.rng.pick(&running).copied().unwrap_or(0);
+        self.request(client, node, Kind::Read);
+    }
+
+    pub(crate) fn check_reading(&mut self) {
+        if self.clients.iter().all(|c| c.done) {
+            self.phase = Phase::Done;
+            return;
+        }
+        if self.now - self.healed > 90 * S {
+            let client = self.clients.iter().position(|c| !c.done).unwrap_or(0);
+            let key = self.clients[client].session.map(|s| self.sessions[s].key);
+            self.violate(format!("liveness: client {client} gets no answer for {key:?} 90 s after all nodes agreed"));
+        }
+    }
+}
+
+fn encode(family: u32, values: &[u32]) -> Bytes {
+    core::iter::once(&family).chain(values).flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>().into()
+}
+
+/// The session that the bytes name, and the values.
+pub(crate) fn decode(bytes: &[u8]) -> (Option<u32>, Vec<u32>) {
+    let mut all = bytes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]));
+    (all.next(), all.collect())
+}
+
+/// The list and the commit that set it.
+pub(crate) fn list_of(record: &Record) -> (Option<Stamp>, Vec<u32>) {
+    match record.get(LIST) {
+        Some(a) => (Some(a.dot), decode(&a.value).1),
+        None => (None, Vec::new()),
+    }
+}
+
+/// The values that have an attribute of their own.
+pub(crate) fn own_of(record: &Record) -> BTreeSet<u32> {
+    record.attributes().iter().filter_map(|a| a.name.strip_prefix('e')?.parse().ok()).collect()
+}

@@ -1,0 +1,586 @@
+//! What must hold, checked against what the engines do: the records they hold, the answers they give, the crashes they survive.
+
+use crate::client::{Req, decode, list_of, own_of};
+use crate::marks::Mark;
+use crate::options::S;
+use crate::rows::Row;
+use crate::world::World;
+use core::time::Duration;
+use outlive_core::config::{Durability, Level, OnLost};
+use outlive_core::id::SessionKey;
+use outlive_core::lineage::Lineage;
+use outlive_core::output::{Event, Opened};
+use outlive_core::record::Record;
+use outlive_core::stamp::{Claim, Stamp};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What a client was told of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Running,
+    Ok,
+    Failed,
+    Unknown,
+}
+
+/// One committed number.
+#[derive(Clone, Debug)]
+pub(crate) struct Value {
+    client: usize,
+    in_list: bool,
+    fate: Fate,
+    stamp: Option<Stamp>,
+    /// Answered at this level to somebody: it must survive as that says.
+    acked: Option<Level>,
+    /// Lost by more crashes than its level survives.
+    lost: bool,
+    /// A loss emptied the session: it may be gone.
+    cleared: bool,
+    /// Crashes of holders since enough of them lived.
+    crashes: u32,
+    /// The client had given up before it was committed.
+    zombie: bool,
+}
+
+/// One session id.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) key: SessionKey,
+    /// The same for all ids of a rotated session.
+    pub(crate) family: u32,
+    values: BTreeMap<u32, Value>,
+    /// A client has its cookie.
+    pub(crate) created: bool,
+    /// Nobody has its id.
+    pub(crate) abandoned: bool,
+    pub(crate) end_asked: bool,
+    /// Which processes know that it ended.
+    ended_at: BTreeSet<(usize, u32)>,
+    list_conflict: bool,
+    contents: HashMap<Stamp, (u64, Lineage)>,
+}
+
+impl Session {
+    pub(crate) fn allocate(&mut self, value: u32, client: usize, in_list: bool, zombie: bool) {
+        let v =
+            Value { client, in_list, fate: Fate::Running, stamp: None, acked: None, lost: false, cleared: false, crashes: 0, zombie };
+        self.values.insert(value, v);
+    }
+
+    pub(crate) fn zombie(&mut self, value: u32) {
+        if let Some(v) = self.values.get_mut(&value) {
+            v.zombie = true;
+        }
+    }
+
+    pub(crate) fn decide(&mut self, value: u32, fate: Fate) {
+        if let Some(v) = self.values.get_mut(&value) {
+            v.fate = fate;
+        }
+    }
+
+    pub(crate) fn all(&self) -> BTreeSet<u32> {
+        self.values.keys().copied().collect()
+    }
+
+    fn over(&self) -> bool {
+        self.end_asked || self.abandoned || !self.ended_at.is_empty()
+    }
+
+    /// What must be there.
+    fn expected(&self) -> impl Iterator<Item = (u32, &Value)> {
+        self.values.iter().filter(|(_, v)| v.acked.is_some() && !v.lost && !v.cleared).map(|(n, v)| (*n, v))
+    }
+}
+
+fn fold(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+fn content(record: &Record) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    for a in record.attributes() {
+        hash = fold(fold(fold(hash, a.name.as_bytes()), &a.dot.to_bytes()), &a.value);
+    }
+    hash
+}
+
+impl World {
+    pub(crate) fn new_session(&mut self) -> usize {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.rng.next().to_be_bytes());
+        bytes[8..].copy_from_slice(&self.rng.next().to_be_bytes());
+        let key = SessionKey::from_bytes(bytes);
+        let at = self.sessions.len();
+        self.by_key.insert(key, at);
+        self.sessions.push(Session {
+            key,
+            family: at as u32,
+            values: BTreeMap::new(),
+            created: false,
+            abandoned: false,
+            end_asked: false,
+            ended_at: BTreeSet::new(),
+            list_conflict: false,
+            contents: HashMap::new(),
+        });
+        at
+    }
+
+    /// The id that a rotation makes.
+    pub(crate) fn rotated_session(&mut self, from: usize) -> usize {
+        let at = self.new_session();
+        let (family, conflict) = (self.sessions[from].family, self.sessions[from].list_conflict);
+        let values = self.sessions[from].values.clone();
+        let s = &mut self.sessions[at];
+        (s.family, s.list_conflict) = (family, conflict);
+        s.values = values;
+        for v in s.values.values_mut() {
+            (v.stamp, v.acked, v.lost, v.crashes) = (None, None, false, 0);
+        }
+        at
+    }
+
+    /// A rotation has copied these values.
+    pub(crate) fn forked(&mut self, session: usize, node: usize, new: &Opened<()>) {
+        let record = self.nodes[node].proc.as_ref().and_then(|p| p.engine.read(new, |r, _| r.clone()));
+        let Some(record) = record else { return self.violate(format!("n{node} rotated and cannot read {:?}", new.key)) };
+        let there = own_of(&record);
+        self.sessions[session].values.retain(|n, _| there.contains(n));
+        self.see(node, session, &record, "rotated");
+    }
+
+    pub(crate) fn stamped(&mut self, session: usize, value: u32, stamp: Stamp) {
+        let Some(v) = self.sessions[session].values.get_mut(&value) else { return };
+        match v.stamp {
+            None => v.stamp = Some(stamp),
+            Some(known) if known != stamp => self.violate(format!("I4 e{value} was committed as {known:?} and as {stamp:?}")),
+            Some(_) => {}
+        }
+    }
+
+    /// A response that includes these values has left at that level.
+    pub(crate) fn acknowledge(&mut self, session: usize, values: &BTreeSet<u32>, level: Option<Level>) {
+        let Some(level) = level else { return };
+        self.mark(match level {
+            Level::Owner => Mark::LevelOwner,
+            Level::Backup(1) => Mark::LevelBackup1,
+            Level::Backup(_) => Mark::LevelBackup2,
+            Level::Store => Mark::LevelStore,
+        });
+        let holders = self.holders(session);
+        let mut missing = None;
+        for n in values {
+            let Some(v) = self.sessions[session].values.get_mut(n) else { continue };
+            v.acked = v.acked.max(Some(level));
+            if let Some(stamp) = v.stamp
+                && !v.cleared
+                && !v.lost
+            {
+                let stored = holders.stored.as_ref().is_some_and(|r| r.lineage.includes(stamp));
+                let nodes = holders.nodes.iter().filter(|(_, l)| l.includes(stamp)).count();
+                let enough = match level {
+                    Level::Owner => nodes >= 1 || stored,
+                    Level::Backup(k) => nodes + usize::from(stored) > usize::from(k) || v.crashes > 0,
+                    Level::Store => stored,
+                };
+                if !enough {
+                    missing = Some((*n, nodes));
+                }
+            }
+        }
+        if let Some((n, nodes)) = missing
+            && !self.sessions[session].over()
+        {
+            // The answer was on its way while a holder crashed: that is a crash, not a lie.
+            let calm = self.running().iter().all(|a| self.running().iter().all(|b| a == b || self.calm(*a, *b) > S));
+            if calm {
+                let key = self.sessions[session].key;
+                self.violate(format!("I1 {key:?} e{n} was answered at {level}, and {nodes} nodes hold it"));
+            }
+        }
+    }
+
+    // ---- records --------------------------------------------------------------------------------------------------------
+
+    /// Checks a record that a node holds or serves.
+    pub(crate) fn see(&mut self, node: usize, session: usize, record: &Record, how: &str) {
+        let s = &mut self.sessions[session];
+        let key = s.key;
+        let tip = record.tip;
+        let mut wrong: Option<String> = None;
+        for a in record.attributes() {
+            let (family, values) = decode(&a.value);
+            if family != Some(s.family) {
+                wrong = Some(format!("I13 {} holds bytes of another session", a.name));
+            }
+            for n in values {
+                match s.values.get_mut(&n) {
+                    None => wrong = Some(format!("I13 {} holds e{n}, which was never committed here", a.name)),
+                    Some(v) if v.fate == Fate::Failed => wrong = Some(format!("e{n} failed, as its client was told, and is in {}", a.name)),
+                    Some(v) if &*a.name != "log" => match v.stamp {
+                        None => v.stamp = Some(a.dot),
+                        Some(known) if known != a.dot && a.dot.claim != Claim::NONE => {
+                            wrong = Some(format!("I4 e{n} has the commit {:?} here and {known:?} elsewhere", a.dot));
+                        }
+                        Some(_) => {}
+                    },
+                    Some(_) => {}
+                }
+            }
+        }
+        let hash = content(record);
+        match s.contents.get(&tip) {
+            _ if tip.version == 0 => {}
+            Some((known, lineage)) => {
+                if *known != hash {
+                    wrong = Some(format!("I4 two contents under one stamp {tip:?}"));
+                } else if *lineage != record.lineage {
+                    wrong = Some(format!("I4 two lineages under one stamp {tip:?}: {lineage:?} and {:?}", record.lineage));
+                }
+            }
+            None => {
+                s.contents.insert(tip, (hash, record.lineage.clone()));
+            }
+        }
+        let (_, list) = list_of(record);
+        let listed: BTreeSet<u32> = list.iter().copied().collect();
+        if listed.len() != list.len() {
+            wrong = Some(format!("a number is in the list twice: {list:?}"));
+        }
+        for (n, v) in &s.values {
+            let Some(stamp) = v.stamp else { continue };
+            if v.cleared || !record.lineage.includes(stamp) {
+                continue;
+            }
+            if record.get(&format!("e{n}")).is_none() {
+                wrong = Some(format!("I1 the lineage {:?} includes {stamp:?}, and e{n} is missing", record.lineage));
+            }
+            if v.in_list && !s.list_conflict && !listed.contains(n) {
+                wrong = Some(format!("I8 the lineage includes {stamp:?}, e{n} is missing in the list {list:?}, and no conflict was reported"));
+            }
+        }
+        let mut last: BTreeMap<usize, u32> = BTreeMap::new();
+        for n in &list {
+            if let Some(v) = s.values.get(n)
+                && v.fate == Fate::Ok
+                && !v.zombie
+                && last.insert(v.client, *n).is_some_and(|before| before > *n)
+            {
+                wrong = Some(format!("a client's numbers are out of order: {list:?}"));
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.violate(format!("{wrong}; {key:?} at n{node}, {how}, tip {tip:?}"));
+        }
+    }
+
+    /// A handler gets this record.
+    pub(crate) fn served(&mut self, id: u64, record: &Record) {
+        let Some(r) = self.reqs.get(&id) else { return };
+        let (node, generation, session, token, must) = (r.node, r.generation, r.session, r.token, r.must.clone());
+        let client = r.client;
+        self.see(node, session, record, "served");
+        let s = &self.sessions[session];
+        let key = s.key;
+        if s.ended_at.contains(&(node, generation)) {
+            return self.violate(format!("I5 n{node} serves {key:?} after it learnt its end"));
+        }
+        let Some(token) = token else { return };
+        self.mark(Mark::TokenServed);
+        let s = &self.sessions[session];
+        if !record.satisfies(token) {
+            return self.violate(format!(
+                "I2 n{node} serves {key:?} at {:?} to client {client} who holds a token for {token:?}",
+                record.tip
+            ));
+        }
+        if record.lineage.includes(token) {
+            let there = own_of(record);
+            let missing = must.iter().find(|n| !there.contains(n) && s.values.get(n).is_some_and(|v| !v.cleared));
+            if let Some(n) = missing {
+                self.violate(format!("I2 n{node} serves {key:?} at {:?} without e{n}, which client {client} has seen", record.tip));
+            }
+        }
+    }
+
+    // ---- holders and losses ---------------------------------------------------------------------------------------------
+
+    fn holders(&self, session: usize) -> Holders {
+        let key = self.sessions[session].key;
+        let mut nodes = Vec::new();
+        for (n, slot) in self.nodes.iter().enumerate() {
+            let Some(p) = slot.proc.as_ref() else { continue };
+            let lineages = p.engine.peek(key, |r, branch| {
+                let mut all = vec![(n, r.lineage.clone())];
+                all.extend(branch.map(|b| (n, b.lineage.clone())));
+                all
+            });
+            // A branch is held as well, but by the same node.
+            if let Some(mut all) = lineages {
+                if all.len() > 1
+                    && let Some((_, b)) = all.pop()
+                    && let Some((_, a)) = all.first_mut()
+                {
+                    a.union(&b);
+                }
+                nodes.extend(all);
+            }
+        }
+        let stored = match self.rows.get(&key) {
+            Some(Row::Record { record, at, .. }) => {
+                let age = Duration::from_micros((self.now - at).max(0) as u64);
+                Record::from_bytes(record, outlive_core::time::Mono::from_micros(self.now), age).ok()
+            }
+            _ => None,
+        };
+        Holders { nodes, stored }
+    }
+
+    /// A process is about to end: which acknowledged commits end with it, and may they?
+    pub(crate) fn account_for_loss(&mut self, node: usize, crash: bool) {
+        for session in 0..self.sessions.len() {
+            if self.sessions[session].over() || self.sessions[session].values.values().all(|v| v.acked.is_none()) {
+                continue;
+            }
+            let key = self.sessions[session].key;
+            let holders = self.holders(session);
+            let mut wrong = None;
+            let mut losses = 0;
+            for (n, v) in &mut self.sessions[session].values {
+                let (Some(level), Some(stamp), false) = (v.acked, v.stamp, v.lost || v.cleared) else { continue };
+                let stored = holders.stored.as_ref().is_some_and(|r| r.lineage.includes(stamp));
+                let all = holders.nodes.iter().filter(|(_, l)| l.includes(stamp)).count();
+                let here = holders.nodes.iter().any(|(at, l)| *at == node && l.includes(stamp));
+                let survives = match level {
+                    Level::Owner => 0,
+                    Level::Backup(k) => u32::from(k),
+                    Level::Store => u32::MAX,
+                };
+                if all as u32 > survives {
+                    v.crashes = 0;
+                }
+                if here && crash {
+                    v.crashes += 1;
+                }
+                let left = all - usize::from(here);
+                if left == 0 && !stored {
+                    if v.crashes > survives {
+                        v.lost = true;
+                        losses += 1;
+                    } else {
+                        wrong = Some(format!(
+                            "I1 {key:?} e{n} ({stamp:?}), answered at {level}, is nowhere after {} crashes of its holders and an exit of n{node}",
+                            v.crashes
+                        ));
+                    }
+                }
+            }
+            if losses > 0 {
+                self.mark(Mark::LegitLoss);
+                self.log(node, || format!("{key:?} {losses} commits are beyond saving"));
+            }
+            if let Some(wrong) = wrong {
+                self.violate(wrong);
+            }
+        }
+    }
+
+    /// Looks at every copy there is.
+    pub(crate) fn look_at_all(&mut self) {
+        for session in 0..self.sessions.len() {
+            let key = self.sessions[session].key;
+            let mut owners: BTreeMap<Claim, usize> = BTreeMap::new();
+            for node in 0..self.nodes.len() {
+                let Some(p) = self.nodes[node].proc.as_ref() else { continue };
+                let generation = p.generation;
+                let Some((record, branch)) = p.engine.peek(key, |r, b| (r.clone(), b.cloned())) else { continue };
+                let info = p.engine.info(key);
+                if self.sessions[session].ended_at.contains(&(node, generation)) {
+                    self.violate(format!("I5 n{node} holds {key:?} after it learnt its end"));
+                }
+                if let Some(info) = info.filter(|i| i.owned)
+                    && let Some(other) = owners.insert(info.claim, node)
+                {
+                    self.violate(format!("I3 n{node} and n{other} own {key:?} under one claim {:?}", info.claim));
+                }
+                self.see(node, session, &record, "held");
+                if let Some(branch) = branch {
+                    self.see(node, session, &branch, "kept as a branch");
+                }
+            }
+            if !self.sessions[session].over() {
+                let holders = self.holders(session);
+                let nowhere = self.sessions[session].expected().find(|(_, v)| {
+                    v.stamp.is_some_and(|s| {
+                        !holders.nodes.iter().any(|(_, l)| l.includes(s)) && !holders.stored.as_ref().is_some_and(|r| r.lineage.includes(s))
+                    })
+                });
+                if let Some((n, v)) = nowhere {
+                    let (level, stamp) = (v.acked, v.stamp);
+                    self.violate(format!("I11 {key:?} e{n} ({stamp:?}), answered at {level:?}, is nowhere, and nobody crashed"));
+                }
+            }
+        }
+    }
+
+    // ---- events ---------------------------------------------------------------------------------------------------------
+
+    pub(crate) fn note_event(&mut self, node: usize, generation: u32, key: SessionKey, event: &Event) {
+        let Some(session) = self.by_key.get(&key).copied() else { return };
+        match event {
+            Event::Conflict { discarded } => self.sessions[session].list_conflict |= discarded.iter().any(|n| &**n == "log"),
+            Event::Ended(_) => {
+                self.sessions[session].ended_at.insert((node, generation));
+            }
+            Event::Lost { stamps } => {
+                for stamp in stamps {
+                    self.check_loss(node, session, *stamp);
+                }
+                if self.opts.on_lost == OnLost::New {
+                    for v in self.sessions[session].values.values_mut() {
+                        v.cleared = true;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A node says that a commit is lost: is it, for all that it could know?
+    fn check_loss(&mut self, node: usize, session: usize, stamp: Stamp) {
+        if let Some(other) = self.reachable_holder(node, session, |l| l.includes(stamp)) {
+            let key = self.sessions[session].key;
+            self.violate(format!("n{node} says that {stamp:?} of {key:?} is lost, and n{other} has it, in reach for long"));
+        }
+    }
+
+    fn reachable_holder(&self, node: usize, session: usize, holds: impl Fn(&Lineage) -> bool) -> Option<usize> {
+        let holders = self.holders(session);
+        let reachable = |n: usize| n != node && self.calm(node, n) > 12 * S && self.nodes[n].proc.as_ref().is_some_and(|p| p.paused.is_none());
+        holders.nodes.iter().find(|(n, l)| reachable(*n) && holds(l)).map(|(n, _)| *n)
+    }
+
+    pub(crate) fn not_found(&mut self, r: &Req) {
+        let session = r.session;
+        let key = self.sessions[session].key;
+        if self.sessions[session].over() {
+            if self.phase == crate::world::Phase::Reading {
+                self.clients[r.client].done = true;
+            }
+            return;
+        }
+        if r.token.is_some() {
+            return self.violate(format!("I2 n{} answers `not found` for {key:?} to a client with a token", r.node));
+        }
+        let expected = self.sessions[session].expected().next().map(|(n, _)| n);
+        if let Some(n) = expected {
+            let stamp = self.sessions[session].values.get(&n).and_then(|v| v.stamp);
+            if let Some(other) = self.reachable_holder(r.node, session, |l| stamp.is_some_and(|s| l.includes(s))) {
+                return self.violate(format!("I1 n{} answers `not found` for {key:?}, and n{other} holds it, in reach for long", r.node));
+            }
+        }
+        if self.phase == crate::world::Phase::Reading {
+            match expected {
+                Some(n) => self.violate(format!("I1 {key:?} is not found after all has healed, and e{n} was answered")),
+                None => self.clients[r.client].done = true,
+            }
+        }
+    }
+
+    pub(crate) fn end_seen(&mut self, r: &Req) {
+        let s = &self.sessions[r.session];
+        if !s.end_asked {
+            let key = s.key;
+            self.violate(format!("n{} says that {key:?} has ended, and nobody ended it", r.node));
+        }
+    }
+
+    /// The last read of a client: all that was acknowledged must be there.
+    pub(crate) fn read_at_the_end(&mut self, client: usize, session: usize, seen: &BTreeSet<u32>) {
+        let s = &self.sessions[session];
+        let key = s.key;
+        if s.end_asked && !s.ended_at.is_empty() {
+            return self.violate(format!("I5 {key:?} has ended, and is served after all has healed"));
+        }
+        let missing = s.expected().find(|(n, _)| !seen.contains(n)).map(|(n, v)| (n, v.acked, v.stamp));
+        if let Some((n, level, stamp)) = missing {
+            return self.violate(format!("I1 {key:?} lacks e{n} ({stamp:?}, answered at {level:?}) after all has healed"));
+        }
+        self.clients[client].done = true;
+    }
+
+    // ---- agreement ------------------------------------------------------------------------------------------------------
+
+    /// What is not as it should be some time after the last fault.
+    pub(crate) fn disagreement(&mut self) -> Option<String> {
+        let running = self.running();
+        if running.iter().any(|n| self.nodes[*n].proc.as_ref().is_some_and(|p| p.draining.is_some())) {
+            return Some("a drain goes on".into());
+        }
+        for node in &running {
+            let Some(p) = self.nodes[*node].proc.as_ref() else { continue };
+            let stats = p.engine.stats(self.clock(*node));
+            if stats.members != running.len() as u64 {
+                return Some(format!("n{node} sees {} members of {}", stats.members, running.len()));
+            }
+            if stats.rounds > 0 || stats.under_replicated > 0 {
+                return Some(format!("n{node} has {} rounds and {} under-replicated sessions", stats.rounds, stats.under_replicated));
+            }
+            if self.opts.store && stats.dirty > 0 {
+                return Some(format!("n{node} has {} sessions to write", stats.dirty));
+            }
+        }
+        for s in &self.sessions {
+            let key = s.key;
+            let mut tips = Vec::new();
+            let mut owner = None;
+            let mut holders = Vec::new();
+            for node in &running {
+                let Some(p) = self.nodes[*node].proc.as_ref() else { continue };
+                let Some((tip, branch)) = p.engine.peek(key, |r, b| (r.tip, b.map(|b| b.tip))) else { continue };
+                if let Some(branch) = branch {
+                    return Some(format!("{key:?} n{node} keeps a branch {branch:?}"));
+                }
+                let Some(info) = p.engine.info(key) else { continue };
+                if info.owned {
+                    if let Some(other) = owner.replace(*node) {
+                        return Some(format!("{key:?} is owned by n{other} and n{node}"));
+                    }
+                }
+                holders.push(*node);
+                tips.push(tip);
+            }
+            if s.end_asked && !s.ended_at.is_empty() && s.ended_at.iter().any(|(n, g)| self.nodes[*n].proc.as_ref().is_some_and(|p| p.generation == *g))
+            {
+                if let Some(node) = holders.first() {
+                    return Some(format!("{key:?} has ended, and n{node} holds it"));
+                }
+                continue;
+            }
+            if tips.iter().any(|t| t.version == 0) && tips.len() == 1 {
+                continue;
+            }
+            if holders.is_empty() {
+                continue;
+            }
+            if owner.is_none() {
+                return Some(format!("{key:?} is held by {holders:?} and owned by nobody"));
+            }
+            if tips.windows(2).any(|w| w[0] != w[1]) {
+                return Some(format!("{key:?} is held by {holders:?} as {tips:?}"));
+            }
+            let want = (usize::from(self.opts.backups) + 1).min(running.len());
+            let _ = Durability::Owner;
+            if holders.len() != want {
+                return Some(format!("{key:?} is held by {holders:?}, and should be by {want}"));
+            }
+        }
+        None
+    }
+}
+
+struct Holders {
+    nodes: Vec<(usize, Lineage)>,
+    stored: Option<Record>,
+}
