@@ -9,7 +9,7 @@ use crate::merge::merge;
 use crate::output::{Event, Failure, Live, Output};
 use crate::plant::Bug;
 use crate::record::{Change, Record, WireRecord};
-use crate::shard::{Cx, Shard, level_of};
+use crate::shard::{Cx, Shard, Timer, level_of};
 use crate::slot::{Copy, Facade, Holder, Orphan, Slot};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::view::{Lives, View};
@@ -626,10 +626,7 @@ impl<L: Live> Shard<L> {
         let Copy { own: Some(own), record, .. } = copy else { return };
         let Some(link) = view.link(from) else { return };
         if own.list.contains(&from) {
-            let listed = own.holder_or_new(from);
-            if listed.acked.is_none() || listed.sent.is_none() {
-                self.push_have(cx, key, from);
-            }
+            self.push_have(cx, key, from);
         } else if record.lineage.covers(lineage) && own.all_durable() {
             own.holder_or_new(from).dropping = true;
             let lineage = (&record.lineage).into();
@@ -637,7 +634,7 @@ impl<L: Live> Shard<L> {
         } else {
             // Once all is durable it will be told to drop its copy, and object if the copy has more.
             own.holder_or_new(from);
-            self.push_have(cx, key, from);
+            self.advance(cx, key);
         }
     }
 
@@ -738,6 +735,10 @@ impl<L: Live> Shard<L> {
             }
             if let Some(copy) = self.copy(key) {
                 copy.tell(tip);
+                if copy.own.is_none() && lineage.is_some() && claim.life == from {
+                    // The owner may not know that there is a copy here.
+                    self.report(cx, key);
+                }
             }
         } else {
             self.note_facade(cx, key, claim, tip, now + Duration::from_millis(u64::from(expires_ms)));
@@ -787,6 +788,8 @@ impl<L: Live> Shard<L> {
                 link.send(&Message::LateDone { key, id: *id, result: LateResult::Unknown }, None, cx.out);
             }
         }
+        let due = cx.now + cx.config.lookup_bound * 2;
+        self.set_timer(due, key, Timer::Heir);
         self.repairing.remove(&key);
         self.informs.remove(&key);
         cx.out.event(key, Event::Left { to });

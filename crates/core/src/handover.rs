@@ -34,15 +34,16 @@ impl<L: Live> Shard<L> {
                 self.answer(cx, key, from, claim, have, false);
             }
             _ => {
-                let accepted = match self.table.get(&key) {
-                    Some(Slot::Facade(f)) => f.claim,
-                    _ => Claim::NONE,
+                let (accepted, held) = match self.table.get(&key) {
+                    Some(Slot::Facade(f)) if f.tip.version > 0 && cx.now <= f.expires => (f.claim, Held::Told(f.tip)),
+                    Some(Slot::Facade(f)) => (f.claim, Held::Nothing),
+                    _ => (Claim::NONE, Held::Nothing),
                 };
                 // Only who may come to hold a copy must refuse older claims.
                 if view.list(key).contains(&view.me) || self.has_promise(key) {
                     self.promise(cx, key, claim);
                 }
-                link.send(&Message::Answer { key, claim, accepted, moves: 0, held: Held::Nothing }, None, cx.out);
+                link.send(&Message::Answer { key, claim, accepted, moves: 0, held }, None, cx.out);
             }
         }
     }

@@ -74,6 +74,8 @@ pub(crate) struct Round {
     asked: SmallVec<[(Life, Reply); 4]>,
     answers: Vec<Answer>,
     branches: Vec<Record>,
+    /// Commits that nodes without a copy know to have been made.
+    told: SmallVec<[Stamp; 2]>,
     row: Option<Record>,
     store: StoreReply,
     stored: Option<Stamp>,
@@ -121,6 +123,7 @@ impl<L: Live> Shard<L> {
             asked: SmallVec::new(),
             answers: Vec::new(),
             branches: Vec::new(),
+            told: SmallVec::new(),
             row: None,
             store: StoreReply::NotAsked,
             stored: None,
@@ -196,6 +199,7 @@ impl<L: Live> Shard<L> {
         round.asked.clear();
         round.answers.clear();
         round.branches.clear();
+        round.told.clear();
         (round.row, round.store) = (None, StoreReply::NotAsked);
         let claim = round.claim;
         self.promise(cx, key, claim);
@@ -370,6 +374,7 @@ impl<L: Live> Shard<L> {
                 round.answers.push(Answer { life: from, tip: record.tip, accepted, record: Some(record) });
             }
             Held::Ended(kind) => round.ended = Some(*kind),
+            Held::Told(stamp) => round.told.push(*stamp),
         }
         self.progress(cx, key);
         Some(())
@@ -504,9 +509,10 @@ impl<L: Live> Shard<L> {
             own_record.into_iter().chain(own_branch).chain(answers).chain(&round.branches).chain(&round.row).collect();
         candidates.retain(|r| !record_expired(r, limits, cx.now));
         let maximal = maximal(&candidates, cx.planted(Bug::CompareEpochFirst));
-        let wanted: SmallVec<[Stamp; 4]> = round.tokens.iter().chain(copy.iter().flat_map(|c| &c.told)).copied().chain(facade).collect();
+        let wanted: SmallVec<[Stamp; 4]> =
+            round.tokens.iter().chain(&round.told).chain(copy.iter().flat_map(|c| &c.told)).copied().chain(facade).collect();
         // What this node was told and still believes alive; a token says itself whether its session may have expired.
-        let told = facade.is_some() || copy.is_some_and(|c| c.told.iter().any(|s| !round.tokens.contains(s)));
+        let told = facade.is_some() || !round.told.is_empty() || copy.is_some_and(|c| c.told.iter().any(|s| !round.tokens.contains(s)));
         let combined = combine(&maximal, cx.planted(Bug::MergeKeepsRemoved));
         let satisfied = |r: &Record| wanted.iter().all(|s| r.satisfies(*s)) || cx.planted(Bug::IgnoreToken);
         let enough = combined.as_ref().is_some_and(|(r, _)| satisfied(r));

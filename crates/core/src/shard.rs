@@ -316,7 +316,7 @@ impl<L: Live> Shard<L> {
             }
             _ => false,
         };
-        if self.not_found.get(&key).is_some_and(|at| cx.now.since(*at) < NOT_FOUND_KEEP) {
+        if token.is_none_or(|t| t.expired) && self.not_found.get(&key).is_some_and(|at| cx.now.since(*at) < NOT_FOUND_KEEP) {
             return Open::NotFound;
         }
         let ticket = cx.ticket();

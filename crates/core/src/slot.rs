@@ -87,6 +87,8 @@ pub(crate) struct Copy<L> {
     pub(crate) moved: Mono,
     /// Commits made here that nobody acknowledged before ownership ended: resolved by inclusion.
     pub(crate) orphan: Option<Orphan>,
+    /// How often it was reported to whoever may own the session, without an answer.
+    pub(crate) reports: u8,
     pub(crate) own: Option<Box<Own<L>>>,
 }
 
@@ -174,6 +176,7 @@ impl<L: Live> Copy<L> {
             moves: 0,
             moved: Mono::ZERO,
             orphan: None,
+            reports: 0,
             own: None,
         }
     }
@@ -190,6 +193,7 @@ impl<L: Live> Copy<L> {
     pub(crate) fn accept(&mut self, claim: Claim, now: Mono) {
         self.promise(claim, now);
         self.accepted = self.accepted.max(claim);
+        self.reports = 0;
     }
 
     /// Forgets what it was told and has come to include.

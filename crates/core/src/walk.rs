@@ -13,6 +13,9 @@ use crate::wire::{Message, Why};
 use core::time::Duration;
 use std::sync::Arc;
 
+/// Reports of a copy without an answer before its holder claims the session.
+const REPORTS: u8 = 3;
+
 impl<L: Live> Shard<L> {
     /// Takes a new view, and plans a visit to every copy: first those that a response waits for.
     pub(crate) fn set_view(&mut self, cx: &mut Cx<'_>, view: Arc<View>) {
@@ -122,7 +125,7 @@ impl<L: Live> Shard<L> {
     }
 
     /// Tells the owner which copy this node has.
-    fn report(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+    pub(crate) fn report(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let view = self.view.clone();
         let Some(copy) = self.copy(key) else { return };
         let owner = copy.heard.max(copy.accepted);
@@ -145,6 +148,13 @@ impl<L: Live> Shard<L> {
         }
         if copy.expired_for_successor(limits, cx.now) {
             return self.expire(cx, key);
+        }
+        let heard = copy.heard;
+        if heard > owner && heard.life != view.me && !view.is_away(heard.life) && copy.reports < REPORTS {
+            // Somebody was about to own it: they hear that there is a copy here.
+            copy.reports += 1;
+            self.report(cx, key);
+            return self.set_timer(cx.now + HEIR_STEP * 5, key, Timer::Heir);
         }
         if !self.rounds.contains_key(&key) {
             let _ = self.request_round(cx, key, Why::Heir, None, None);

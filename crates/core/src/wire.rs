@@ -60,6 +60,8 @@ pub enum Held<'a> {
     },
     /// The session has ended.
     Ended(EndKind),
+    /// No copy, but this commit is known to have been made.
+    Told(Stamp),
 }
 
 /// One change in a delta.
