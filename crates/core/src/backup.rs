@@ -310,7 +310,7 @@ impl<L: Live> Shard<L> {
         if listed {
             self.push_state(cx, key);
         } else {
-            own.holders.retain(|h| h.life != from);
+            // What it holds is old, and not wanted: it will be told to drop it.
             self.advance(cx, key);
         }
     }
@@ -735,8 +735,9 @@ impl<L: Live> Shard<L> {
             }
             if let Some(copy) = self.copy(key) {
                 copy.tell(tip);
-                if copy.own.is_none() && lineage.is_some() && claim.life == from {
-                    // The owner may not know that there is a copy here.
+                let forgotten = copy.own.is_none() && claim.life == from && covered;
+                if forgotten && !self.view.holders(key, from).contains(&self.view.me) {
+                    // An owner that was not answered in time does not know of this copy.
                     self.report(cx, key);
                 }
             }

@@ -101,7 +101,9 @@ impl<L: Live> Shard<L> {
                 true
             }
             Commit::Late(_) | Commit::Conflict | Commit::UnderReplicated | Commit::TooLarge { .. } => {
-                cx.settle(p.ticket, Outcome::LateFailed(Failure::Conflict));
+                // An owner that had it may have committed it: then it is its own first try that stands in the way.
+                let failure = if p.resent || p.sent.is_some() { Failure::Unknown } else { Failure::Conflict };
+                cx.settle(p.ticket, Outcome::LateFailed(failure));
                 true
             }
         }
@@ -124,6 +126,10 @@ impl<L: Live> Shard<L> {
             Some(Slot::Facade(f)) => f.claim,
             _ => Claim::NONE,
         };
+        // What was committed here went with the ownership: sent again it would conflict with itself.
+        if list.iter().all(|p| p.here.is_some()) {
+            return;
+        }
         let link = self.view.link(owner.life).filter(|_| owner.life != self.view.me && !self.view.is_away(owner.life)).cloned();
         let Some(link) = link else {
             if !self.rounds.contains_key(&key) {
@@ -131,7 +137,7 @@ impl<L: Live> Shard<L> {
             }
             return;
         };
-        for p in list.iter_mut().filter(|p| p.sent != Some(owner.life)) {
+        for p in list.iter_mut().filter(|p| p.here.is_none() && p.sent != Some(owner.life)) {
             let sets =
                 p.changes.iter().map(|c| LateSet { name: &c.name, base: c.base, value: c.value.as_deref().map(serde_bytes::Bytes::new) });
             link.send(&Message::Late { key, id: p.ticket.0, sets: sets.collect() }, None, cx.out);

@@ -161,8 +161,15 @@ impl<L: Live> Shard<L> {
     /// Promises, in the copy or beside it.
     pub(crate) fn promise(&mut self, cx: &Cx<'_>, key: SessionKey, claim: Claim) {
         let now = cx.now;
+        let me = self.view.me;
         if let Some(copy) = self.copy(key) {
-            return copy.promise(claim, now);
+            let heard = copy.heard;
+            copy.promise(claim, now);
+            if claim.life == me {
+                // Its own claim may come to nothing, and must not hide who owns the session.
+                copy.heard = heard;
+            }
+            return;
         }
         let entry = self.promises.entry(key).or_insert(Promise { claim, at: now });
         entry.claim = entry.claim.max(claim);
@@ -316,6 +323,7 @@ impl<L: Live> Shard<L> {
             }
             _ => false,
         };
+        // A token says that there was a session: if nobody has it, that is a loss, and to be said as one.
         if token.is_none_or(|t| t.expired) && self.not_found.get(&key).is_some_and(|at| cx.now.since(*at) < NOT_FOUND_KEEP) {
             return Open::NotFound;
         }
