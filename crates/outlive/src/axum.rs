@@ -1,7 +1,8 @@
 //! Extractors and error responses for axum 0.8.
 
 use crate::error::{CommitError, LoginError, OpenError, Retry};
-use crate::request::{Slot, error_headers};
+use crate::outlive::Readiness;
+use crate::request::{self, error_headers};
 use crate::session::Session;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
@@ -9,10 +10,7 @@ use http::StatusCode;
 use http::request::Parts;
 
 async fn open(parts: &Parts) -> Result<Session, OpenError> {
-    match parts.extensions.get::<Slot>() {
-        Some(slot) => slot.open(&parts.headers, parts.uri.authority()).await,
-        None => Err(OpenError::NoLayer),
-    }
+    request::open(&parts.extensions, &parts.headers, &parts.uri).answer().await
 }
 
 /// Opens the session; 503 with `Retry-After` if it cannot be had. For an answer of your own take `Result<Session, OpenError>`.
@@ -56,5 +54,11 @@ impl IntoResponse for CommitError {
         let mut response = respond(self.status(), self.retry(), self.to_string());
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+impl IntoResponse for Readiness {
+    fn into_response(self) -> Response {
+        self.answer().into_response()
     }
 }

@@ -52,6 +52,7 @@ pub struct Config {
     pub(crate) lifetime: Option<Duration>,
     pub(crate) max_size: Option<usize>,
     pub(crate) cookie: Option<Cookie>,
+    pub(crate) drain_timeout: Option<Duration>,
     pub(crate) shutdown_grace: Option<Duration>,
     pub(crate) danger_plain_peers: Option<bool>,
 }
@@ -126,6 +127,8 @@ settings! {
         |c, t| some_cookie(c, secure(t), |cookie, plain| if plain { cookie.danger_plain_http() } else { cookie }, "`auto` or `danger_plain_http`");
     "cookie.cross_site" "`true` for a front end on another site; default `false`"
         |c, t| some_cookie(c, t.parse().ok(), |cookie, yes: bool| if yes { cookie.cross_site() } else { cookie }, "`true` or `false`");
+    "drain_timeout" "how long sessions may be handed over at the end, like `20s`; default `20s`"
+        |c, t| some(&mut c.drain_timeout, duration(t), "a duration like `20s`");
     "shutdown_grace" "how long requests in flight may take at the end, like `10s`; default `10s`"
         |c, t| some(&mut c.shutdown_grace, duration(t), "a duration like `10s`");
     "danger_plain_peers" "`true` lets nodes speak unencrypted over a network; default `false`"
@@ -179,7 +182,7 @@ impl Config {
     pub(crate) fn merge(&mut self, later: Config) {
         macro_rules! take { ($($field:ident)*) => { $(if later.$field.is_some() { self.$field = later.$field; })* } }
         take!(store durability consistency min_backups on_lost namespace cluster node zone peer advertise http join secret idle_timeout);
-        take!(lifetime max_size cookie shutdown_grace danger_plain_peers);
+        take!(lifetime max_size cookie drain_timeout shutdown_grace danger_plain_peers);
     }
 
     /// What is wrong with the settings that the library itself uses; the engine checks its own.

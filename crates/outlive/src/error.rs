@@ -1,5 +1,6 @@
 //! What can go wrong, one enum per operation. Each says whose fault it is and whether to try again.
 
+pub use crate::builder::Errors;
 use core::error::Error;
 use core::time::Duration;
 use http::StatusCode;
@@ -203,6 +204,73 @@ impl LoginError {
             LoginError::TooManySessions { .. } => StatusCode::FORBIDDEN,
             LoginError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
+    }
+}
+
+/// Why a node did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Settings that cannot be: all of them, one a line.
+    #[error("{0}")]
+    Config(Errors),
+    /// The store could not be opened or did not answer.
+    #[error("the store: {source}")]
+    Store {
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The address for other nodes could not be had, or they refused this one.
+    #[error("the other nodes: {source}")]
+    Peer {
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl StartError {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            StartError::Config(_) => Fault::Caller,
+            StartError::Store { .. } => Fault::Store,
+            StartError::Peer { .. } => Fault::Peer,
+        }
+    }
+
+    /// Whether to try again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            StartError::Config(_) => Retry::Never,
+            StartError::Store { .. } | StartError::Peer { .. } => Retry::After(Duration::from_secs(1)),
+        }
+    }
+}
+
+/// How [`run`](crate::Outlive::run) ended other than well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The server failed.
+    #[error("the server: {0}")]
+    Serve(#[source] Box<dyn Error + Send + Sync>),
+    /// So many sessions that were held here are not known to be safe elsewhere.
+    #[error("{0} sessions were abandoned: it is not known whether another node or the store has them")]
+    Abandoned(u64),
+}
+
+impl RunError {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            RunError::Serve(_) => Fault::Caller,
+            RunError::Abandoned(_) => Fault::Peer,
+        }
+    }
+
+    /// Whether to try again.
+    pub fn retry(&self) -> Retry {
+        Retry::Never
     }
 }
 

@@ -13,6 +13,7 @@ use crate::codec::{self, Encode, Shared};
 use crate::key::{AsKey, Value};
 use bytes::Bytes;
 use core::cell::RefCell;
+use core::sync::atomic::{AtomicU32, Ordering};
 use outlive_core::id::SessionKey;
 use outlive_core::limits::{ATTRIBUTES_MAX, NAME_MAX};
 use outlive_core::record::{Attribute as Committed, Change, Record};
@@ -57,6 +58,7 @@ pub(crate) struct Live {
     state: ReentrantMutex<RefCell<State>>,
     /// The session's key after a rotation: for requests that were opened under the old one.
     successor: Mutex<Option<SessionKey>>,
+    external: AtomicU32,
 }
 
 impl core::fmt::Debug for Live {
@@ -73,8 +75,9 @@ struct State {
     bytes: usize,
     requests: u32,
     place_holders: u32,
+    /// Nothing of it is committed where it goes next: all has to be sent.
+    uprooted: bool,
     running: u32,
-    external: u32,
 }
 
 struct Attribute {
@@ -270,7 +273,8 @@ impl Drop for Busy<'_> {
 impl Live {
     /// A session without attributes.
     pub(crate) fn new() -> Live {
-        Live { state: ReentrantMutex::new(RefCell::new(State::default())), successor: Mutex::new(None) }
+        let state = ReentrantMutex::new(RefCell::new(State::default()));
+        Live { state, successor: Mutex::new(None), external: AtomicU32::new(0) }
     }
 
     /// The session of that record; copies handles only, because the engine calls it under a shard lock.
@@ -280,11 +284,19 @@ impl Live {
         live
     }
 
+    /// Takes over what others have committed. `read` looks under the session's lock, so that the last look counts.
+    pub(crate) fn refresh_with(&self, read: impl FnOnce() -> Option<(Record, u32)>) {
+        let _lock = self.state.lock();
+        if let Some((record, external)) = read() {
+            self.refresh(&record, external);
+        }
+    }
+
     /// Takes over what others have committed; writes of unfinished requests stay on top of it.
     pub(crate) fn refresh(&self, record: &Record, external: u32) {
         let lock = self.state.lock();
         let mut state = lock.borrow_mut();
-        state.external = external;
+        self.external.store(external, Ordering::Relaxed);
         for Committed { name, dot, value } in record.attributes() {
             let attribute = state.get_or_insert_even_busy(name);
             if attribute.dot != Some(*dot) {
@@ -302,7 +314,7 @@ impl Live {
 
     /// How many changes of others, as the engine counts them, are in here.
     pub(crate) fn external(&self) -> u32 {
-        self.state.lock().borrow().external
+        self.external.load(Ordering::Relaxed)
     }
 
     /// A request begins.
@@ -415,7 +427,7 @@ impl Live {
     pub(crate) fn has_writes(&self, request: RequestNo) -> bool {
         let lock = self.state.lock();
         let state = lock.borrow();
-        state.attributes.iter().any(|a| a.writes.iter().any(|w| w.request == request.0))
+        state.uprooted || state.attributes.iter().any(|a| a.writes.iter().any(|w| w.request == request.0))
     }
 
     /// Hands what the request has changed to `send`, under the session's lock so that two commits cannot swap. `None` if nothing
@@ -447,8 +459,14 @@ impl Live {
             },
         };
         let mut changes = cut.changes.into_iter().peekable();
+        if core::mem::take(&mut state.uprooted) {
+            for attribute in state.attributes.iter_mut().filter(|a| a.bytes.is_some()) {
+                attribute.dot = stamp;
+            }
+        }
         for at in cut.touched {
             let attribute = &mut state.attributes[at];
+            while changes.next_if(|c| c.name < attribute.name).is_some() {}
             let changed = changes.next_if(|c| c.name == attribute.name).zip(stamp).map(|(c, stamp)| (c.value, stamp));
             if changed.is_some() && matches!(attribute.decoded, Decoded::Broken) {
                 notes.quarantined.push(attribute.name.clone());
@@ -466,8 +484,30 @@ impl Live {
         *self.successor.lock()
     }
 
-    pub(crate) fn set_successor(&self, key: SessionKey) {
-        *self.successor.lock() = Some(key);
+    pub(crate) fn set_successor(&self, key: Option<SessionKey>) {
+        *self.successor.lock() = key;
+    }
+
+    /// Runs something under the session's lock: no commit comes between.
+    pub(crate) fn locked<T>(&self, f: impl FnOnce() -> T) -> T {
+        let _lock = self.state.lock();
+        f()
+    }
+
+    /// The session's content was copied to another key: same values, the new record's commits. A write that started from a value which
+    /// is still there starts from the copy.
+    pub(crate) fn rebase(&self, record: &Record) {
+        let lock = self.state.lock();
+        for attribute in &mut lock.borrow_mut().attributes {
+            let dot = record.get(&attribute.name).map(|a| a.dot);
+            attribute.writes.iter_mut().filter(|w| w.base == attribute.dot).for_each(|w| w.base = dot);
+            attribute.dot = dot;
+        }
+    }
+
+    /// The session goes on as a new one, elsewhere: its next commit sends all of it. Only for a live session that no other request has.
+    pub(crate) fn uproot(&self) {
+        self.state.lock().borrow_mut().uprooted = true;
     }
 
     /// Stands for the stamp of a commit that another node makes, until it is known. Not a stamp that any commit has.
@@ -520,7 +560,12 @@ fn cut(state: &State, request: RequestNo, size_max: usize) -> Result<Cut, CutErr
     let mut cut = Cut { touched: SmallVec::new(), changes: Changes::new(), bytes: state.bytes };
     let (mut largest, mut scratch) = (None, Vec::new());
     for (at, attribute) in state.attributes.iter().enumerate() {
-        let Some(write) = attribute.writes.iter().find(|w| w.request == request.0) else { continue };
+        let Some(write) = attribute.writes.iter().find(|w| w.request == request.0) else {
+            if let (true, Some(bytes)) = (state.uprooted, &attribute.bytes) {
+                cut.changes.push(Change { name: attribute.name.clone(), base: None, value: Some(bytes.clone()) });
+            }
+            continue;
+        };
         cut.touched.push(at);
         scratch.clear();
         if let Some(aside) = attribute.aside() {
@@ -530,7 +575,8 @@ fn cut(state: &State, request: RequestNo, size_max: usize) -> Result<Cut, CutErr
             encode(&**value, &mut scratch).map_err(|source| CutError::Encode { attribute: attribute.name.clone(), source })?;
         }
         let encoded = (write.value.is_some() || !scratch.is_empty()).then_some(&scratch);
-        if encoded.map(Vec::as_slice) == attribute.bytes.as_deref() {
+        let committed = attribute.bytes.as_ref().filter(|_| !state.uprooted);
+        if encoded.map(Vec::as_slice) == committed.map(|b| &**b) {
             continue;
         }
         let value = encoded.map(|bytes| Bytes::copy_from_slice(bytes));
@@ -543,7 +589,8 @@ fn cut(state: &State, request: RequestNo, size_max: usize) -> Result<Cut, CutErr
             let (got, limit) = (attribute.name.len(), NAME_MAX);
             return Err(CutError::TooLarge { attribute: attribute.name.clone(), what: "bytes of name", got, limit });
         }
-        cut.changes.push(Change { name: attribute.name.clone(), base: write.base, value });
+        let base = write.base.filter(|_| !state.uprooted);
+        cut.changes.push(Change { name: attribute.name.clone(), base, value });
     }
     let Some(attribute) = largest.and_then(|(at, _)| state.attributes.get(at)) else { return Ok(cut) };
     let attribute = || attribute.name.clone();

@@ -1,43 +1,50 @@
-//! The seam to the engine: what the library asks of it, with the answers it needs.
+//! The seam to the runtime: what the library asks of a node, with the answers it needs.
 
 use crate::cookie::Carrier;
-use crate::live::Live;
-use core::future::Future;
+use crate::live::{Changes, Live};
 use core::pin::Pin;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
+use outlive_core::Brought;
 use outlive_core::config::{Level, Limits};
-use outlive_core::id::{IdKeys, Secret, SessionId, SessionKey};
-use outlive_core::record::{Change, Record};
-use outlive_core::stamp::{Claim, Life, Stamp};
-use outlive_core::time::{Mono, WallSeconds};
-use parking_lot::Mutex;
-use std::collections::HashMap;
+use outlive_core::id::{IdKeys, SessionId, SessionKey};
+use outlive_core::output::{self, Unavailable};
+use outlive_core::record::Record;
+use outlive_core::stamp::Stamp;
+use outlive_core::time::WallSeconds;
+use outlive_core::token::Token;
 use std::sync::Arc;
 
-/// An answer that has to be waited for.
-pub(crate) type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(crate) use outlive_core::wire::EndKind;
+pub(crate) use outlive_runtime::{Commit, CommitFailure, Durable, Step, Waiting};
 
-/// An answer, now or later.
-pub(crate) enum Step<T> {
-    Ready(T),
-    Wait(Waiting<T>),
+/// The node of this process, with what the library knows beside it.
+pub(crate) struct Node {
+    pub(crate) runtime: outlive_runtime::Node<Live>,
+    pub(crate) keys: IdKeys,
+    /// This node's name: what stands behind the id in the cookie.
+    pub(crate) route: String,
+    pub(crate) carrier: Carrier,
+    pub(crate) size_max: usize,
+    pub(crate) limits: Limits,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) shutdown_grace: Duration,
+    pub(crate) has_store: bool,
+    pub(crate) stats: Counters,
 }
 
-impl<T> Step<T> {
-    pub(crate) async fn answer(self) -> T {
-        match self {
-            Step::Ready(value) => value,
-            Step::Wait(waiting) => waiting.await,
-        }
-    }
-}
-
-/// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EndKind {
-    Logout,
-    Rotated,
+/// What is counted, not kept silent.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Changes of failed requests that stayed because another had built upon them.
+    pub(crate) stayed: AtomicU64,
+    /// Changes refused because their session could not get a cookie any more.
+    pub(crate) without_cookie: AtomicU64,
+    /// Tokens of another session, or of none.
+    pub(crate) foreign_tokens: AtomicU64,
+    /// Old bytes put aside by a first write.
+    pub(crate) quarantined: AtomicU64,
 }
 
 /// The answer to `open`.
@@ -55,175 +62,152 @@ pub(crate) struct Opened {
     pub(crate) key: SessionKey,
     pub(crate) live: Arc<Live>,
     pub(crate) lost: bool,
+    at: At,
 }
 
-/// What an answer may rely on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Durable {
-    /// The newest durable commit.
-    pub(crate) tip: Option<Stamp>,
-    pub(crate) level: Level,
+#[derive(Clone, Debug)]
+enum At {
+    Owned(output::Opened<Live>),
+    /// Its owner stays where it is: this is a copy, whose newest durable commit is this one.
+    Guest(Stamp),
 }
 
-/// Why a commit that went out failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    Unknown,
-    Conflict,
-    Ended,
-}
-
-/// The answer to a commit, and to the end of a request that changed nothing.
-pub(crate) enum Commit {
-    /// It is in the session, as this commit, and durable then.
-    Applied(Option<Stamp>, Step<Result<Durable, Failure>>),
-    /// It went to the session's owner.
-    Late(Waiting<Result<(Stamp, Level), Failure>>),
-    Conflict,
-    Ended,
-    UnderReplicated,
-    TooLarge(usize),
-}
-
-struct Entry {
-    record: Record,
-    live: Arc<Live>,
-}
-
-enum Slot {
-    Held(Entry),
-    Ended(EndKind),
-}
-
-/// One node.
-pub(crate) struct Node {
-    pub(crate) keys: IdKeys,
-    pub(crate) route: String,
-    pub(crate) carrier: Carrier,
-    pub(crate) size_max: usize,
-    pub(crate) limits: Limits,
-    pub(crate) stats: Counters,
-    claim: Claim,
-    table: Mutex<HashMap<SessionKey, Slot>>,
-    drawn: AtomicU64,
-    version: AtomicU32,
-}
-
-/// What is counted, not kept silent.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    /// Changes of failed requests that stayed because another had built upon them.
-    pub(crate) stayed: AtomicU64,
-    /// Changes refused because their session could not get a cookie any more.
-    pub(crate) without_cookie: AtomicU64,
-    /// Tokens of another session.
-    pub(crate) foreign_tokens: AtomicU64,
+impl output::Live for Live {
+    fn of(record: &Record) -> Live {
+        Live::from_record(record)
+    }
 }
 
 impl Node {
-    pub(crate) fn in_memory(carrier: Carrier) -> Node {
-        Node {
-            keys: Secret::new([7; 32]).keys("session"),
-            route: "local".to_owned(),
-            carrier,
-            size_max: outlive_core::limits::RECORD_MAX,
-            limits: Limits::default(),
-            stats: Counters::default(),
-            claim: Claim { epoch: 1, life: Life::new(1) },
-            table: Mutex::default(),
-            drawn: AtomicU64::new(1),
-            version: AtomicU32::new(0),
-        }
-    }
-
-    pub(crate) fn draw_id(&self) -> SessionId {
-        let mut random = [0; 24];
-        random[..8].copy_from_slice(&self.drawn.fetch_add(1, Ordering::Relaxed).to_be_bytes());
-        SessionId::issue(&self.keys, random)
-    }
-
-    pub(crate) fn open(self: &Arc<Self>, key: SessionKey, _token: Option<Stamp>, _touch: bool) -> Step<Open> {
-        Step::Ready(match self.table.lock().get(&key) {
-            Some(Slot::Held(entry)) => Open::Here(Opened { key, live: entry.live.clone(), lost: false }),
-            Some(Slot::Ended(kind)) => Open::Ended(*kind, Duration::ZERO),
-            None => Open::NotFound,
+    pub(crate) fn draw_id(&self) -> Result<SessionId, Duration> {
+        self.runtime.draw_id(&self.keys).map_err(|error| {
+            tracing::error!(%error, "no session can begin");
+            Duration::from_secs(1)
         })
     }
 
-    pub(crate) fn create(&self, key: SessionKey, live: Arc<Live>) -> Result<Opened, Duration> {
-        let record = Record::new(Mono::ZERO);
-        self.table.lock().insert(key, Slot::Held(Entry { record, live: live.clone() }));
-        Ok(Opened { key, live, lost: false })
+    pub(crate) fn open(self: &Arc<Self>, key: SessionKey, token: Option<Token>) -> Step<Open> {
+        let token = token.map(|t| Brought { stamp: t.stamp, expired: t.deadline < self.runtime.wall() });
+        match self.runtime.open(key, token) {
+            Step::Ready(open) => Step::Ready(self.opened(key, open)),
+            Step::Wait(waiting) => {
+                let node = self.clone();
+                Step::Wait(Box::pin(async move { node.opened(key, waiting.await) }))
+            }
+        }
     }
 
-    pub(crate) fn commit(&self, at: &Opened, changes: &[Change]) -> Commit {
-        let mut table = self.table.lock();
-        let Some(Slot::Held(entry)) = table.get_mut(&at.key) else { return Commit::Ended };
-        if !entry.record.bases_hold(changes) {
-            return Commit::Conflict;
+    fn opened(&self, key: SessionKey, open: Result<outlive_runtime::Open<Live>, outlive_runtime::OpenFailure>) -> Open {
+        match open {
+            Ok(outlive_runtime::Open::Here(opened)) => {
+                let behind = opened.external != opened.live.external();
+                let opened = Opened { key, live: opened.live.clone(), lost: opened.lost, at: At::Owned(opened) };
+                if behind {
+                    self.reread(&opened);
+                }
+                Open::Here(opened)
+            }
+            Ok(outlive_runtime::Open::Guest(guest)) => {
+                let live = Arc::new(Live::from_record(&guest.record));
+                Open::Here(Opened { key, live, lost: false, at: At::Guest(guest.record.tip) })
+            }
+            Ok(outlive_runtime::Open::NotFound) => Open::NotFound,
+            Ok(outlive_runtime::Open::Ended(kind, ago)) => Open::Ended(kind, ago),
+            Err(failure) if failure.why == Unavailable::Stale => Open::Stale(failure.retry_after),
+            Err(failure) => Open::Unavailable(failure.retry_after),
         }
-        let stamp = self.claim.at(self.version.fetch_add(1, Ordering::Relaxed) + 1);
-        entry.record.commit(stamp, changes);
-        Commit::Applied(Some(stamp), Step::Ready(Ok(Durable { tip: Some(stamp), level: Level::Owner })))
+    }
+
+    /// A session under an id that was drawn just now, around this live session.
+    pub(crate) fn create(&self, key: SessionKey, live: Arc<Live>) -> Result<Opened, Duration> {
+        let opened = self.runtime.create_with(key, live.clone()).map_err(|failure| failure.retry_after)?;
+        Ok(Opened { key, live, lost: false, at: At::Owned(opened) })
+    }
+
+    pub(crate) fn commit(&self, at: &Opened, changes: &Changes) -> Commit {
+        match &at.at {
+            At::Owned(opened) => self.runtime.commit(opened, changes),
+            At::Guest(_) => Commit::Late(self.runtime.commit_late(at.key, changes)),
+        }
     }
 
     pub(crate) fn finish_read(&self, at: &Opened) -> Commit {
-        match self.table.lock().get(&at.key) {
-            Some(Slot::Held(entry)) => {
-                let tip = Some(entry.record.tip).filter(|t| t.version > 0);
-                Commit::Applied(None, Step::Ready(Ok(Durable { tip, level: Level::Owner })))
-            }
-            _ => Commit::Ended,
+        match &at.at {
+            At::Owned(opened) => self.runtime.finish_read(opened),
+            // The owner sent what was durable.
+            At::Guest(tip) => Commit::Applied(None, Step::Ready(Ok(Durable { tip: Some(*tip), level: Level::Owner }))),
         }
     }
 
-    pub(crate) fn close(&self, _at: &Opened) {}
-
-    pub(crate) fn touch(&self, _at: &Opened) {}
-
-    pub(crate) fn end(&self, key: SessionKey, kind: EndKind) -> Step<bool> {
-        self.table.lock().insert(key, Slot::Ended(kind));
-        Step::Ready(true)
+    pub(crate) fn close(&self, at: &Opened) {
+        if let At::Owned(opened) = &at.at {
+            self.runtime.close(opened);
+        }
     }
 
-    /// The session under a new id; the old one is dead.
-    pub(crate) fn rotate(&self, at: &Opened, new: SessionKey) -> Step<Result<Opened, Failure>> {
-        let mut table = self.table.lock();
-        Step::Ready(match table.insert(at.key, Slot::Ended(EndKind::Rotated)) {
-            Some(Slot::Held(entry)) => {
-                let opened = Opened { key: new, live: entry.live.clone(), lost: false };
-                table.insert(new, Slot::Held(entry));
-                Ok(opened)
-            }
-            Some(ended) => {
-                table.insert(at.key, ended);
-                Err(Failure::Ended)
-            }
-            None => Err(Failure::Ended),
-        })
+    /// Notes a use.
+    pub(crate) fn touch(self: &Arc<Self>, at: &Opened) {
+        if let (At::Owned(_), Step::Ready(Open::Here(opened))) = (&at.at, self.open(at.key, None)) {
+            self.close(&opened);
+        }
+    }
+
+    pub(crate) fn end(&self, key: SessionKey, kind: EndKind) -> Step<bool> {
+        now_or_later(self.runtime.end(key, kind))
+    }
+
+    /// The session goes on under a new key with the same live session, and the old one ends. The new one can be committed to at once;
+    /// when the answer comes, it is durable and the old one has ended.
+    pub(crate) fn rotate(self: &Arc<Self>, at: &Opened, new: SessionKey) -> Option<(Opened, Step<Result<(), CommitFailure>>)> {
+        let At::Owned(owned) = &at.at else { return None };
+        let waiting = self.runtime.rotate(owned, new);
+        let Ok(outlive_runtime::Open::Here(opened)) = ready(self.runtime.open(new, None))? else { return None };
+        let record = self.runtime.read(&opened, |record, external| (record.clone(), external));
+        opened.live.rebase(&record?.0);
+        let node = self.clone();
+        let done = now_or_later(Box::pin(async move {
+            let rotated = waiting.await?;
+            node.runtime.close(&rotated.opened);
+            Ok(())
+        }));
+        Some((Opened { key: new, live: opened.live.clone(), lost: false, at: At::Owned(opened) }, done))
+    }
+
+    /// Takes over what the engine holds.
+    pub(crate) fn reread(&self, at: &Opened) {
+        if let At::Owned(opened) = &at.at {
+            at.live.refresh_with(|| self.runtime.read(opened, |record, external| (record.clone(), external)));
+        }
+    }
+
+    /// Whether the session is a copy whose owner is elsewhere.
+    pub(crate) fn is_guest(at: &Opened) -> bool {
+        matches!(at.at, At::Guest(_))
     }
 
     /// When a session that is used now may have expired.
-    pub(crate) fn deadline(&self, _at: &Opened) -> WallSeconds {
-        WallSeconds(1_000_000)
+    pub(crate) fn deadline(&self, at: &Opened) -> WallSeconds {
+        match &at.at {
+            At::Owned(opened) => self.runtime.deadline(opened),
+            At::Guest(_) => {
+                let idle = u32::try_from(self.limits.idle.as_secs()).unwrap_or(u32::MAX);
+                WallSeconds(self.runtime.wall().0.saturating_add(idle))
+            }
+        }
     }
 }
 
-/// A version token.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Token {
-    pub(crate) stamp: Stamp,
-    pub(crate) deadline: WallSeconds,
+fn ready<T>(step: Step<T>) -> Option<T> {
+    match step {
+        Step::Ready(value) => Some(value),
+        Step::Wait(_) => None,
+    }
 }
 
-impl Token {
-    pub(crate) fn seal(&self, _keys: &IdKeys, key: &SessionKey) -> String {
-        format!("{key:?}-{}", self.stamp.version)
-    }
-
-    pub(crate) fn open(_keys: &IdKeys, key: &SessionKey, text: &str) -> Option<Token> {
-        let (of, version) = text.split_once('-')?;
-        let claim = Claim { epoch: 1, life: Life::new(1) };
-        (of == format!("{key:?}")).then_some(Token { stamp: claim.at(version.parse().ok()?), deadline: WallSeconds(1_000_000) })
+/// The answer without a wait, if it is there already.
+fn now_or_later<T>(mut waiting: Waiting<T>) -> Step<T> {
+    match Pin::as_mut(&mut waiting).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Step::Ready(value),
+        Poll::Pending => Step::Wait(waiting),
     }
 }

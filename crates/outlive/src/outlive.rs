@@ -1,28 +1,51 @@
 //! One node of a cluster, in this process: [`Outlive`].
 
-use crate::cookie::Cookie;
+use crate::builder::Builder;
+use crate::error::StartError;
 use crate::node::Node;
 use crate::tower::SessionLayer;
+use core::future::Future;
+use outlive_runtime::{Readiness as State, Stats};
 use std::sync::Arc;
 
-/// Sessions for the application in this process. A cheap clone: put it into the application's state.
+/// Sessions for the application in this process, one node of a cluster. A cheap clone: put it into the application's state.
 #[derive(Clone)]
 pub struct Outlive {
-    node: Arc<Node>,
+    pub(crate) node: Arc<Node>,
 }
 
 impl core::fmt::Debug for Outlive {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("Outlive(..)")
+        f.debug_struct("Outlive").field("node", &self.node.route).finish_non_exhaustive()
     }
 }
 
 impl Outlive {
-    /// One process, no port, no store: for tests and documentation.
+    /// One process, no port, no store, gone with the process: for tests and documentation.
+    ///
+    /// # Panics
+    /// If the operating system gives no randomness.
     pub fn in_memory() -> Outlive {
-        #[expect(clippy::expect_used, reason = "the default cookie has good names")]
-        let carrier = Cookie::new().resolve("session").expect("the default cookie is good");
-        Outlive { node: Arc::new(Node::in_memory(carrier)) }
+        #[expect(clippy::expect_used, reason = "the defaults are good, and a process without randomness cannot name a session")]
+        Outlive::builder().alone().expect("a node in memory starts")
+    }
+
+    /// A node of a cluster: [`start`](Builder::start) it. The environment is not read unless [`env`](Builder::env) says so.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Starts a node with what the environment says: `OUTLIVE_STORE=sqlite:sessions.db` and so on.
+    ///
+    /// # Errors
+    /// [`StartError`], with all settings that are wrong.
+    pub async fn from_env() -> Result<Outlive, StartError> {
+        Outlive::builder().env().start().await
+    }
+
+    /// The layer that gives requests their session.
+    pub fn layer(&self) -> SessionLayer {
+        SessionLayer::new(self.node.clone())
     }
 
     /// A session outside of any request.
@@ -33,8 +56,41 @@ impl Outlive {
         crate::Session::fresh(self.node.clone(), brought)
     }
 
-    /// The layer that gives requests their session.
-    pub fn layer(&self) -> SessionLayer {
-        SessionLayer::new(self.node.clone())
+    /// Whether requests should be sent here, as a value that answers as a handler: `.route("/ready", get(outlive.readiness()))`.
+    pub fn readiness(&self) -> Readiness {
+        Readiness(self.clone())
+    }
+
+    /// Numbers of this node.
+    pub fn stats(&self) -> Stats {
+        self.node.runtime.stats()
+    }
+
+    /// Resolves when this node begins to leave, so that a stream can end and its browser connect elsewhere.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut draining = self.node.runtime.draining();
+        async move {
+            // It cannot fail before the node has ended.
+            let _ = draining.wait_for(|draining| *draining).await;
+        }
+    }
+}
+
+/// Whether requests should be sent to this node, asked at the time of the answer: 200 `ready`; 503 `starting`, `draining`, `dead`, or
+/// `degraded` (the store does not answer, or copies are missing; sessions are served all the same).
+#[derive(Clone, Debug)]
+pub struct Readiness(Outlive);
+
+impl Readiness {
+    /// The status and the word.
+    pub fn answer(&self) -> (http::StatusCode, &'static str) {
+        let word = match self.0.node.runtime.readiness() {
+            State::Ready => return (http::StatusCode::OK, "ready"),
+            State::Degraded { .. } => "degraded",
+            State::Forming => "starting",
+            State::Draining => "draining",
+            _ => "dead",
+        };
+        (http::StatusCode::SERVICE_UNAVAILABLE, word)
     }
 }

@@ -2,13 +2,14 @@
 
 use crate::caching;
 use crate::error::{CommitError, OpenError};
-use crate::node::{Durable, EndKind, Node, Open, Token};
+use crate::node::{Durable, EndKind, Node, Open, Step};
 use crate::session::{Brought, Committed, Committing, Session};
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode, Uri};
 use outlive_core::id::{SessionId, SessionKey};
+use outlive_core::token::Token;
 use std::sync::{Arc, OnceLock};
 
 /// How long after a rotation a request with the old id may be one that left before it: the client has the newer cookie by now, or is
@@ -21,13 +22,12 @@ pub(crate) struct Slot(Arc<Inner>);
 
 struct Inner {
     node: Arc<Node>,
-    touch: bool,
     session: OnceLock<Session>,
 }
 
 impl Slot {
-    pub(crate) fn new(node: Arc<Node>, touch: bool) -> Slot {
-        Slot(Arc::new(Inner { node, touch, session: OnceLock::new() }))
+    pub(crate) fn new(node: Arc<Node>) -> Slot {
+        Slot(Arc::new(Inner { node, session: OnceLock::new() }))
     }
 
     pub(crate) fn is_of(&self, node: &Arc<Node>) -> bool {
@@ -39,9 +39,9 @@ impl Slot {
     }
 
     /// The session, opened by the first call.
-    pub(crate) async fn open(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Result<Session, OpenError> {
+    fn open(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Step<Result<Session, OpenError>> {
         if let Some(session) = self.0.session.get() {
-            return Ok(session.clone());
+            return Step::Ready(Ok(session.clone()));
         }
         let node = &self.0.node;
         let mode = node.carrier.mode(headers, authority);
@@ -53,17 +53,28 @@ impl Slot {
         });
         let Some((id, key, route)) = found else {
             node.carrier.hint(headers, authority);
-            return Ok(self.keep(Session::fresh(node.clone(), brought)));
+            return Step::Ready(Ok(self.keep(Session::fresh(node.clone(), brought))));
         };
         let token = tokens.iter().find_map(|text| Token::open(&node.keys, &key, text));
         if token.is_none() && !tokens.is_empty() {
             node.stats.foreign_tokens.fetch_add(1, Ordering::Relaxed);
         }
         (brought.id, brought.here, brought.token) = (Some(id), route == node.route, token);
-        let session = match node.open(key, token.map(|t| t.stamp), self.0.touch).answer().await {
-            Open::Here(opened) => Session::opened(node.clone(), brought, id, opened),
-            Open::Ended(EndKind::Rotated, ago) if ago < ROTATED_KEEP => Session::fresh(node.clone(), Brought { mute: true, ..brought }),
-            Open::NotFound | Open::Ended(..) => Session::fresh(node.clone(), brought),
+        match node.open(key, token) {
+            Step::Ready(open) => Step::Ready(self.opened(id, brought, open)),
+            Step::Wait(waiting) => {
+                let slot = self.clone();
+                Step::Wait(Box::pin(async move { slot.opened(id, brought, waiting.await) }))
+            }
+        }
+    }
+
+    fn opened(&self, id: SessionId, brought: Brought, open: Open) -> Result<Session, OpenError> {
+        let node = self.0.node.clone();
+        let session = match open {
+            Open::Here(opened) => Session::opened(node, brought, id, opened),
+            Open::Ended(EndKind::Rotated, ago) if ago < ROTATED_KEEP => Session::fresh(node, Brought { mute: true, ..brought }),
+            Open::NotFound | Open::Ended(..) => Session::fresh(node, brought),
             Open::Stale(after) => return Err(OpenError::Stale { after }),
             Open::Unavailable(after) => return Err(OpenError::Unavailable { after }),
         };
@@ -73,6 +84,14 @@ impl Slot {
     /// The first of two that were opened at once stays; the other is dropped and counts as a request that did nothing.
     fn keep(&self, session: Session) -> Session {
         self.0.session.get_or_init(|| session).clone()
+    }
+}
+
+/// The session of a request that a layer has seen.
+pub(crate) fn open(extensions: &Extensions, headers: &HeaderMap, uri: &Uri) -> Step<Result<Session, OpenError>> {
+    match extensions.get::<Slot>() {
+        Some(slot) => slot.open(headers, uri.authority()),
+        None => Step::Ready(Err(OpenError::NoLayer)),
     }
 }
 

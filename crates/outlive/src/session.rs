@@ -3,8 +3,8 @@
 use crate::cookie::Mode;
 use crate::error::{CommitError, LoginError, OpenError};
 use crate::key::AsKey;
-use crate::live::{CutError, Live, Notes, RequestNo, Sent};
-use crate::node::{Commit, Durable, EndKind, Failure, Node, Open, Opened, Step, Token, Waiting};
+use crate::live::{Changes, CutError, Live, Notes, RequestNo, Sent};
+use crate::node::{Commit, CommitFailure, Durable, EndKind, Node, Open, Opened, Step, Waiting};
 use bytes::Bytes;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
@@ -12,8 +12,10 @@ use http::HeaderMap;
 use http::header::HeaderName;
 use outlive_core::config::{Level, Limits};
 use outlive_core::id::SessionId;
+use outlive_core::limits::RECORD_MAX;
 use outlive_core::record::{LIMITS, USER};
 use outlive_core::stamp::Stamp;
+use outlive_core::token::Token;
 use parking_lot::RwLock;
 use std::sync::Arc;
 
@@ -94,6 +96,10 @@ struct Inner {
     late: AtomicBool,
     /// How many other requests of the session were running then.
     others: AtomicU32,
+    /// The client may be told the session's present id: a commit under it is durable.
+    known: AtomicBool,
+    /// The session ended, or rotated, by somebody else's doing.
+    gone: AtomicBool,
     lost: bool,
 }
 
@@ -126,8 +132,9 @@ impl Session {
 
     fn at(node: Arc<Node>, brought: Brought, live: Arc<Live>, at: At, lost: bool) -> Session {
         let place = RwLock::new(Place { request: live.begin(), live, at, rotate: false, ended: false });
-        let (late, others) = (AtomicBool::new(false), AtomicU32::new(0));
-        Session { inner: Arc::new(Inner { node, place, brought, late, others, lost }) }
+        let others = AtomicU32::new(0);
+        let [late, known, gone] = [const { AtomicBool::new(false) }; 3];
+        Session { inner: Arc::new(Inner { node, place, brought, late, others, known, gone, lost }) }
     }
 
     /// The value as it is now: a snapshot without a lock, which may live across `.await`. The idiom for a default is
@@ -202,7 +209,11 @@ impl Session {
         let mut place = self.inner.place.write();
         match &mut place.at {
             At::Here(id, _) => *id,
-            At::Fresh(id) => *id.get_or_insert_with(|| self.inner.node.draw_id()),
+            At::Fresh(id) => {
+                #[expect(clippy::expect_used, reason = "the operating system gave randomness when the node started")]
+                let new = || self.inner.node.draw_id().expect("there is randomness");
+                *id.get_or_insert_with(new)
+            }
         }
     }
 
@@ -281,7 +292,7 @@ impl Session {
                 At::Fresh(_) => Step::Ready(true),
                 At::Here(_, opened) => {
                     self.inner.close(&place);
-                    self.inner.node.end(opened.key, EndKind::Logout)
+                    self.inner.node.end(opened.key, EndKind::Invalidated)
                 }
             };
             let live = Arc::new(Live::new());
@@ -297,7 +308,9 @@ impl Session {
     /// # Errors
     /// [`CommitError`].
     pub async fn flush(&self) -> Result<Committed, CommitError> {
-        self.start_commit().answer().await.map(Committed::of)
+        let durable = self.start_commit().answer().await?;
+        self.inner.known.store(true, Ordering::Relaxed);
+        Ok(Committed::of(durable))
     }
 
     /// Opens the session again, after a while: what others have committed meanwhile, here or on another node, is there then.
@@ -307,14 +320,17 @@ impl Session {
     /// # Errors
     /// [`OpenError`]; the handle keeps its last known state.
     pub async fn refresh(&self) -> Result<(), OpenError> {
-        let (id, key, token) = match &self.inner.place.read_recursive().at {
-            At::Fresh(_) => return Ok(()),
-            At::Here(id, opened) => (*id, opened.key, None),
+        let (id, key) = {
+            let place = self.inner.place.read_recursive();
+            match &place.at {
+                At::Fresh(_) => return Ok(()),
+                At::Here(id, opened) => (*id, place.live.successor().unwrap_or(opened.key)),
+            }
         };
         if self.has_writes() {
             let _ = self.flush().await;
         }
-        let opened = match self.inner.node.open(key, token, false).answer().await {
+        let opened = match self.inner.node.open(key, None).answer().await {
             Open::Here(opened) => opened,
             Open::NotFound | Open::Ended(..) => return Err(OpenError::Unavailable { after: Duration::ZERO }),
             Open::Stale(after) => return Err(OpenError::Stale { after }),
@@ -370,23 +386,12 @@ impl Session {
     fn start_commit(&self) -> Committing {
         let place = self.inner.place.read_recursive();
         match &place.at {
-            At::Here(_, opened) if place.rotate => {
-                let new = self.inner.node.draw_id();
-                let step = self.inner.node.rotate(opened, new.key(&self.inner.node.keys));
+            At::Here(..) if place.rotate => {
                 drop(place);
-                match step {
-                    Step::Ready(answer) => self.rotated(new, answer),
-                    Step::Wait(waiting) => {
-                        let session = self.clone();
-                        Step::Wait(Box::pin(async move {
-                            let answer = waiting.await;
-                            session.rotated(new, answer).answer().await
-                        }))
-                    }
-                }
+                self.rotate_and_commit()
             }
             At::Here(_, opened) => self.inner.commit(&place, opened),
-            At::Fresh(_) if !place.live.has_writes(place.request) => Step::Ready(Ok(Durable { tip: None, level: Level::Owner })),
+            At::Fresh(_) if !place.live.has_writes(place.request) => NOTHING,
             At::Fresh(_) => {
                 drop(place);
                 self.begin()
@@ -394,20 +399,56 @@ impl Session {
         }
     }
 
-    fn rotated(&self, new: SessionId, answer: Result<Opened, Failure>) -> Committing {
-        match answer {
-            Ok(opened) => {
-                let mut place = self.inner.place.write();
-                place.live.set_successor(opened.key);
-                place.at = At::Here(new, opened);
-                place.rotate = false;
-            }
-            Err(failure) => {
-                self.rollback();
-                return Step::Ready(Err(failed(failure)));
-            }
+    /// The new id first, with all that was committed, then what this request changed under it, then the end of the old id. Nobody can
+    /// see a login under the id from before it.
+    fn rotate_and_commit(&self) -> Committing {
+        let inner = &*self.inner;
+        let mut place = inner.place.write();
+        let new = match inner.node.draw_id() {
+            Ok(id) => id,
+            Err(after) => return Step::Ready(Err(CommitError::Unavailable { after })),
+        };
+        let At::Here(old_id, opened) = &place.at else { return NOTHING };
+        let (old_id, opened, live) = (*old_id, opened.clone(), place.live.clone());
+        if Node::is_guest(&opened) {
+            live.uproot();
+            (place.at, place.rotate) = (At::Fresh(Some(new)), false);
+            drop(place);
+            return self.begun_instead_of(opened);
         }
-        self.start_commit()
+        let key = new.key(&inner.node.keys);
+        let rotated = live.locked(|| {
+            let rotated = inner.node.rotate(&opened, key)?;
+            live.set_successor(Some(key));
+            Some(rotated)
+        });
+        let Some((next, done)) = rotated else {
+            let stayed = live.rollback(place.request);
+            inner.count_stayed(stayed);
+            return Step::Ready(Err(CommitError::Conflict));
+        };
+        let commit = inner.commit(&place, &next);
+        (place.at, place.rotate) = (At::Here(new, next), false);
+        drop(place);
+        let rotation = Rotation { session: self.clone(), old: Some((old_id, opened)) };
+        match (done, commit) {
+            (Step::Ready(done), Step::Ready(commit)) => Step::Ready(rotation.settle(done).and(commit)),
+            (done, commit) => Step::Wait(Box::pin(async move {
+                let done = done.answer().await;
+                rotation.settle(done)?;
+                commit.answer().await
+            })),
+        }
+    }
+
+    /// A copy of a session that stays at its owner goes on here as a new one, and the old one ends.
+    fn begun_instead_of(&self, old: Opened) -> Committing {
+        let (step, node) = (self.begin(), self.inner.node.clone());
+        Step::Wait(Box::pin(async move {
+            let durable = step.answer().await?;
+            node.end(old.key, EndKind::Rotated).answer().await;
+            Ok(durable)
+        }))
     }
 
     /// The first commit of a session that did not exist.
@@ -427,7 +468,10 @@ impl Session {
             place.live.rollback(place.request);
             return Step::Ready(Err(refused));
         }
-        let id = id.unwrap_or_else(|| inner.node.draw_id());
+        let id = match id.map_or_else(|| inner.node.draw_id(), Ok) {
+            Ok(id) => id,
+            Err(after) => return Step::Ready(Err(CommitError::Unavailable { after })),
+        };
         let mut created = None;
         let sent = place.live.commit(place.request, inner.node.size_max, |changes| {
             match inner.node.create(id.key(&inner.node.keys), place.live.clone()) {
@@ -442,7 +486,7 @@ impl Session {
         if let Some(opened) = created {
             (place.at, place.rotate) = (At::Here(id, opened), false);
         }
-        inner.sent(sent).unwrap_or(Step::Ready(Ok(Durable { tip: None, level: Level::Owner })))
+        inner.sent(sent).unwrap_or(NOTHING)
     }
 
     pub(crate) fn vary(&self) -> &HeaderName {
@@ -460,20 +504,26 @@ impl Session {
             return place.ended && !brought.mute;
         };
         let same = brought.id == Some(*id);
+        let known = durable.is_some() || self.inner.known.load(Ordering::Relaxed);
+        if !known && brought.id.is_none() {
+            // Nobody will ever hear of this session.
+            drop(node.end(opened.key, EndKind::Invalidated));
+        }
         // An id that was ended or rotated by somebody else meanwhile never causes a cookie.
-        if brought.mute || same && durable.is_none() || same && place.live.successor().is_some_and(|key| key != opened.key) {
+        if brought.mute || !known || same && self.inner.gone.load(Ordering::Relaxed) {
             return false;
         }
+        let tip = durable.and_then(|d| d.tip).filter(|s| s.version > 0);
         let mut any = false;
-        if !same || !brought.here && self.inner.others.load(Ordering::Relaxed) == 0 {
+        if !same || !brought.here && tip.is_some() && self.inner.others.load(Ordering::Relaxed) == 0 {
             node.carrier.set_id(brought.mode, headers, &id.reveal(), &node.route);
             any = true;
         }
-        if let Some(stamp) = durable.and_then(|d| d.tip).filter(|s| s.version > 0) {
+        if let Some(stamp) = tip {
             let deadline = node.deadline(opened);
             let step = u32::try_from(node.limits.touch_step().as_secs()).unwrap_or(u32::MAX).max(1);
-            let known = brought.token.is_some_and(|t| same && t.stamp == stamp && t.deadline.0.saturating_add(step) > deadline.0);
-            if !known {
+            let current = brought.token.is_some_and(|t| same && t.stamp == stamp && t.deadline.0.saturating_add(step) > deadline.0);
+            if !current {
                 node.carrier.set_token(brought.mode, headers, &Token { stamp, deadline }.seal(&node.keys, &opened.key));
                 any = true;
             }
@@ -498,11 +548,16 @@ impl Inner {
     }
 
     fn commit(&self, place: &Place, opened: &Opened) -> Committing {
+        let moved = place.live.successor().is_some_and(|key| key != opened.key);
+        self.gone.fetch_or(moved, Ordering::Relaxed);
         let sent = place.live.commit(place.request, self.node.size_max, |changes| send(&self.node, &place.live, opened, changes));
         self.sent(sent).unwrap_or_else(|| match self.node.finish_read(opened) {
             Commit::Applied(_, step) => durable(step),
             // It ended or moved meanwhile; the request changed nothing, so there is nothing to refuse.
-            _ => Step::Ready(Ok(Durable { tip: None, level: Level::Owner })),
+            _ => {
+                self.gone.store(true, Ordering::Relaxed);
+                NOTHING
+            }
         })
     }
 
@@ -512,6 +567,7 @@ impl Inner {
             Ok((step, notes)) => {
                 self.count_stayed(notes.stayed);
                 for attribute in notes.quarantined {
+                    self.node.stats.quarantined.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(%attribute, "an attribute's bytes did not decode; they were put aside by the first write");
                 }
                 step
@@ -556,15 +612,18 @@ impl Committed {
     }
 }
 
-fn failed(failure: Failure) -> CommitError {
+const NOTHING: Committing = Step::Ready(Ok(Durable { tip: None, level: Level::Owner }));
+
+fn failed(failure: CommitFailure) -> CommitError {
     match failure {
-        Failure::Unknown => CommitError::Unknown,
-        Failure::Conflict => CommitError::Conflict,
-        Failure::Ended => CommitError::Ended,
+        CommitFailure::Conflict => CommitError::Conflict,
+        CommitFailure::Ended => CommitError::Ended,
+        CommitFailure::UnderReplicated => CommitError::UnderReplicated,
+        _ => CommitError::Unknown,
     }
 }
 
-fn durable(step: Step<Result<Durable, Failure>>) -> Committing {
+fn durable(step: Step<Result<Durable, CommitFailure>>) -> Committing {
     match step {
         Step::Ready(result) => Step::Ready(result.map_err(failed)),
         Step::Wait(waiting) => Step::Wait(Box::pin(async move { waiting.await.map_err(failed) })),
@@ -572,36 +631,76 @@ fn durable(step: Step<Result<Durable, Failure>>) -> Committing {
 }
 
 /// Sends changes to the engine. A request that was opened before its session rotated commits to the session under its new id.
-fn send(node: &Arc<Node>, live: &Arc<Live>, opened: &Opened, changes: &crate::live::Changes) -> (Sent, Committing) {
-    let mut commit = node.commit(opened, changes);
-    if let (Commit::Ended, Some(key)) = (&commit, live.successor())
-        && let Step::Ready(Open::Here(successor)) = node.open(key, None, false)
-    {
-        commit = node.commit(&successor, changes);
-        node.close(&successor);
-    }
-    let refused = |error| (Sent::Refused, Step::Ready(Err(error)));
+fn send(node: &Arc<Node>, live: &Arc<Live>, opened: &Opened, changes: &Changes) -> (Sent, Committing) {
+    let successor = live.successor().filter(|key| *key != opened.key).map(|key| node.open(key, None));
+    let commit = match successor {
+        None => node.commit(opened, changes),
+        Some(Step::Ready(Open::Here(successor))) => {
+            let commit = node.commit(&successor, changes);
+            node.close(&successor);
+            commit
+        }
+        Some(_) => Commit::Refused(CommitFailure::Conflict),
+    };
     match commit {
         Commit::Applied(stamp, step) => (Sent::Applied(stamp.unwrap_or_default()), durable(step)),
         Commit::Late(waiting) => {
             let place_holder = live.place_holder();
             (Sent::Applied(place_holder), Step::Wait(late(waiting, live.clone(), place_holder)))
         }
-        Commit::Conflict => refused(CommitError::Conflict),
-        Commit::Ended => refused(CommitError::Ended),
-        Commit::UnderReplicated => refused(CommitError::UnderReplicated),
-        Commit::TooLarge(got) => {
+        Commit::Refused(CommitFailure::TooLarge { got }) => {
             let largest = changes.iter().max_by_key(|c| c.value.as_ref().map_or(0, Bytes::len));
             let attribute = largest.map_or_else(|| Arc::from(""), |c| c.name.clone());
-            refused(CommitError::TooLarge { attribute, what: "bytes in the session", got, limit: node.size_max })
+            let error = CommitError::TooLarge { attribute, what: "bytes in the session", got, limit: RECORD_MAX };
+            (Sent::Refused, Step::Ready(Err(error)))
         }
+        Commit::Refused(failure) => (Sent::Refused, Step::Ready(Err(failed(failure)))),
     }
 }
 
-fn late(waiting: Waiting<Result<(Stamp, Level), Failure>>, live: Arc<Live>, place_holder: Stamp) -> Waiting<Result<Durable, CommitError>> {
+fn late(
+    waiting: Waiting<Result<(Stamp, Level), CommitFailure>>,
+    live: Arc<Live>,
+    place_holder: Stamp,
+) -> Waiting<Result<Durable, CommitError>> {
     Box::pin(async move {
         let (stamp, level) = waiting.await.map_err(failed)?;
         live.restamp(place_holder, stamp);
         Ok(Durable { tip: Some(stamp), level })
     })
+}
+
+/// A rotation on its way. If it fails, or whoever waits for it goes away, the old id is as it was.
+struct Rotation {
+    session: Session,
+    old: Option<(SessionId, Opened)>,
+}
+
+impl Rotation {
+    fn settle(mut self, done: Result<(), CommitFailure>) -> Result<(), CommitError> {
+        done.map_err(failed)?;
+        let inner = &*self.session.inner;
+        if let Some((_, old)) = self.old.take() {
+            inner.node.close(&old);
+        }
+        inner.known.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Rotation {
+    fn drop(&mut self) {
+        let Some((id, old)) = self.old.take() else { return };
+        let inner = &*self.session.inner;
+        let mut place = inner.place.write();
+        old.live.locked(|| {
+            old.live.set_successor(None);
+            inner.node.reread(&old);
+        });
+        if let At::Here(_, new) = core::mem::replace(&mut place.at, At::Here(id, old))
+            && !inner.late.load(Ordering::Relaxed)
+        {
+            inner.node.close(&new);
+        }
+    }
 }

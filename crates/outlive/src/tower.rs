@@ -1,4 +1,4 @@
-//! The layer for every tower service of `http` requests, and the types it makes.
+//! The layer for every tower service of `http` requests, the types it makes, and [`session`] for frameworks without an adapter here.
 
 mod future;
 mod layer;
@@ -7,3 +7,17 @@ mod service;
 pub use future::ResponseFuture;
 pub use layer::SessionLayer;
 pub use service::SessionService;
+
+use crate::error::OpenError;
+use crate::request;
+use crate::session::Session;
+use core::future::Future;
+use http::Request;
+
+/// The session of a request that went through the layer, for a framework without an adapter here. The future borrows nothing.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn session<B>(request: &Request<B>) -> impl Future<Output = Result<Session, OpenError>> + Send + 'static {
+    request::open(request.extensions(), request.headers(), request.uri()).answer()
+}

@@ -20,6 +20,15 @@ pub struct DrainReport {
 
 impl<L: Live> Inner<L> {
     pub(crate) async fn drain(self: &Arc<Self>, deadline: Duration) -> DrainReport {
+        let report = self.hand_over(deadline).await;
+        if report.abandoned > 0 {
+            tracing::error!(abandoned = report.abandoned, "sessions are abandoned");
+        }
+        self.say_goodbye().await;
+        report
+    }
+
+    pub(crate) async fn hand_over(self: &Arc<Self>, deadline: Duration) -> DrainReport {
         let until = tokio::time::Instant::now() + deadline;
         let flush_only = self.flush_only.subscribe();
         self.call_timed(|e, now, out| e.drain(now, out));
@@ -34,10 +43,6 @@ impl<L: Live> Inner<L> {
             }
             tokio::time::sleep(POLL).await;
         };
-        if abandoned > 0 {
-            tracing::error!(abandoned, "sessions are abandoned");
-        }
-        self.say_goodbye().await;
         DrainReport { abandoned }
     }
 

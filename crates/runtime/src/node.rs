@@ -642,12 +642,24 @@ impl<L: Live> Node<L> {
         self.inner.draining.subscribe()
     }
 
+    /// The first part of a [`drain`](Node::drain), for a server that still has requests in flight: others take over what is owned here,
+    /// and the store's queue is flushed, until `deadline` at the latest. The node goes on: requests are served, their commits go to the
+    /// sessions' new owners.
+    pub async fn hand_over(&self, deadline: Duration) -> DrainReport {
+        self.begin_to_leave();
+        self.inner.hand_over(deadline).await
+    }
+
     /// Leaves in order: others take over what is owned here, copies held for others move, the store's queue is flushed. Requests are
     /// served meanwhile. Ends the node, at `deadline` at the latest; says how many sessions are not known to be safe elsewhere.
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
+        self.begin_to_leave();
+        self.inner.drain(deadline).await
+    }
+
+    fn begin_to_leave(&self) {
         let _ = self.inner.state.compare_exchange(SERVING, DRAINING, Ordering::AcqRel, Ordering::Acquire);
         self.inner.draining.send_replace(true);
-        self.inner.drain(deadline).await
     }
 
     /// Makes a drain that runs wait for nothing but the store's queue: the second signal.

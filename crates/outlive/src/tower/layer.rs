@@ -14,31 +14,23 @@ use tower_layer::Layer;
 pub struct SessionLayer {
     pub(crate) node: Arc<Node>,
     pub(crate) rollback: Rollback,
-    pub(crate) touch: bool,
 }
 
 impl core::fmt::Debug for SessionLayer {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("SessionLayer").field("rollback", &self.rollback).field("touch", &self.touch).finish_non_exhaustive()
+        f.debug_struct("SessionLayer").field("rollback", &self.rollback).finish_non_exhaustive()
     }
 }
 
 impl SessionLayer {
     pub(crate) fn new(node: Arc<Node>) -> SessionLayer {
-        SessionLayer { node, rollback: Rollback::default(), touch: true }
+        SessionLayer { node, rollback: Rollback::default() }
     }
 
     /// Which answers take the request's changes back. Default [`Rollback::ServerError`].
     #[must_use]
     pub fn rollback_on(mut self, rollback: Rollback) -> SessionLayer {
         self.rollback = rollback;
-        self
-    }
-
-    /// Requests through this layer do not extend the idle time: for polling, which would keep a forgotten tab logged in for ever.
-    #[must_use]
-    pub fn no_touch(mut self) -> SessionLayer {
-        self.touch = false;
         self
     }
 }

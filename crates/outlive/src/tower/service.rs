@@ -29,7 +29,7 @@ where
         let guard = if joins {
             Guard::none()
         } else {
-            let slot = Slot::new(self.layer.node.clone(), self.layer.touch);
+            let slot = Slot::new(self.layer.node.clone());
             request.extensions_mut().insert(slot.clone());
             Guard::new(slot)
         };

@@ -1,0 +1,229 @@
+//! Starting a node: [`Builder`].
+
+use crate::config::{Config, Consistency, Durability};
+use crate::cookie::Cookie;
+use crate::error::StartError;
+use crate::node::{Counters, Node};
+use crate::outlive::Outlive;
+use core::fmt;
+use core::net::SocketAddr;
+use core::time::Duration;
+use outlive_core::config::{Config as EngineConfig, Durability as EngineDurability, Limits};
+use outlive_core::limits::RECORD_MAX;
+use outlive_runtime::NodeConfig;
+use std::sync::Arc;
+
+/// A node that is to be started. Later sources win: defaults, what is said here, a file's [`config`](Builder::config), the
+/// [`env`](Builder::env)ironment.
+#[must_use = "a node starts with `.start().await`"]
+#[derive(Clone, Debug)]
+pub struct Builder {
+    code: Config,
+    file: Config,
+    env: bool,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Builder {
+        Builder { code: Config::default(), file: Config::default(), env: false }
+    }
+
+    /// The durable store, by URL: `sqlite:sessions.db`. Nodes that share one find each other through it. Default: none.
+    pub fn store(mut self, url: &str) -> Builder {
+        self.code.store = Some(url.to_owned());
+        self
+    }
+
+    /// When an answer may leave. Default `Backup(1)`.
+    pub fn durability(mut self, durability: Durability) -> Builder {
+        self.code.durability = Some(durability);
+        self
+    }
+
+    /// What happens when nodes cannot reach each other.
+    pub fn consistency(mut self, consistency: Consistency) -> Builder {
+        self.code.consistency = Some(consistency);
+        self
+    }
+
+    /// How long a session lives without use. Default 30 minutes.
+    pub fn idle_timeout(mut self, idle: Duration) -> Builder {
+        self.code.idle_timeout = Some(idle);
+        self
+    }
+
+    /// How long a session lives at all. Default 24 hours.
+    pub fn lifetime(mut self, lifetime: Duration) -> Builder {
+        self.code.lifetime = Some(lifetime);
+        self
+    }
+
+    /// The application's part of the cluster: ids of one namespace are unknown in every other. Default `session`.
+    pub fn namespace(mut self, namespace: &str) -> Builder {
+        self.code.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// This node's name, unique in the cluster and best kept over restarts. It stands in the cookie, behind the id, so that a balancer
+    /// can be sticky by it. Default: the host's name and random digits.
+    pub fn node(mut self, name: &str) -> Builder {
+        self.code.node = Some(name.to_owned());
+        self
+    }
+
+    /// Where other nodes connect. Default: a free port on loopback, which nodes on the same machine find through a shared store.
+    pub fn peer(mut self, addr: SocketAddr) -> Builder {
+        self.code.peer = Some(addr);
+        self
+    }
+
+    /// Addresses of other nodes, `HOST:PORT`; one that answers is enough, and this node's own may be among them.
+    pub fn join<A: ToString>(mut self, nodes: impl IntoIterator<Item = A>) -> Builder {
+        self.code.join = Some(nodes.into_iter().map(|a| a.to_string()).collect());
+        self
+    }
+
+    /// How the session's id travels.
+    pub fn cookie(mut self, cookie: Cookie) -> Builder {
+        self.code.cookie = Some(cookie);
+        self
+    }
+
+    /// How long requests in flight may take when the node has left, in [`run`](Outlive::run). Default 10 s.
+    pub fn shutdown_grace(mut self, grace: Duration) -> Builder {
+        self.code.shutdown_grace = Some(grace);
+        self
+    }
+
+    /// How long sessions may be handed over before the server stops, in [`run`](Outlive::run). Default 20 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Builder {
+        self.code.drain_timeout = Some(timeout);
+        self
+    }
+
+    /// Settings from a file; they win over those in code.
+    pub fn config(mut self, config: Config) -> Builder {
+        self.file.merge(config);
+        self
+    }
+
+    /// Reads the environment, `OUTLIVE_STORE` and so on; it wins over everything else.
+    pub fn env(mut self) -> Builder {
+        self.env = true;
+        self
+    }
+
+    /// Starts the node. It waits until it has met another node, or knows that there is none: a second at most.
+    ///
+    /// # Errors
+    /// [`StartError`]. All settings that are wrong are named at once.
+    pub async fn start(self) -> Result<Outlive, StartError> {
+        let (config, mut node_config) = self.settings()?;
+        node_config.store = match config.store.as_deref() {
+            None | Some("none") => None,
+            Some(url) => Some(outlive_store::open(url).await.map_err(|source| StartError::Store { source: Box::new(source) })?),
+        };
+        let runtime = outlive_runtime::Node::start(node_config).await.map_err(start_error)?;
+        Outlive::of(runtime, &config)
+    }
+
+    /// A node for one process, at once.
+    pub(crate) fn alone(self) -> Result<Outlive, StartError> {
+        let (config, node_config) = self.settings()?;
+        let runtime = outlive_runtime::Node::alone(node_config).map_err(start_error)?;
+        Outlive::of(runtime, &config)
+    }
+
+    fn settings(self) -> Result<(Config, NodeConfig), StartError> {
+        let Builder { code: mut config, file, env } = self;
+        config.merge(file);
+        let mut errors = Vec::new();
+        if env {
+            // What is not Unicode cannot be one of ours.
+            let vars = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+            errors = config.read_env(vars);
+        }
+        errors.extend(config.check());
+        let engine = engine_config(&config);
+        if let Err(more) = engine.clone().check() {
+            errors.extend(more.iter().map(ToString::to_string));
+        }
+        if !errors.is_empty() {
+            return Err(StartError::Config(Errors(errors)));
+        }
+        let mut node = NodeConfig::default();
+        node.name = config.node.clone();
+        node.zone = config.zone.clone();
+        node.cluster = config.cluster.clone().unwrap_or(node.cluster);
+        node.listen = config.peer.or(node.listen);
+        node.advertise = config.advertise.clone();
+        node.http = config.http.clone().unwrap_or_default();
+        node.join = config.join.clone().unwrap_or_default();
+        node.secret = config.secret;
+        node.engine = engine;
+        node.danger_plain_peers = config.danger_plain_peers.unwrap_or(false);
+        Ok((config, node))
+    }
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    let default = EngineConfig::default();
+    let (durability, backups) = match config.durability {
+        None => (default.durability, default.backups),
+        Some(Durability::Owner) => (EngineDurability::Owner, default.backups),
+        Some(Durability::Backup(n)) => (EngineDurability::Backup, n),
+        Some(Durability::Store) => (EngineDurability::Store, default.backups),
+    };
+    EngineConfig {
+        durability,
+        backups,
+        min_backups: config.min_backups.unwrap_or(default.min_backups),
+        on_lost: config.on_lost.unwrap_or(default.on_lost),
+        store: !matches!(config.store.as_deref(), None | Some("none")),
+        limits: Limits {
+            idle: config.idle_timeout.unwrap_or(default.limits.idle),
+            lifetime: config.lifetime.unwrap_or(default.limits.lifetime),
+        },
+        ..default
+    }
+}
+
+fn start_error(error: outlive_runtime::StartError) -> StartError {
+    use outlive_runtime::StartError as E;
+    match error {
+        E::Config(errors) => StartError::Config(Errors(errors.iter().map(ToString::to_string).collect())),
+        E::Store(_) | E::StoreSilent(_) => StartError::Store { source: Box::new(error) },
+        error => StartError::Peer { source: Box::new(error) },
+    }
+}
+
+impl Outlive {
+    fn of(runtime: outlive_runtime::Node<crate::live::Live>, config: &Config) -> Result<Outlive, StartError> {
+        let carrier = config.cookie.clone().unwrap_or_default().resolve(config.namespace());
+        let limits = engine_config(config).limits;
+        Ok(Outlive {
+            node: Arc::new(Node {
+                keys: runtime.keys(config.namespace()),
+                route: runtime.me().name.into_string(),
+                carrier: carrier.map_err(|error| StartError::Config(Errors(vec![error])))?,
+                size_max: config.max_size.unwrap_or(RECORD_MAX),
+                limits,
+                drain_timeout: config.drain_timeout.unwrap_or(Duration::from_secs(20)),
+                has_store: !matches!(config.store.as_deref(), None | Some("none")),
+                shutdown_grace: config.shutdown_grace.unwrap_or(Duration::from_secs(10)),
+                stats: Counters::default(),
+                runtime,
+            }),
+        })
+    }
+}
+
+/// Every setting that is wrong; it prints one a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errors(pub Vec<String>);
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}

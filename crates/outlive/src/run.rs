@@ -1,0 +1,145 @@
+//! Running a server to its orderly end: [`Outlive::run`].
+
+use crate::error::RunError;
+use crate::outlive::Outlive;
+use core::error::Error;
+use core::fmt;
+use core::future::{Future, IntoFuture, poll_fn};
+use core::pin::{Pin, pin};
+use core::task::{Context, Poll};
+use std::io;
+use tokio::sync::watch;
+
+pub use outlive_runtime::DrainReport as Drain;
+
+/// Resolves when the server is to stop accepting: this node's sessions are with others by then. Given to the server that
+/// [`run`](Outlive::run) runs.
+#[must_use = "give it to the server: axum's `with_graceful_shutdown(drained)`"]
+pub struct Drained(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Drained {
+    fn new(mut stop: watch::Receiver<bool>) -> Drained {
+        Drained(Box::pin(async move {
+            // Without a sender nobody runs the server any more.
+            let _ = stop.wait_for(|stop| *stop).await;
+        }))
+    }
+}
+
+impl fmt::Debug for Drained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Drained(..)")
+    }
+}
+
+impl Future for Drained {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl Outlive {
+    /// Runs a server until SIGTERM or Ctrl-C, and ends in order: this node announces that it leaves and its readiness says so; its
+    /// sessions are handed over while requests are still served (`drain_timeout`, 20 s); the server stops accepting; requests in flight
+    /// end, or are cut after `shutdown_grace`; what they committed last is flushed. A second signal waits for nothing but the store.
+    ///
+    /// `drained` alone would not do: a request that ends after it still commits, so the node must outlive the server. Open streams keep
+    /// a server from ending; let them watch [`draining`](Outlive::draining).
+    ///
+    /// # Errors
+    /// [`RunError::Serve`] if the server failed; [`RunError::Abandoned`] if sessions are not known to be safe elsewhere. The only node
+    /// of a cluster without a store has no elsewhere; that its sessions end with it is no error.
+    pub async fn run<F, S, E>(&self, serve: F) -> Result<(), RunError>
+    where
+        F: FnOnce(Drained) -> S,
+        S: IntoFuture<Output = Result<(), E>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let mut signals = Signals::listen().map_err(|e| RunError::Serve(e.into()))?;
+        let (stop, stopped) = watch::channel(false);
+        let mut server = pin!(serve(Drained::new(stopped)).into_future());
+        let mut served = tokio::select! {
+            served = &mut server => Some(served),
+            () = signals.next() => None,
+        };
+        if served.is_none() {
+            let mut handover = pin!(self.node.runtime.hand_over(self.node.drain_timeout));
+            loop {
+                tokio::select! {
+                    _ = &mut handover => break,
+                    result = &mut server, if served.is_none() => served = Some(result),
+                    () = signals.next() => self.node.runtime.drain_faster(),
+                }
+            }
+            stop.send_replace(true);
+        }
+        if served.is_none() {
+            let mut grace = pin!(tokio::time::sleep(self.node.shutdown_grace));
+            served = tokio::select! {
+                result = &mut server => Some(result),
+                () = &mut grace => None,
+                () = signals.next() => None,
+            };
+            if served.is_none() {
+                tracing::warn!("requests were still running after the grace time; they are cut");
+            }
+        }
+        let drain = self.drain().await;
+        if let Some(Err(error)) = served {
+            return Err(RunError::Serve(error.into()));
+        }
+        drain.map(drop)
+    }
+
+    /// Leaves in order, without a server: for a framework that has its own way to end. Requests that are still running when it returns
+    /// can no longer commit.
+    ///
+    /// # Errors
+    /// [`RunError::Abandoned`].
+    pub async fn drain(&self) -> Result<Drain, RunError> {
+        let alone = self.node.runtime.members().len() <= 1 && !self.node.has_store;
+        let drain = self.node.runtime.drain(self.node.drain_timeout).await;
+        match drain.abandoned {
+            0 => Ok(drain),
+            _ if alone => Ok(drain),
+            abandoned => Err(RunError::Abandoned(abandoned)),
+        }
+    }
+}
+
+#[cfg(unix)]
+struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    }
+
+    async fn next(&mut self) {
+        poll_fn(|cx| match (self.0.poll_recv(cx), self.1.poll_recv(cx)) {
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+        .await;
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        Ok(Signals)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            core::future::pending().await
+        }
+    }
+}
