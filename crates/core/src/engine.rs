@@ -101,6 +101,8 @@ impl<L> core::fmt::Debug for Engine<L> {
 struct World {
     members: Membership,
     links: BTreeMap<Life, (Arc<Link>, Mono)>,
+    /// When a link to that life was last opened: two ends that both connect at once must not chase each other.
+    opened: BTreeMap<Life, Mono>,
     /// The membership whose walk each member has finished.
     settled: BTreeMap<Life, u64>,
     /// The membership whose walk this node has announced as finished.
@@ -127,6 +129,7 @@ impl<L: Live> Engine<L> {
             digest: members.digest(),
             members,
             links: BTreeMap::new(),
+            opened: BTreeMap::new(),
             settled: BTreeMap::new(),
             announced: None,
             past: Vec::new(),
@@ -255,6 +258,7 @@ impl<L: Live> Engine<L> {
                 let link = Arc::new(Link::new(id, life));
                 self.links.write().insert(id, link.clone());
                 world.links.insert(life, (link.clone(), now));
+                world.opened.insert(life, now);
                 world.formed = true;
                 let mut past = world.past.clone();
                 past.push(world.present());
@@ -473,7 +477,12 @@ impl<L: Live> Engine<L> {
                         link.send(&Message::Gossip(serde_bytes::Bytes::new(&bytes)), None, out);
                     }
                 }
-                MemberOutput::Connect { life, addr, .. } => out.push(Output::Connect { life, addr }),
+                MemberOutput::Connect { life, addr, .. } => {
+                    // The membership asks again, a moment later.
+                    if world.opened.get(&life).is_none_or(|at| now.since(*at) >= SIMULTANEOUS) {
+                        out.push(Output::Connect { life, addr });
+                    }
+                }
                 MemberOutput::Changed => changed = true,
                 MemberOutput::Renewed => {
                     world.doubt += 1;
