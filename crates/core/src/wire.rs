@@ -321,7 +321,7 @@ impl Message<'_> {
     /// Parts that the decoder does not bound by itself; records are checked when they become a [`Record`](crate::record::Record).
     fn is_bounded(&self) -> bool {
         match self {
-            Message::Views(views) => views.len() <= VIEWS_MAX && views.iter().all(|v| v.len() <= 4096),
+            Message::Views(views) => views.len() <= VIEWS_MAX + 1 && views.iter().all(|v| v.len() <= 4096),
             Message::Have { lineage, .. } | Message::Drop { lineage, .. } | Message::Facade { lineage: Some(lineage), .. } => {
                 lineage.listed.len() <= LINEAGE_MAX + GAPS_MAX
             }
