@@ -50,8 +50,8 @@ const WATCH_SLACK: Duration = Duration::from_millis(500);
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
 /// After this node declared a life dead for a refused link and it came back, another refusal within this time is only its own business.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
-/// A node this young that meets a greater boot of its name takes a still greater one: its clock, not the other node, is wrong.
-const YOUNG: Duration = Duration::from_secs(10);
+/// Other lives of this node's name that are remembered, and how often one of them may be greater at all.
+const RIVALS: (usize, u8) = (16, 4);
 /// How long a dead life keeps its name, and how many do.
 const DEAD_KEEP: (Duration, usize) = (Duration::from_secs(24 * 3600), 4096);
 /// How often those who have been dead for longer are dropped.
@@ -202,7 +202,7 @@ pub enum MemberOutput {
         /// The new boot.
         boot: u64,
     },
-    /// Another process runs under this node's name and is younger: this one is no member any more and must stop.
+    /// Another process runs under this node's name and came with a greater boot: this one is no member any more and must stop.
     Superseded {
         /// The other one's life.
         by: Life,
@@ -214,7 +214,8 @@ pub struct Membership {
     swim: Foca<Identity, Wire, Pcg64, NoCustomBroadcast>,
     world: World,
     config: MemberConfig,
-    started: Mono,
+    /// Lives of this node's name that were greater, and how often: a dead one is so once.
+    rivals: VecDeque<(Life, u8)>,
     /// Stopped or superseded: deaf and mute.
     ended: bool,
     timers: BinaryHeap<Pending>,
@@ -404,7 +405,7 @@ impl Membership {
             swim: Foca::new(identity, config.swim(), Pcg64::seed_from_u64(seed), Wire),
             world: World::default(),
             config,
-            started: now,
+            rivals: VecDeque::new(),
             ended: false,
             timers: BinaryHeap::new(),
             timer_count: 0,
@@ -543,6 +544,8 @@ impl Membership {
         if self.ended || node.life == self.me().life {
             return Ok(());
         }
+        // A handshake does not tell renewals. This identity is at most the true one, which comes with the peer's first packet: a life's
+        // renewals never fall, and one that leaves has some.
         let identity = Identity::new(node.clone());
         if let Some((other, state)) = self.greater_namesake([(&identity, Swim::Alive)].into_iter()) {
             self.meet_namesake(now, &other, state);
@@ -698,20 +701,32 @@ impl Membership {
             .map(|(id, state)| (id.clone(), state))
     }
 
-    /// Two lives of one name would kill each other for ever. Either this process is the restarted one, and its clock was behind that
-    /// of its former life: then it takes a greater boot. Or it has been here for long and the other one replaces it: then it ends.
+    /// A greater life of this node's name is a former one, if the clock ran backwards, so this node takes the next greater boot. Not on
+    /// hearsay, but if the other one answers that with a still greater boot, it is a process that runs: then two would kill each other
+    /// for ever, and the one that had the lower boot at first, which is this one, ends.
     fn meet_namesake(&mut self, now: Mono, other: &Identity, state: Swim) {
-        if state == Swim::Down || now.since(self.started) < YOUNG {
-            let me = self.swim.identity();
-            let node = Node { boot: other.node.boot.saturating_add(1), ..(*me.node).clone() };
-            let boot = node.boot;
-            let identity = Identity { leaving: me.leaving, ..Identity::new(node) };
-            self.outputs.push_back(MemberOutput::Rebooted { boot });
-            self.become_identity(now, identity);
-        } else {
-            self.outputs.push_back(MemberOutput::Superseded { by: other.life() });
-            self.ended = true;
+        let me = self.swim.identity();
+        let answered = other.node.boot == me.node.boot.saturating_add(1);
+        if state != Swim::Down {
+            let before = self.rivals.iter_mut().find(|(life, _)| *life == other.life());
+            match before {
+                Some((_, times)) if answered || *times >= RIVALS.1 => {
+                    self.outputs.push_back(MemberOutput::Superseded { by: other.life() });
+                    self.ended = true;
+                    return;
+                }
+                Some((_, times)) => *times += 1,
+                None => {
+                    self.rivals.truncate(RIVALS.0 - 1);
+                    self.rivals.push_front((other.life(), 1));
+                }
+            }
         }
+        let node = Node { boot: other.node.boot.saturating_add(1), ..(*me.node).clone() };
+        let boot = node.boot;
+        let identity = Identity { leaving: me.leaving, renewals: me.renewals, ..Identity::new(node) };
+        self.outputs.push_back(MemberOutput::Rebooted { boot });
+        self.become_identity(now, identity);
     }
 
     /// Takes in what a peer knows, and answers with what this node knows if that was asked and differs.
@@ -882,9 +897,10 @@ impl Membership {
 
     /// Asks for links that are missing, and calls the dead whose link is still open.
     fn reconnect(&mut self, now: Mono) {
-        let me = self.swim.identity().life();
+        // Former lives of this node are not called: this node is what has become of them.
+        let me = self.swim.identity().name_hash;
         let mut called = Vec::new();
-        for (&life, entry) in self.table.iter_mut().filter(|(life, _)| **life != me) {
+        for (&life, entry) in self.table.iter_mut().filter(|(_, entry)| entry.member.name_hash != me) {
             let dead = entry.member.state == State::Dead;
             if !entry.current || entry.retry_at > now || (entry.member.linked && !dead) {
                 continue;
