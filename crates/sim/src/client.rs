@@ -374,6 +374,9 @@ impl World {
     fn late(&mut self, id: u64, ticket: Ticket) {
         let Some(r) = self.reqs.get_mut(&id) else { return };
         r.stage = Stage::Late;
+        if let Some(value) = r.value {
+            self.sessions[r.session].late(value);
+        }
         let at = (r.node, r.generation, ticket);
         let tries = r.tries;
         self.tickets.insert(at, id);

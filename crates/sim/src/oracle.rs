@@ -29,7 +29,10 @@ pub(crate) struct Value {
     client: usize,
     in_list: bool,
     fate: Fate,
+    /// The commit that it is, as its answer said or its attribute does.
     stamp: Option<Stamp>,
+    /// A late commit may be made by several owners, each time as another commit.
+    late: bool,
     /// Answered at this level to somebody: it must survive as that says.
     acked: Option<Level>,
     /// Lost by more crashes than its level survives.
@@ -63,13 +66,19 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn allocate(&mut self, value: u32, client: usize, in_list: bool, zombie: bool) {
         let v =
-            Value { client, in_list, fate: Fate::Running, stamp: None, acked: None, lost: false, cleared: false, crashes: 0, zombie };
+            Value { client, in_list, fate: Fate::Running, stamp: None, late: false, acked: None, lost: false, cleared: false, crashes: 0, zombie };
         self.values.insert(value, v);
     }
 
     pub(crate) fn zombie(&mut self, value: u32) {
         if let Some(v) = self.values.get_mut(&value) {
             v.zombie = true;
+        }
+    }
+
+    pub(crate) fn late(&mut self, value: u32) {
+        if let Some(v) = self.values.get_mut(&value) {
+            v.late = true;
         }
     }
 
@@ -154,6 +163,7 @@ impl World {
         let Some(v) = self.sessions[session].values.get_mut(&value) else { return };
         match v.stamp {
             None => v.stamp = Some(stamp),
+            Some(_) if v.late => v.stamp = Some(stamp),
             Some(known) if known != stamp => self.violate(format!("I4 e{value} was committed as {known:?} and as {stamp:?}")),
             Some(_) => {}
         }
@@ -179,9 +189,10 @@ impl World {
             {
                 let stored = holders.stored.as_ref().is_some_and(|r| r.lineage.includes(stamp));
                 let nodes = holders.nodes.iter().filter(|(_, l)| l.includes(stamp)).count();
+                // A holder may have crashed while its acknowledgement was on its way.
                 let enough = match level {
-                    Level::Owner => nodes >= 1 || stored,
-                    Level::Backup(k) => nodes + usize::from(stored) > usize::from(k) || v.crashes > 0,
+                    Level::Owner => nodes + v.crashes as usize >= 1 || stored,
+                    Level::Backup(k) => nodes + usize::from(stored) + v.crashes as usize > usize::from(k),
                     Level::Store => stored,
                 };
                 if !enough {
@@ -192,12 +203,8 @@ impl World {
         if let Some((n, nodes)) = missing
             && !self.sessions[session].over()
         {
-            // The answer was on its way while a holder crashed: that is a crash, not a lie.
-            let calm = self.running().iter().all(|a| self.running().iter().all(|b| a == b || self.calm(*a, *b) > S));
-            if calm {
-                let key = self.sessions[session].key;
-                self.violate(format!("I1 {key:?} e{n} was answered at {level}, and {nodes} nodes hold it"));
-            }
+            let key = self.sessions[session].key;
+            self.violate(format!("I1 {key:?} e{n} was answered at {level}, and {nodes} nodes hold it"));
         }
     }
 
@@ -220,7 +227,7 @@ impl World {
                     Some(v) if v.fate == Fate::Failed => wrong = Some(format!("e{n} failed, as its client was told, and is in {}", a.name)),
                     Some(v) if &*a.name != "log" => match v.stamp {
                         None => v.stamp = Some(a.dot),
-                        Some(known) if known != a.dot && a.dot.claim != Claim::NONE => {
+                        Some(known) if known != a.dot && !v.late && a.dot.claim != Claim::NONE => {
                             wrong = Some(format!("I4 e{n} has the commit {:?} here and {known:?} elsewhere", a.dot));
                         }
                         Some(_) => {}
@@ -340,7 +347,7 @@ impl World {
     /// A process is about to end: which acknowledged commits end with it, and may they?
     pub(crate) fn account_for_loss(&mut self, node: usize, crash: bool) {
         for session in 0..self.sessions.len() {
-            if self.sessions[session].over() || self.sessions[session].values.values().all(|v| v.acked.is_none()) {
+            if self.sessions[session].over() {
                 continue;
             }
             let key = self.sessions[session].key;
@@ -348,23 +355,26 @@ impl World {
             let mut wrong = None;
             let mut losses = 0;
             for (n, v) in &mut self.sessions[session].values {
-                let (Some(level), Some(stamp), false) = (v.acked, v.stamp, v.lost || v.cleared) else { continue };
+                let (Some(stamp), false) = (v.stamp, v.lost || v.cleared) else { continue };
                 let stored = holders.stored.as_ref().is_some_and(|r| r.lineage.includes(stamp));
                 let all = holders.nodes.iter().filter(|(_, l)| l.includes(stamp)).count();
                 let here = holders.nodes.iter().any(|(at, l)| *at == node && l.includes(stamp));
-                let survives = match level {
+                let survives = match v.acked.unwrap_or(Level::Owner) {
                     Level::Owner => 0,
                     Level::Backup(k) => u32::from(k),
                     Level::Store => u32::MAX,
                 };
-                if all as u32 > survives {
+                if v.acked.is_some() && all as u32 > survives {
                     v.crashes = 0;
                 }
                 if here && crash {
                     v.crashes += 1;
                 }
                 let left = all - usize::from(here);
-                if left == 0 && !stored {
+                if let Some(level) = v.acked
+                    && left == 0
+                    && !stored
+                {
                     if v.crashes > survives {
                         v.lost = true;
                         losses += 1;
