@@ -30,5 +30,5 @@ pub use outlive_core::id::SessionId;
 pub use outlive_runtime::Stats;
 pub use request::Rollback;
 pub use run::{Drain, Drained};
-pub use session::{Committed, Ended, Loss, Session};
+pub use session::{Committed, Ended, Loss, Session, SessionInfo};
 pub use tower::SessionLayer;

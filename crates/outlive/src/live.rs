@@ -59,6 +59,7 @@ pub(crate) struct Live {
     /// The session's key after a rotation: for requests that were opened under the old one.
     successor: Mutex<Option<SessionKey>>,
     external: AtomicU32,
+    place_holders: AtomicU32,
 }
 
 impl core::fmt::Debug for Live {
@@ -74,7 +75,6 @@ struct State {
     /// What the committed attributes take.
     bytes: usize,
     requests: u32,
-    place_holders: u32,
     /// Nothing of it is committed where it goes next: all has to be sent.
     uprooted: bool,
     running: u32,
@@ -274,7 +274,7 @@ impl Live {
     /// A session without attributes.
     pub(crate) fn new() -> Live {
         let state = ReentrantMutex::new(RefCell::new(State::default()));
-        Live { state, successor: Mutex::new(None), external: AtomicU32::new(0) }
+        Live { state, successor: Mutex::new(None), external: AtomicU32::new(0), place_holders: AtomicU32::new(1) }
     }
 
     /// The session of that record; copies handles only, because the engine calls it under a shard lock.
@@ -430,7 +430,8 @@ impl Live {
         state.uprooted || state.attributes.iter().any(|a| a.writes.iter().any(|w| w.request == request.0))
     }
 
-    /// Hands what the request has changed to `send`, under the session's lock so that two commits cannot swap. `None` if nothing
+    /// Hands what the request has changed to `send`, under the session's lock so that two commits cannot swap; `send` must not touch the
+    /// session's values. `None` if nothing
     /// changed: then `send` is not called.
     pub(crate) fn commit<T>(
         &self,
@@ -512,10 +513,7 @@ impl Live {
 
     /// Stands for the stamp of a commit that another node makes, until it is known. Not a stamp that any commit has.
     pub(crate) fn place_holder(&self) -> Stamp {
-        let lock = self.state.lock();
-        let mut state = lock.borrow_mut();
-        state.place_holders = state.place_holders.wrapping_add(1);
-        Claim { epoch: u32::MAX, life: Life::new(0) }.at(state.place_holders)
+        Claim { epoch: u32::MAX, life: Life::new(0) }.at(self.place_holders.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Puts the stamp where its place holder is.

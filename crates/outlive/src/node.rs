@@ -2,6 +2,7 @@
 
 use crate::cookie::Carrier;
 use crate::live::{Changes, Live};
+use crate::session::SessionInfo;
 use core::pin::Pin;
 use core::sync::atomic::AtomicU64;
 use core::task::{Context, Poll, Waker};
@@ -118,6 +119,18 @@ impl Node {
         }
     }
 
+    /// Commits for a request that was opened before its session got this key. Called within a commit of the live session.
+    pub(crate) fn commit_to(&self, key: SessionKey, changes: &Changes) -> Commit {
+        match ready(self.runtime.open(key, None)) {
+            Some(Ok(outlive_runtime::Open::Here(opened))) => {
+                let commit = self.runtime.commit(&opened, changes);
+                self.runtime.close(&opened);
+                commit
+            }
+            _ => Commit::Refused(CommitFailure::Conflict),
+        }
+    }
+
     /// A session under an id that was drawn just now, around this live session.
     pub(crate) fn create(&self, key: SessionKey, live: Arc<Live>) -> Result<Opened, Duration> {
         let opened = self.runtime.create_with(key, live.clone()).map_err(|failure| failure.retry_after)?;
@@ -183,6 +196,18 @@ impl Node {
     /// Whether the session is a copy whose owner is elsewhere.
     pub(crate) fn is_guest(at: &Opened) -> bool {
         matches!(at.at, At::Guest(_))
+    }
+
+    pub(crate) fn info(&self, key: SessionKey) -> SessionInfo {
+        let Some(info) = self.runtime.info(key) else { return SessionInfo::default() };
+        let name = |life| self.runtime.name_of(life).map_or_else(|| format!("{life:?}"), String::from);
+        SessionInfo {
+            owner: info.owner.map(name),
+            epoch: info.claim.epoch,
+            version: info.tip.version,
+            level: info.level,
+            backups: info.backups.into_iter().map(name).collect(),
+        }
     }
 
     /// When a session that is used now may have expired.

@@ -61,6 +61,22 @@ impl Outlive {
         Readiness(self.clone())
     }
 
+    /// How many live nodes this one knows, itself included.
+    pub fn members(&self) -> usize {
+        self.stats().engine.members as usize
+    }
+
+    /// Where other nodes connect to this one: an address for their `join`.
+    pub fn peer_addr(&self) -> String {
+        self.node.runtime.me().addr.into_string()
+    }
+
+    /// Stops this node at once and says goodbye to nobody, as a crash would: for tests of what follows.
+    #[cfg(feature = "testing")]
+    pub fn shutdown_now(&self) {
+        self.node.runtime.shutdown_now();
+    }
+
     /// Numbers of this node.
     pub fn stats(&self) -> Stats {
         self.node.runtime.stats()

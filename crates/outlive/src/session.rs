@@ -76,6 +76,22 @@ pub struct Loss {}
 /// The outcome of a commit, now or later.
 pub(crate) type Committing = Step<Result<Durable, CommitError>>;
 
+/// Where a session is: for operators and the curious, not for decisions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionInfo {
+    /// The name of the node that may commit to it now, if it is known here.
+    pub owner: Option<String>,
+    /// How many times it has had a new owner, counting the first; 0 if it does not exist yet.
+    pub epoch: u32,
+    /// The number of its newest commit under that owner.
+    pub version: u32,
+    /// The level that its newest durable commit reached, if this node owns it.
+    pub level: Option<Level>,
+    /// The names of the nodes that hold its newest durable state, if this node owns it.
+    pub backups: Vec<String>,
+}
+
 /// What the request brought.
 #[derive(Debug)]
 pub(crate) struct Brought {
@@ -231,6 +247,15 @@ impl Session {
     /// What was lost, in the first request after it, so that the application can say so. Once.
     pub fn loss(&self) -> Option<Loss> {
         self.inner.lost.then_some(Loss {})
+    }
+
+    /// Where the session is.
+    pub fn info(&self) -> SessionInfo {
+        let place = self.inner.place.read_recursive();
+        match &place.at {
+            At::Fresh(_) => SessionInfo::default(),
+            At::Here(_, opened) => self.inner.node.info(opened.key),
+        }
     }
 
     /// A new id at the commit; the old one is dead from then on. It is independent of what is set and removed.
@@ -632,15 +657,9 @@ fn durable(step: Step<Result<Durable, CommitFailure>>) -> Committing {
 
 /// Sends changes to the engine. A request that was opened before its session rotated commits to the session under its new id.
 fn send(node: &Arc<Node>, live: &Arc<Live>, opened: &Opened, changes: &Changes) -> (Sent, Committing) {
-    let successor = live.successor().filter(|key| *key != opened.key).map(|key| node.open(key, None));
-    let commit = match successor {
+    let commit = match live.successor().filter(|key| *key != opened.key) {
         None => node.commit(opened, changes),
-        Some(Step::Ready(Open::Here(successor))) => {
-            let commit = node.commit(&successor, changes);
-            node.close(&successor);
-            commit
-        }
-        Some(_) => Commit::Refused(CommitFailure::Conflict),
+        Some(key) => node.commit_to(key, changes),
     };
     match commit {
         Commit::Applied(stamp, step) => (Sent::Applied(stamp.unwrap_or_default()), durable(step)),
