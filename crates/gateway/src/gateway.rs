@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -333,7 +333,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, doors: Vec<Door>) {
         };
         if shared.connections.load(Ordering::Relaxed) >= shared.limits.max_connections {
             shared.turned_away.fetch_add(1, Ordering::Relaxed);
-            turn_away(&stream);
+            turn_away(stream);
             continue;
         }
         shared.accepted.fetch_add(1, Ordering::Relaxed);
@@ -351,8 +351,11 @@ const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\
     content-type: text/plain\r\ncontent-length: 38\r\n\r\noutlive gateway: too many connections\n";
 
 /// Says so if the socket takes it at once; waiting for such a client would cost what turning it away is to save.
-fn turn_away(stream: &TcpStream) {
-    let _ = stream.try_write(TURNED_AWAY);
+fn turn_away(stream: TcpStream) {
+    // The plain socket writes at once, while tokio's would first have to hear that it is writable.
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write(TURNED_AWAY);
+    }
 }
 
 fn start_worker(index: usize, shared: Arc<Shared>, stop: watch::Receiver<Option<Duration>>, done: mpsc::Sender<usize>) -> io::Result<Door> {

@@ -294,7 +294,7 @@ async fn pipelined_gets_are_sent_again_as_well() {
     let heads = Arc::new(AtomicUsize::new(0));
     let b = Backend::start(|req| async move { http::Response::new(full(req.uri().path().to_owned())) }).await;
     let gateway = gateway().member("a", reads_and_hangs_up(heads.clone()).await).member("b", b.addr).start().await.unwrap();
-    let one = |path: &str, end: &str| format!("GET {path} HTTP/1.1\r\nHost: h\r\nCookie: SID=x.a\r\n{end}\r\n");
+    let one = |path: &str, end: &str| format!("GET {path} HTTP/1.1\r\nHost: h\r\ncookie: OUTLIVESID=x.a\r\n{end}\r\n");
     let asked = one("/one", "") + &one("/two", "") + &one("/three", "Connection: close\r\n");
     let answer = raw(gateway.local_addr(), asked.as_bytes()).await;
     let bodies: Vec<_> = answer.split("\r\n\r\n").skip(1).map(|part| part.split("HTTP").next().unwrap()).collect();
