@@ -41,7 +41,6 @@ pub enum Why {
 }
 
 /// What a peer has for a claimant.
-#[expect(clippy::large_enum_variant, reason = "lives on the stack for one message")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Held<'a> {
     /// No copy.
