@@ -209,7 +209,7 @@ pub enum MemberOutput {
     },
 }
 
-/// The members of the cluster as one node knows them. About 400 bytes a member.
+/// The members of the cluster as one node knows them.
 pub struct Membership {
     swim: Foca<Identity, Wire, Pcg64, NoCustomBroadcast>,
     world: World,

@@ -31,7 +31,7 @@ pub fn name_hash(name: &str) -> u64 {
     u64::from_be_bytes(first)
 }
 
-/// The rank of a node for a session: higher is nearer to the front of its list. About 3 ns.
+/// The rank of a node for a session: higher is nearer to the front of its list.
 ///
 /// All 128 bits of the key and all 64 of the name take part; two rounds of a 64-bit finaliser keep the ranks of one name for
 /// different keys, and of different names for one key, independent.
