@@ -166,7 +166,9 @@ impl<L: Live> Shard<L> {
             own.holder_or_new(life);
         }
         own.shown = Stamp::default();
-        self.repairing.insert(key);
+        if copy.record.tip.version > 0 {
+            self.repairing.insert(key);
+        }
     }
 
     /// A link closed: what was sent on it may not have arrived.
@@ -444,6 +446,10 @@ impl<L: Live> Shard<L> {
             self.send_end(cx, key, &ended, from);
             return false;
         }
+        let link = self.view.link(from).map(|l| l.id);
+        if let Some(copy) = self.copy(key) {
+            copy.reported = link;
+        }
         let promised = self.promised(key);
         if claim < promised && !cx.planted(Bug::NoPromise) {
             if let Some(link) = self.view.link(from) {
@@ -565,7 +571,7 @@ impl<L: Live> Shard<L> {
     ) -> Option<()> {
         let lineage = Lineage::from(lineage);
         if claim.life != from {
-            self.handle_holder(cx, from, key, &lineage);
+            self.handle_holder(cx, from, key);
             return Some(());
         }
         if !self.admits(cx, from, key, claim) {
@@ -606,11 +612,11 @@ impl<L: Live> Shard<L> {
     }
 
     /// A holder says what it has; this node is thought to own the session.
-    fn handle_holder(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, lineage: &Lineage) {
+    fn handle_holder(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey) {
         if let Some(ended) = self.ended(key) {
             return self.send_end(cx, key, &ended, from);
         }
-        let Some((copy, view)) = self.own(key) else {
+        if self.own(key).is_none() {
             // Who owns it now is something the holder should hear.
             let (owner, tip) = match self.table.get(&key) {
                 Some(Slot::Held(c)) if c.accepted.life != self.view.me => (c.accepted, c.record.tip),
@@ -622,20 +628,20 @@ impl<L: Live> Shard<L> {
                 link.send(&Message::Facade { key, claim: owner, tip, expires_ms: 60_000, lineage: None }, Some(note), cx.out);
             }
             return;
-        };
-        let Copy { own: Some(own), record, .. } = copy else { return };
-        let Some(link) = view.link(from) else { return };
-        if own.list.contains(&from) {
-            self.push_have(cx, key, from);
-        } else if record.lineage.covers(lineage) && own.all_durable() {
-            own.holder_or_new(from).dropping = true;
-            let lineage = (&record.lineage).into();
-            link.send(&Message::Drop { key, claim: own.claim, tip: record.tip, lineage }, None, cx.out);
-        } else {
-            // Once all is durable it will be told to drop its copy, and object if the copy has more.
-            own.holder_or_new(from);
-            self.advance(cx, key);
         }
+        self.track(cx, key, from);
+    }
+
+    /// A node that has a copy without being told to: it gets what it should have, or is told to drop it once all is durable; it
+    /// objects if its copy has more.
+    pub(crate) fn track(&mut self, cx: &mut Cx<'_>, key: SessionKey, life: Life) {
+        let Some((Copy { own: Some(own), .. }, _)) = self.own(key) else { return };
+        let holder = own.holder_or_new(life);
+        holder.dropping = false;
+        if own.list.contains(&life) {
+            self.push_have(cx, key, life);
+        }
+        self.advance(cx, key);
     }
 
     pub(crate) fn handle_drop(

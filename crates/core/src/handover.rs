@@ -26,6 +26,12 @@ impl<L: Live> Shard<L> {
         }
         match self.table.get_mut(&key) {
             Some(Slot::Held(copy)) if copy.own.is_some() => {
+                if why == Why::Heir {
+                    // The owner lives; what the heir has is compared instead.
+                    let owner = copy.own.as_ref().map_or(promised, |own| own.claim);
+                    link.send(&Message::Refused { key, claim, promised: owner }, None, cx.out);
+                    return self.track(cx, key, from);
+                }
                 let guest = why == Why::Open && !view.leaving && (copy.bounces(cx.now) || view.peer(from).is_some_and(|p| p.leaving));
                 if guest { self.stay(cx, key, from, claim) } else { self.start_closing(cx, key, claim, why, have) }
             }

@@ -172,7 +172,7 @@ impl<L: Live> Shard<L> {
     fn launch(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let view = self.view.clone();
         let promised = self.promised(key);
-        let (mut heard, mut tip) = (promised, None);
+        let (mut heard, mut tip) = (promised.max(self.highest(key)), None);
         let mut owner = Claim::NONE;
         match self.table.get(&key) {
             Some(Slot::Held(copy)) => {
@@ -438,6 +438,8 @@ impl<L: Live> Shard<L> {
 
     fn give_up(&mut self, cx: &mut Cx<'_>, key: SessionKey, why: Unavailable, after: Duration) {
         if let Some(round) = self.rounds.remove(&key) {
+            // A claim that is given up must not make this node refuse the owner.
+            self.withdraw(key, round.claim, round.before);
             for ticket in round.tickets {
                 cx.settle(ticket, Outcome::Unavailable(why, after));
             }

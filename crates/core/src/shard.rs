@@ -154,6 +154,14 @@ impl<L: Live> Shard<L> {
         }
     }
 
+    /// The highest claim ever promised, whether it still binds or not.
+    pub(crate) fn highest(&mut self, key: SessionKey) -> Claim {
+        match self.table.get_mut(&key) {
+            Some(Slot::Held(copy)) => copy.highest,
+            _ => self.promises.get(&key).map_or(Claim::NONE, |p| p.highest),
+        }
+    }
+
     pub(crate) fn has_promise(&self, key: SessionKey) -> bool {
         self.promises.contains_key(&key)
     }
@@ -171,8 +179,9 @@ impl<L: Live> Shard<L> {
             }
             return;
         }
-        let entry = self.promises.entry(key).or_insert(Promise { claim, at: now });
+        let entry = self.promises.entry(key).or_insert(Promise { claim, at: now, highest: claim });
         entry.claim = entry.claim.max(claim);
+        entry.highest = entry.highest.max(claim);
         entry.at = now;
         self.promise_order.push_back((key, now));
         while let Some(&(oldest, at)) = self.promise_order.front() {
@@ -192,8 +201,8 @@ impl<L: Live> Shard<L> {
             if copy.promised == claim {
                 copy.promised = before;
             }
-        } else if self.promises.get(&key).is_some_and(|p| p.claim == claim) {
-            self.promises.remove(&key);
+        } else if let Some(p) = self.promises.get_mut(&key).filter(|p| p.claim == claim) {
+            p.claim = before;
         }
     }
 
@@ -201,6 +210,7 @@ impl<L: Live> Shard<L> {
     pub(crate) fn hold(&mut self, cx: &Cx<'_>, key: SessionKey, mut copy: Copy<L>) -> &mut Copy<L> {
         if let Some(promise) = self.promises.remove(&key) {
             copy.promise(promise.claim, promise.at);
+            copy.highest = copy.highest.max(promise.highest);
         }
         if let Some(Slot::Facade(f)) = self.table.get(&key) {
             copy.heard = copy.heard.max(f.claim);
@@ -228,6 +238,9 @@ impl<L: Live> Shard<L> {
         }
         if copy.record.tip.version > 0 {
             self.promise(cx, key, copy.promised);
+            if let Some(p) = self.promises.get_mut(&key) {
+                p.highest = p.highest.max(copy.highest);
+            }
         }
         Some(copy)
     }

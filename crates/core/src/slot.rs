@@ -3,7 +3,7 @@
 use crate::config::Limits;
 use crate::id::SessionKey;
 use crate::limits::{MOVES_MAX, MOVES_WINDOW};
-use crate::output::{Live, Ticket};
+use crate::output::{LinkId, Live, Ticket};
 use crate::record::Record;
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
@@ -72,6 +72,8 @@ pub(crate) struct Copy<L> {
     pub(crate) promised: Claim,
     /// When it was promised.
     pub(crate) promised_at: Mono,
+    /// The highest claim ever promised here, kept or given up: no epoch is drawn twice.
+    pub(crate) highest: Claim,
     /// The last ownership whose state this is.
     pub(crate) accepted: Claim,
     /// The highest ownership heard of.
@@ -87,6 +89,8 @@ pub(crate) struct Copy<L> {
     pub(crate) moved: Mono,
     /// Commits made here that nobody acknowledged before ownership ended: resolved by inclusion.
     pub(crate) orphan: Option<Orphan>,
+    /// The link to its owner on which either last spoke of it.
+    pub(crate) reported: Option<LinkId>,
     /// How often it was reported to whoever may own the session, without an answer.
     pub(crate) reports: u8,
     pub(crate) own: Option<Box<Own<L>>>,
@@ -167,6 +171,7 @@ impl<L: Live> Copy<L> {
         Copy {
             promised: accepted,
             promised_at: Mono::ZERO,
+            highest: accepted,
             accepted,
             heard: accepted,
             record,
@@ -176,6 +181,7 @@ impl<L: Live> Copy<L> {
             moves: 0,
             moved: Mono::ZERO,
             orphan: None,
+            reported: None,
             reports: 0,
             own: None,
         }
@@ -183,6 +189,7 @@ impl<L: Live> Copy<L> {
 
     /// Promises `claim`.
     pub(crate) fn promise(&mut self, claim: Claim, now: Mono) {
+        self.highest = self.highest.max(claim);
         if claim > self.promised {
             (self.promised, self.promised_at) = (claim, now);
         }
@@ -307,6 +314,8 @@ pub(crate) fn jitter(random: u64, up_to: Duration) -> Duration {
 pub(crate) struct Promise {
     pub(crate) claim: Claim,
     pub(crate) at: Mono,
+    /// See [`Copy::highest`].
+    pub(crate) highest: Claim,
 }
 
 /// A key and when.

@@ -88,8 +88,8 @@ impl<L: Live> Shard<L> {
             let promised = copy.promised_at + cx.config.lookup_bound * 2;
             let wait = if copy.promised > owner { promised.since(cx.now) } else { Duration::ZERO };
             self.set_timer(cx.now + wait + HEIR_STEP * view.my_rank(key), key, Timer::Heir);
-        } else if !view.holders(key, owner.life).contains(&view.me) {
-            // The owner does not know of this copy, or will want it dropped.
+        } else if view.link(owner.life).is_some_and(|link| copy.reported != Some(link.id)) {
+            // The owner may not know of this copy, may want it dropped, or may have ended the session meanwhile.
             self.report(cx, key);
         }
     }
@@ -130,6 +130,7 @@ impl<L: Live> Shard<L> {
         let Some(copy) = self.copy(key) else { return };
         let owner = copy.heard.max(copy.accepted);
         let Some(link) = view.link(owner.life) else { return };
+        copy.reported = Some(link.id);
         let idle_ms = cx.now.since(copy.record.used).as_millis() as u32;
         let note = Sent { key, claim: owner, version: 0, attempt: 0, what: What::Note };
         let lineage = (&copy.record.lineage).into();
