@@ -6,6 +6,7 @@ use crate::key::AsKey;
 use crate::live::{Changes, CutError, Live, Notes, RequestNo, Sent};
 use crate::node::{Commit, CommitFailure, Durable, EndKind, Node, Open, Opened, Step, Waiting};
 use bytes::Bytes;
+use core::future::Future;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
 use http::HeaderMap;
@@ -13,11 +14,13 @@ use http::header::HeaderName;
 use outlive_core::config::{Level, Limits};
 use outlive_core::id::SessionId;
 use outlive_core::limits::RECORD_MAX;
+use outlive_core::output::Event;
 use outlive_core::record::{LIMITS, USER};
 use outlive_core::stamp::Stamp;
 use outlive_core::token::Token;
 use parking_lot::RwLock;
 use std::sync::Arc;
+use tokio::sync::broadcast::error::RecvError;
 
 /// The session of the visitor whose request this is. A cheap clone, `Send + Sync`.
 ///
@@ -75,6 +78,19 @@ pub struct Loss {}
 
 /// The outcome of a commit, now or later.
 pub(crate) type Committing = Step<Result<Durable, CommitError>>;
+
+/// Why a session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// The application ended it: a logout.
+    Invalidated,
+    /// It was not used for too long, or lived too long.
+    Expired,
+    /// Nothing is known of it here any more: it moved to another node, whose end of it this one need not hear.
+    /// [`refresh`](Session::refresh) says whether it goes on.
+    Unknown,
+}
 
 /// Where a session is: for operators and the curious, not for decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -378,6 +394,36 @@ impl Session {
         }
         *place = Place { request, live, at: At::Here(id, opened), rotate: place.rotate, ended: place.ended };
         Ok(())
+    }
+
+    /// Resolves when the session is over, so that a stream or a socket does not outlive the login. Its id may rotate meanwhile. A session
+    /// that does not exist yet does not end.
+    pub fn ended(&self) -> impl Future<Output = EndReason> + Send + 'static {
+        let place = self.inner.place.read_recursive();
+        let at = match &place.at {
+            At::Here(_, opened) => Some((opened.key, place.live.clone())),
+            At::Fresh(_) => None,
+        };
+        let node = self.inner.node.clone();
+        let mut events = node.runtime.subscribe_events();
+        async move {
+            let Some((mut key, live)) = at else { return core::future::pending().await };
+            // What happened before the subscription makes no event any more, nor does what was dropped from it.
+            let mut look = true;
+            loop {
+                key = live.successor().unwrap_or(key);
+                if look && node.runtime.info(key).is_none() {
+                    return EndReason::Unknown;
+                }
+                match events.recv().await {
+                    Ok((of, Event::Ended(EndKind::Invalidated))) if of == key => return EndReason::Invalidated,
+                    Ok((of, Event::Expired)) if of == key => return EndReason::Expired,
+                    Ok(_) => look = false,
+                    Err(RecvError::Lagged(_)) => look = true,
+                    Err(RecvError::Closed) => return EndReason::Unknown,
+                }
+            }
+        }
     }
 
     fn has_writes(&self) -> bool {

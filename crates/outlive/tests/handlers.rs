@@ -461,3 +461,20 @@ async fn a_made_up_or_foreign_cookie_is_no_session_and_no_error() {
     client.get("/").await;
     assert_eq!(client.get("/read").await.text, "1");
 }
+
+#[tokio::test]
+async fn ended_resolves_at_logout_through_a_rotation() {
+    let kept: Arc<std::sync::Mutex<Option<Session>>> = Arc::default();
+    let keep = kept.clone();
+    let app = router().route("/keep", get(move |session: Session| async move { *keep.lock().unwrap() = Some(session) }));
+    let client = testing::client(app.layer(Outlive::in_memory().layer()));
+    client.get("/").await;
+    client.get("/keep").await;
+    let ended = tokio::spawn(kept.lock().unwrap().take().unwrap().ended());
+    client.get("/login").await;
+    client.get("/").await;
+    tokio::task::yield_now().await;
+    assert!(!ended.is_finished());
+    client.get("/logout").await;
+    assert_eq!(ended.await.unwrap(), outlive::EndReason::Invalidated);
+}
