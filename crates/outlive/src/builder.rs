@@ -170,9 +170,9 @@ fn engine_config(config: &Config) -> EngineConfig {
     let default = EngineConfig::default();
     let (durability, backups) = match config.durability {
         None => (default.durability, default.backups),
-        Some(Durability::Owner) => (EngineDurability::Owner, default.backups),
+        Some(Durability::Owner) => (EngineDurability::Owner, config.backups.unwrap_or(default.backups)),
         Some(Durability::Backup(n)) => (EngineDurability::Backup, n),
-        Some(Durability::Store) => (EngineDurability::Store, default.backups),
+        Some(Durability::Store) => (EngineDurability::Store, config.backups.unwrap_or(default.backups)),
     };
     EngineConfig {
         durability,

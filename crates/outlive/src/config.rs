@@ -37,6 +37,7 @@ pub struct Config {
     pub(crate) store: Option<String>,
     pub(crate) durability: Option<Durability>,
     pub(crate) consistency: Option<Consistency>,
+    pub(crate) backups: Option<u8>,
     pub(crate) min_backups: Option<u8>,
     pub(crate) on_lost: Option<OnLost>,
     pub(crate) namespace: Option<String>,
@@ -93,6 +94,8 @@ settings! {
         |c, t| some(&mut c.durability, durability(t), "`owner`, `backup(1)` to `backup(5)` or `store`");
     "consistency" "`available`; `strict` is not built yet"
         |c, t| some(&mut c.consistency, (t == "available").then_some(Consistency::Available), "`available`; `strict` is not built yet");
+    "backups" "copies that are made behind the answer at durability `owner` or `store`: 0 to 5; default 1"
+        |c, t| some(&mut c.backups, t.parse().ok(), "a number");
     "min_backups" "with fewer copies a commit is refused: 0 to the number of backups; default 0"
         |c, t| some(&mut c.min_backups, t.parse().ok(), "a number");
     "on_lost" "after a loss: `new` session or `serve` what is left; default `new`"
@@ -181,7 +184,7 @@ impl Config {
     /// Takes over what `later` sets.
     pub(crate) fn merge(&mut self, later: Config) {
         macro_rules! take { ($($field:ident)*) => { $(if later.$field.is_some() { self.$field = later.$field; })* } }
-        take!(store durability consistency min_backups on_lost namespace cluster node zone peer advertise http join secret idle_timeout);
+        take!(store durability consistency backups min_backups on_lost namespace cluster node zone peer advertise http join secret idle_timeout);
         take!(lifetime max_size cookie drain_timeout shutdown_grace danger_plain_peers);
     }
 
@@ -199,6 +202,9 @@ impl Config {
         name("node", &self.node, NODE_MAX);
         if let Some(size) = self.max_size.filter(|s| !(1024..=RECORD_MAX).contains(s)) {
             errors.push(format!("session.max_size is {size} B, and must be 1 KiB to {} KiB", RECORD_MAX / 1024));
+        }
+        if let (None | Some(Durability::Backup(_)), Some(backups)) = (self.durability, self.backups) {
+            errors.push(format!("backups is {backups}, and durability says how many there are: `backup(n)`"));
         }
         if matches!(self.durability, Some(Durability::Backup(n)) if n == 0 || n > 5) {
             errors.push("durability must be `owner`, `backup(1)` to `backup(5)` or `store`".to_owned());

@@ -12,7 +12,7 @@ use outlive_core::config::{Level, Limits};
 use outlive_core::id::{IdKeys, SessionId, SessionKey};
 use outlive_core::output::{self, Unavailable};
 use outlive_core::record::Record;
-use outlive_core::stamp::Stamp;
+use outlive_core::stamp::{Life, Stamp};
 use outlive_core::time::WallSeconds;
 use outlive_core::token::Token;
 use std::sync::Arc;
@@ -200,14 +200,20 @@ impl Node {
 
     pub(crate) fn info(&self, key: SessionKey) -> SessionInfo {
         let Some(info) = self.runtime.info(key) else { return SessionInfo::default() };
-        let name = |life| self.runtime.name_of(life).map_or_else(|| format!("{life:?}"), String::from);
+        let name = |life| self.name_of(life);
         SessionInfo {
+            key: key_text(key),
             owner: info.owner.map(name),
             epoch: info.claim.epoch,
             version: info.tip.version,
             level: info.level,
             backups: info.backups.into_iter().map(name).collect(),
         }
+    }
+
+    /// A node's name, or that of its life if it is forgotten.
+    pub(crate) fn name_of(&self, life: Life) -> String {
+        self.runtime.name_of(life).map_or_else(|| format!("{life:?}"), String::from)
     }
 
     /// When a session that is used now may have expired.
@@ -220,6 +226,16 @@ impl Node {
             }
         }
     }
+}
+
+/// A session's name everywhere but at its client, in hex.
+pub(crate) fn key_text(key: SessionKey) -> String {
+    use core::fmt::Write as _;
+    key.bytes().iter().fold(String::with_capacity(32), |mut text, byte| {
+        // Writing to a text does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn ready<T>(step: Step<T>) -> Option<T> {

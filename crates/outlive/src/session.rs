@@ -96,6 +96,9 @@ pub enum EndReason {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionInfo {
+    /// Its name everywhere but at its client, as events carry it: 32 hex digits that say nothing about the id. Empty if it does not
+    /// exist yet.
+    pub key: String,
     /// The name of the node that may commit to it now, if it is known here.
     pub owner: Option<String>,
     /// How many times it has had a new owner, counting the first; 0 if it does not exist yet.

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use core::time::Duration;
 use outlive::testing::{self, Client};
-use outlive::{Builder, Committed, Cookie, Durability, Key, Level, Outlive, Session, StartError};
+use outlive::{Builder, Committed, Cookie, Durability, EventKind, Key, Level, Outlive, Session, StartError};
 
 const VISITS: Key<u64> = Key::new("visits");
 
@@ -126,6 +126,30 @@ async fn a_drained_node_hands_its_sessions_over() {
     assert_eq!(nodes[0].drain().await.unwrap().abandoned, 0);
     assert_eq!(client.get("/").await.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(at(&client, &nodes[1]).get("/").await.text, "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_name_the_session_and_say_that_it_moved_and_who_has_a_copy() {
+    let mut nodes = cluster("events").await;
+    let client = testing::client(app(&nodes[0]));
+    let (mut here, mut there) = (nodes[0].events(), nodes[1].events());
+    client.get("/").await;
+    let created = here.next().await.unwrap();
+    assert_eq!((created.kind, created.key.len()), (EventKind::Created, 32));
+    nodes.remove(0).shutdown_now();
+    let client = at(&client, &nodes[0]);
+    assert_eq!(client.get("/").await.text, "2");
+    let mut moved = false;
+    loop {
+        let event = there.next().await.unwrap();
+        assert_eq!(event.key, created.key);
+        match event.kind {
+            // It came from the copy here, or from the node that was just leaving.
+            EventKind::Moved { from } => moved = from.is_none_or(|from| from == "a"),
+            EventKind::Replicated { on } if on == ["c"] => break assert!(moved),
+            _ => {}
+        }
+    }
 }
 
 #[tokio::test]
