@@ -1,0 +1,120 @@
+//! `[gateway]`.
+
+use crate::config::units::{self, Secret};
+use crate::config::{Errors, Layers, Section, Setting};
+use outlive_gateway::{Limits, Network};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+pub(crate) const SECTION: Section = Section {
+    name: "gateway",
+    about: "A balancer that keeps visitors with the node that has their session",
+    settings: &[
+        Setting::one("gateway.listen", "ADDR", None, "Where clients connect"),
+        Setting::many("gateway.join", "HOST:PORT", "A node of the cluster, by its peer address: members are learnt from it"),
+        Setting::one("gateway.cluster", "NAME", Some("default"), "The cluster's name"),
+        Setting::one("gateway.store", "URL", None, "The cluster's store, which keeps its secret: sqlite:PATH"),
+        Setting::one("gateway.secret", "HEX", None, "The cluster's secret: 64 hex digits"),
+        Setting::one("gateway.namespace", "NAME", Some("session"), "The application whose sessions are routed to their copies"),
+        Setting::many("gateway.backend", "NAME=ADDR", "A fixed member; sticky by a cookie whose value ends in .NAME"),
+        Setting::many("gateway.cookie", "NAME", "A cookie that carries a route; otherwise any that ends in a member's name"),
+        Setting::many("gateway.trust", "NETWORK", "A proxy whose X-Forwarded headers stand, such as 10.0.0.0/8"),
+        Setting::switch("gateway.retry", "true", "Send a request that broke to another member, if its method is idempotent"),
+        Setting::one("gateway.workers", "N", None, "Worker threads; otherwise one for each processor"),
+        Setting::one("gateway.connect_timeout", "TIME", Some("1s"), "For a member to accept a connection"),
+        Setting::one("gateway.response_timeout", "TIME", Some("60s"), "For a member's answer to begin"),
+        Setting::one("gateway.idle_timeout", "TIME", Some("75s"), "For a client's next request"),
+        Setting::one("gateway.max_head", "SIZE", Some("64KiB"), "A request's head, and an answer's"),
+        Setting::one("gateway.max_connections", "N", Some("10000"), "Connections from clients"),
+        Setting::one("gateway.shutdown_grace", "TIME", Some("30s"), "For requests to end after SIGTERM"),
+    ],
+};
+
+/// Who a gateway's members are.
+#[derive(Debug)]
+pub(crate) enum Members {
+    /// A list that does not change.
+    Fixed(Vec<(String, SocketAddr)>),
+    /// Those of a cluster, as it says itself.
+    Learnt(Box<Cluster>),
+}
+
+/// What it takes to meet a cluster.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) join: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) store: Option<String>,
+    pub(crate) secret: Option<Secret>,
+    pub(crate) namespace: String,
+}
+
+/// The settings of `outlive gateway`.
+#[derive(Debug)]
+pub(crate) struct GatewayConfig {
+    pub(crate) listen: SocketAddr,
+    pub(crate) members: Members,
+    pub(crate) cookies: Vec<String>,
+    pub(crate) trust: Vec<Network>,
+    pub(crate) retry: bool,
+    pub(crate) workers: Option<usize>,
+    pub(crate) limits: Limits,
+    pub(crate) shutdown_grace: Duration,
+}
+
+impl GatewayConfig {
+    pub(crate) fn new(mut layers: Layers) -> Result<GatewayConfig, Errors> {
+        let count = |most: u64| move |text: &str| units::number(text, 1, most).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        let mut limits = Limits::default();
+        limits.connect_timeout = layers.required("gateway.connect_timeout", limits.connect_timeout, units::duration);
+        limits.response_timeout = layers.required("gateway.response_timeout", limits.response_timeout, units::duration);
+        limits.idle_timeout = layers.required("gateway.idle_timeout", limits.idle_timeout, units::duration);
+        limits.max_connections = layers.required("gateway.max_connections", limits.max_connections, count(1_000_000));
+        limits.max_head = layers.required("gateway.max_head", limits.max_head, |text| match units::size(text)? {
+            size if (8 << 10..=1 << 20).contains(&size) => Ok(size),
+            _ => Err("must be from 8KiB to 1MiB".to_owned()),
+        });
+        let backends = layers.many("gateway.backend", units::backend);
+        let cluster = Cluster {
+            join: layers.many("gateway.join", units::host),
+            name: layers.required("gateway.cluster", String::new(), units::some),
+            store: layers.optional("gateway.store", units::some),
+            secret: layers.optional("gateway.secret", units::secret),
+            namespace: layers.required("gateway.namespace", String::new(), units::name),
+        };
+        check_members(&mut layers, &backends);
+        let members = if layers.is_given("gateway.join") { Members::Learnt(Box::new(cluster)) } else { Members::Fixed(backends) };
+        let config = GatewayConfig {
+            members,
+            listen: layers.required("gateway.listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), units::address),
+            cookies: layers.many("gateway.cookie", |text| Ok(text.to_owned())),
+            trust: layers.many("gateway.trust", |text| text.parse().map_err(|error| format!("must be a network: {error}"))),
+            retry: layers.switch("gateway.retry"),
+            workers: layers.optional("gateway.workers", count(1024)),
+            shutdown_grace: layers.required("gateway.shutdown_grace", Duration::from_secs(30), units::duration),
+            limits,
+        };
+        layers.finish(config)
+    }
+}
+
+fn check_members(layers: &mut Layers, backends: &[(String, SocketAddr)]) {
+    match (layers.is_given("gateway.join"), layers.is_given("gateway.backend")) {
+        (false, false) => layers.refuse(
+            "neither gateway.join nor gateway.backend is set: a gateway learns its members (--join 10.0.0.1:7400) or is told them \
+             (--backend a=127.0.0.1:9001)",
+        ),
+        (true, true) => layers.refuse("gateway.join and gateway.backend are both set, and members are either learnt or fixed"),
+        _ => {}
+    }
+    for key in ["gateway.cluster", "gateway.store", "gateway.secret", "gateway.namespace"] {
+        if layers.is_given(key) && !layers.is_given("gateway.join") {
+            layers.refuse(format!("{key} is set, and gateway.join is not: fixed members are of no cluster"));
+        }
+    }
+    let mut names: Vec<&str> = backends.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        layers.refuse(format!("gateway.backend names `{}` twice, and a name is one member's", pair[0]));
+    }
+}

@@ -1,0 +1,103 @@
+//! What can be done to the nodes as a whole: started, deployed, set to keep copies or none.
+
+use crate::demo::nodes::{Nodes, PATIENCE};
+use crate::demo::world::World;
+use std::sync::Arc;
+
+/// The nodes, their world, and the store that they share.
+pub(crate) struct Stage {
+    world: Arc<World>,
+    nodes: Arc<Nodes>,
+    store: String,
+}
+
+impl Stage {
+    pub(crate) fn new(world: Arc<World>, nodes: Arc<Nodes>, store: String) -> Arc<Stage> {
+        Arc::new(Stage { world, nodes, store })
+    }
+
+    pub(crate) fn world(&self) -> &Arc<World> {
+        &self.world
+    }
+
+    pub(crate) fn nodes(&self) -> &Arc<Nodes> {
+        &self.nodes
+    }
+
+    /// Starts every node that does not run.
+    pub(crate) async fn start_all(&self) -> anyhow::Result<()> {
+        for name in self.world.names.iter() {
+            if self.world.node(name).is_some_and(|node| node.state.is_gone()) {
+                self.start(name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn start(&self, name: &str) -> anyhow::Result<()> {
+        self.nodes.start(name, &self.store).await
+    }
+
+    pub(crate) async fn restart(&self, name: &str) -> anyhow::Result<()> {
+        self.nodes.restart(name, &self.store).await
+    }
+
+    /// Each node in turn is drained and started anew, and the next only when all sessions have their copies again.
+    pub(crate) async fn deploy(&self) -> anyhow::Result<()> {
+        for name in self.world.names.iter() {
+            self.restart(name).await?;
+            anyhow::ensure!(self.nodes.settled().await, "the copies were not all made again within {} s", PATIENCE.as_secs());
+        }
+        Ok(())
+    }
+
+    // ---- the same as buttons: they begin and return -----------------------------------------------------------------------------
+
+    pub(crate) fn begin_start(self: &Arc<Self>, name: String) {
+        let stage = self.clone();
+        tokio::spawn(async move { stage.note(&name, stage.start(&name).await) });
+    }
+
+    /// False if the nodes are being deployed already.
+    pub(crate) fn begin_deploy(self: &Arc<Self>) -> bool {
+        self.exclusively(|stage| async move {
+            let result = stage.deploy().await;
+            stage.note("", result);
+        })
+    }
+
+    /// Starts all nodes anew with another durability: all of a cluster have to agree on it. False if they are being deployed.
+    pub(crate) fn begin_keep(self: &Arc<Self>, durability: &'static str) -> bool {
+        self.exclusively(move |stage| async move {
+            if stage.world.durability() != durability {
+                // In order, so that the store has every session.
+                stage.nodes.stop_all().await;
+                stage.world.set_durability(durability);
+            }
+            let result = stage.start_all().await;
+            stage.note("", result);
+        })
+    }
+
+    pub(crate) fn begin_reset(self: &Arc<Self>) -> bool {
+        self.begin_keep("backup(1)")
+    }
+
+    fn exclusively<F: Future<Output = ()> + Send>(self: &Arc<Self>, act: impl FnOnce(Arc<Stage>) -> F + Send + 'static) -> bool {
+        if !self.world.set_deploying(true) {
+            return false;
+        }
+        let stage = self.clone();
+        tokio::spawn(async move {
+            act(stage.clone()).await;
+            stage.world.set_deploying(false);
+        });
+        true
+    }
+
+    fn note(&self, node: &str, result: anyhow::Result<()>) {
+        if let Err(error) = result {
+            self.world.log(crate::clock::wall_ms(), node, format!("{error:#}"));
+        }
+    }
+}

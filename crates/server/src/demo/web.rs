@@ -1,0 +1,227 @@
+//! The page: served by the parent process, so that it survives every kill. `/shop` is passed on to the gateway.
+
+use crate::demo::nodes::Nodes;
+use crate::demo::stage::Stage;
+use crate::demo::world::{State as NodeState, World};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use http_body_util::channel::Channel;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+
+const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+/// What "Show me the code" shows: the file that the nodes run.
+const SHOP: &str = include_str!("shop.rs");
+
+/// How often a page that hears nothing hears a comment, so that both ends notice when the other is gone.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+struct App {
+    stage: Arc<Stage>,
+    gateway: SocketAddr,
+    client: Client<HttpConnector, Body>,
+}
+
+impl App {
+    fn world(&self) -> &Arc<World> {
+        self.stage.world()
+    }
+
+    fn nodes(&self) -> &Arc<Nodes> {
+        self.stage.nodes()
+    }
+}
+
+/// Everything that the parent process serves.
+pub(crate) fn routes(stage: Arc<Stage>, gateway: SocketAddr) -> Router {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    let client = Client::builder(TokioExecutor::new()).build(connector);
+    let text = |kind: &'static str, body: &'static str| get(move || async move { ([(header::CONTENT_TYPE, kind)], body) });
+    Router::new()
+        .route("/", text("text/html; charset=utf-8", PAGE))
+        .route("/page.css", text("text/css; charset=utf-8", STYLE))
+        .route("/page.js", text("text/javascript; charset=utf-8", SCRIPT))
+        .route("/code", text("text/plain; charset=utf-8", SHOP))
+        .route("/events", get(events))
+        .route("/act/nodes/{name}/{action}", post(act))
+        .route("/act/deploy", post(deploy))
+        .route("/act/keep/{copies}", post(keep))
+        .route("/act/reset", post(reset))
+        .route("/act/arm", post(arm))
+        .route("/shop", any(shop))
+        .route("/shop/{*rest}", any(shop))
+        .layer(from_fn(guard))
+        .with_state(App { stage, gateway, client })
+}
+
+/// Foreign pages may neither press the buttons nor read the events through a name of their own.
+fn is_ours(headers: &HeaderMap) -> bool {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text(header::HOST).unwrap_or_default();
+    let name = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    let here = name == "localhost" || name.parse::<std::net::IpAddr>().is_ok();
+    here && text(header::ORIGIN).is_none_or(|origin| origin.split_once("://").is_some_and(|(_, from)| from == host))
+}
+
+/// Refuses foreign pages, and lets this one load nothing from elsewhere.
+async fn guard(request: Request, next: Next) -> Response {
+    if !is_ours(request.headers()) {
+        return (StatusCode::FORBIDDEN, "this is a page of somebody else, or a name that is not this machine's\n").into_response();
+    }
+    let shop = request.uri().path().starts_with("/shop");
+    let mut response = next.run(request).await;
+    if !shop {
+        let headers = response.headers_mut();
+        let policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                      base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
+    response
+}
+
+#[derive(Deserialize)]
+struct Watched {
+    #[serde(default)]
+    session: String,
+}
+
+/// A snapshot, then what happens; of sessions only what happens to the one that the page shows.
+async fn events(State(app): State<App>, Query(watched): Query<Watched>) -> Response {
+    let (mut sender, body) = Channel::<bytes::Bytes>::new(64);
+    let world = app.world().clone();
+    tokio::spawn(async move {
+        let (snapshot, mut messages) = world.subscribe();
+        if sender.send_data(snapshot).await.is_err() {
+            return;
+        }
+        loop {
+            let next = match tokio::time::timeout(ALIVE_EVERY, messages.recv()).await {
+                Ok(Ok(message)) if message.session.as_ref().is_some_and(|key| *key != watched.session) => continue,
+                Ok(Ok(message)) => message.text,
+                // A page that was asleep starts afresh.
+                Ok(Err(RecvError::Lagged(_))) => world.snapshot(),
+                Ok(Err(RecvError::Closed)) => return,
+                Err(_) => bytes::Bytes::from_static(b": alive\n\n"),
+            };
+            if sender.send_data(next).await.is_err() {
+                return;
+            }
+        }
+    });
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::new(body)).into_response()
+}
+
+/// The buttons under a node.
+async fn act(State(app): State<App>, Path((name, action)): Path<(String, String)>) -> Response {
+    let Some(node) = app.world().node(&name) else { return (StatusCode::NOT_FOUND, "no such node\n").into_response() };
+    match (action.as_str(), node.state) {
+        ("kill", state) if !state.is_gone() => app.nodes().kill(&name),
+        ("drain", NodeState::Up) => app.nodes().drain(&name),
+        ("start", state) if state.is_gone() => app.stage.begin_start(name),
+        ("kill" | "drain" | "start", state) => return (StatusCode::CONFLICT, format!("{name} is {state:?}\n")).into_response(),
+        _ => return (StatusCode::NOT_FOUND, "no such button\n").into_response(),
+    }
+    StatusCode::ACCEPTED.into_response()
+}
+
+async fn deploy(State(app): State<App>) -> StatusCode {
+    if app.stage.begin_deploy() { StatusCode::ACCEPTED } else { StatusCode::CONFLICT }
+}
+
+async fn keep(State(app): State<App>, Path(copies): Path<String>) -> StatusCode {
+    let durability = match copies.as_str() {
+        "copy" => "backup(1)",
+        "nothing" => "owner",
+        _ => return StatusCode::NOT_FOUND,
+    };
+    if app.stage.begin_keep(durability) { StatusCode::ACCEPTED } else { StatusCode::CONFLICT }
+}
+
+async fn reset(State(app): State<App>) -> StatusCode {
+    app.stage.begin_reset();
+    StatusCode::ACCEPTED
+}
+
+/// The next change in the shop is answered, and the node that answered is killed in the same moment.
+async fn arm(State(app): State<App>) -> StatusCode {
+    let armed = app.world().set_armed(true);
+    if armed {
+        app.world().set_armed(false);
+    }
+    StatusCode::ACCEPTED
+}
+
+/// Passes a request of the shop on to the gateway, and says how long the answer took.
+async fn shop(State(app): State<App>, mut request: Request) -> Response {
+    let path = request.uri().path_and_query().map_or("/shop", |path| path.as_str());
+    let Ok(uri) = format!("http://{}{path}", app.gateway).parse::<Uri>() else { return StatusCode::BAD_REQUEST.into_response() };
+    *request.uri_mut() = uri;
+    let changes = request.method() == Method::PUT;
+    one_hop(request.headers_mut());
+    let start = Instant::now();
+    match app.client.request(request).await {
+        Ok(response) => {
+            // Before the browser hears of the answer: nothing that happens later may help.
+            if let Some(node) = response.headers().get("x-demo-node").and_then(|name| name.to_str().ok())
+                && changes
+                && response.status() == StatusCode::OK
+                && app.world().set_armed(false)
+            {
+                app.nodes().kill(node);
+            }
+            let mut response = response.map(Body::new);
+            one_hop(response.headers_mut());
+            let took = format!("{:.1}", start.elapsed().as_secs_f64() * 1000.0);
+            if let Ok(took) = HeaderValue::from_str(&took) {
+                response.headers_mut().insert("x-demo-ms", took);
+            }
+            response
+        }
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], "the gateway does not answer\n").into_response(),
+    }
+}
+
+/// Removes what belongs to one connection.
+fn one_hop(headers: &mut HeaderMap) {
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE, HeaderName::from_static("keep-alive")] {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_page_under_this_machines_names_is_served() {
+        let ours = |host: &'static str, origin: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            origin.map(|origin| headers.insert(header::ORIGIN, HeaderValue::from_static(origin)));
+            is_ours(&headers)
+        };
+        assert!(ours("127.0.0.1:8080", None) && ours("[::1]:8080", None) && ours("[::1]", None));
+        assert!(ours("localhost:8080", Some("http://localhost:8080")));
+        assert!(!ours("rebound.example:8080", None));
+        assert!(!ours("localhost:8080", Some("http://rebound.example")));
+        assert!(!ours("localhost:8080", Some("null")));
+    }
+}

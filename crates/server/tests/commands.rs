@@ -1,0 +1,105 @@
+//! The commands as their users start them: processes, signals, sockets.
+
+mod support;
+
+use std::process::Command;
+use support::{Process, ask, eventually, json};
+
+/// A file beside others of this test.
+fn file(name: &str) -> String {
+    std::env::temp_dir().join(format!("outlive-{}-{name}", std::process::id())).display().to_string()
+}
+
+#[test]
+fn the_script_loses_nothing_while_nodes_are_killed_drained_and_restarted() {
+    let path = file("script.json");
+    let (status, said) = Process::outlive(&["demo", "--script", "--visitors", "20", "--seconds", "15", "--json", &path]).end();
+    assert_eq!(status, Some(0), "{said}");
+    let table = json(&std::fs::read_to_string(&path).unwrap());
+    std::fs::remove_file(&path).unwrap();
+    let keys = "dirty_age_ms drains failed first_answer_ms kills lost moves p50_ms p99_ms refused requests restarts resurrected stale";
+    let mut found: Vec<&str> = table.as_object().unwrap().keys().map(String::as_str).collect();
+    found.sort_unstable();
+    assert_eq!(found.join(" "), keys);
+    for key in ["lost", "stale", "resurrected"] {
+        assert_eq!(table[key], 0, "{said}");
+    }
+    assert_eq!((table["kills"].as_u64(), table["drains"].as_u64(), table["restarts"].as_u64()), (Some(1), Some(4), Some(5)));
+    assert!(table["requests"].as_u64().unwrap() > 100 && table["moves"].as_u64().unwrap() > 0, "{said}");
+    assert!(table["first_answer_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn the_demo_keeps_its_state_file_true() {
+    let path = file("state.json");
+    let mut demo = Process::outlive(&["demo", "--listen", "127.0.0.1:0", "--visitors", "0", "--state", &path]);
+    let page = demo.line_with("ready http://");
+    let state = || json(&std::fs::read_to_string(&path).unwrap());
+    let first = state();
+    assert_eq!(first["nodes"].as_array().unwrap().len(), 3);
+    let gateway = first["gateway"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
+    assert_eq!(ask(&gateway, "GET", "/shop", "", "").status, 200);
+    let pid = first["nodes"][1]["pid"].as_i64().unwrap();
+    assert_eq!(ask(&page, "POST", "/act/nodes/B/kill", "Origin: http://elsewhere.example\r\n", "").status, 403);
+    assert_eq!(ask(&page, "POST", "/act/nodes/B/kill", "", "").status, 202);
+    eventually("B is seen to be killed", || (state()["nodes"][1]["state"] == "killed").then_some(()));
+    assert_eq!(ask(&page, "POST", "/act/nodes/B/kill", "", "").status, 409);
+    assert_eq!(ask(&page, "POST", "/act/nodes/B/start", "", "").status, 202);
+    let again = eventually("B is up again", || Some(state()["nodes"][1].clone()).filter(|node| node["state"] == "up"));
+    assert_ne!(again["pid"].as_i64().unwrap(), pid);
+    demo.terminate();
+    assert_eq!(demo.end().0, Some(0));
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_gateway_learns_its_members_and_a_node_keeps_their_copies() {
+    let store = format!("sqlite:{}", file("members.db"));
+    let args =
+        ["demo-node", "--http", "127.0.0.1:0", "--peer", "127.0.0.1:0", "--name", "A", "--cluster", "default", "--durability", "backup(1)"];
+    let mut app = Process::outlive(&[&args[..], &["--store", &store]].concat());
+    let ready = json(&format!("{{{}", app.line_with(r#"{"e":"ready","#)));
+    let peer = ready["peer"].as_str().unwrap();
+    let mut node = Process::outlive(&["node", "--name", "keeper", "--join", peer, "--store", &store, "--on-lost", "serve"]);
+    let readiness = node.line_with("ready http://");
+    eventually("the node is ready", || (ask(&readiness, "GET", "/ready", "", "").status == 200).then_some(()));
+    let mut gateway = Process::outlive(&["gateway", "--listen", "127.0.0.1:0", "--join", peer, "--store", &store]);
+    let addr = gateway.line_with("ready http://");
+    eventually("the gateway knows the application", || (ask(&addr, "GET", "/shop/api/cart", "", "").status == 200).then_some(()));
+    let added = eventually("there is a copy", || {
+        let answer = ask(&addr, "PUT", "/shop/api/add?sku=bell", "", "");
+        (answer.header("x-demo-copies") == Some("keeper")).then_some(answer)
+    });
+    assert_eq!((added.header("x-demo-node"), added.header("x-demo-level")), (Some("A"), Some("backup(1)")));
+    for process in [gateway, node] {
+        process.terminate();
+        assert_eq!(process.end().0, Some(0));
+    }
+    for end in ["", "-shm", "-wal"] {
+        let _ = std::fs::remove_file(file("members.db") + end);
+    }
+}
+
+#[test]
+fn a_node_of_the_demo_ends_with_its_parent() {
+    let args =
+        ["demo-node", "--http", "127.0.0.1:0", "--peer", "127.0.0.1:0", "--name", "A", "--cluster", "orphan", "--durability", "owner"];
+    let mut node = Process::outlive(&[&args[..], &["--store", "none"]].concat());
+    node.line_with("ready");
+    node.orphan();
+    assert_eq!(node.end().0, Some(0));
+}
+
+#[test]
+fn mistakes_in_the_settings_are_told_at_once_and_nothing_starts() {
+    let output = Command::new(env!("CARGO_BIN_EXE_outlive"))
+        .args(["gateway", "--listen", "here", "--idle-timeout", "75", "--backend", "a:1"])
+        .env("OUTLIVE_GATEWAY_LISTNE", "x")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    for wanted in ["4 errors", "gateway.listen is `here` (flag)", "75", "NAME=ADDR", "OUTLIVE_GATEWAY_LISTNE is unknown"] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+}

@@ -1,0 +1,150 @@
+//! Processes that end with their test, and just enough HTTP to talk to them.
+
+#![allow(dead_code, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+/// A process, killed when it is dropped.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    input: Option<ChildStdin>,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Process {
+    pub(crate) fn start(mut command: Command) -> Process {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, lines) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Process { child, input, lines }
+    }
+
+    /// `outlive` with these arguments.
+    pub(crate) fn outlive(args: &[&str]) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outlive"));
+        command.args(args);
+        Process::start(command)
+    }
+
+    /// The rest of the first line that contains `text`, behind it.
+    #[track_caller]
+    pub(crate) fn line_with(&mut self, text: &str) -> String {
+        let mut all = String::new();
+        loop {
+            let mut line = String::new();
+            let length = self.lines.read_line(&mut line).unwrap();
+            assert!(length > 0, "it ended without saying {text:?}; it said\n{all}");
+            if let Some((_, rest)) = line.split_once(text) {
+                return rest.trim_end().to_owned();
+            }
+            all += &line;
+        }
+    }
+
+    pub(crate) fn terminate(&self) {
+        let pid = rustix::process::Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Closes its standard input, as the end of its parent does.
+    pub(crate) fn orphan(&mut self) {
+        drop(self.input.take());
+    }
+
+    /// Its exit status, and all that it said meanwhile.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap().code(), rest)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // In order, so that it tidies up after itself.
+            self.terminate();
+            let ended = (0..400).any(|_| {
+                std::thread::park_timeout(Duration::from_millis(50));
+                matches!(self.child.try_wait(), Ok(Some(_)))
+            });
+            if !ended {
+                let _ = self.child.kill();
+            }
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let line = self.head.lines().find(|line| line.split(':').next().is_some_and(|n| n.eq_ignore_ascii_case(name)))?;
+        line.split_once(':').map(|(_, value)| value.trim())
+    }
+}
+
+/// One request on a connection of its own.
+pub(crate) fn ask(addr: &str, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    let length = body.len();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}")
+        .unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(reader.read_line(&mut head).unwrap() > 0, "an answer without an end: {head}");
+    }
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let mut answer = Answer { status, head, body: String::new() };
+    // Some servers keep the connection open whatever they are asked.
+    let mut bytes = Vec::new();
+    if answer.header("transfer-encoding").is_some() {
+        loop {
+            let mut size = String::new();
+            reader.read_line(&mut size).unwrap();
+            let size = usize::from_str_radix(size.trim(), 16).unwrap();
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk).unwrap();
+            if size == 0 {
+                break;
+            }
+            bytes.extend_from_slice(&chunk[..size]);
+        }
+    } else {
+        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        bytes.resize(length, 0);
+        reader.read_exact(&mut bytes).unwrap();
+    }
+    answer.body = String::from_utf8(bytes).unwrap();
+    answer
+}
+
+pub(crate) fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Waits until `look` finds something. The bound is for a test that is broken, not for one that is slow.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..2400 {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    panic!("it never came: {what}");
+}
