@@ -112,8 +112,7 @@ pub use error::{CommitError, Errors, Fault, LoginError, OpenError, Retry, RunErr
 pub use events::{Event, EventKind, Events, MissedEvents};
 pub use key::{AsKey, Key, KeyOf, Value};
 pub use outlive::{Outlive, Readiness};
-pub use outlive_core::config::Level;
-pub use outlive_core::id::SessionId;
+pub use outlive_core::{config::Level, id::SessionId};
 pub use outlive_runtime::Stats;
 pub use request::Rollback;
 pub use run::{Drain, Drained};
