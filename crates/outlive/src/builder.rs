@@ -179,6 +179,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         backups,
         min_backups: config.min_backups.unwrap_or(default.min_backups),
         on_lost: config.on_lost.unwrap_or(default.on_lost),
+        lost_after: config.lost_after.unwrap_or(default.lost_after),
         store: !matches!(config.store.as_deref(), None | Some("none")),
         limits: Limits {
             idle: config.idle_timeout.unwrap_or(default.limits.idle),

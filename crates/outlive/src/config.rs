@@ -40,6 +40,7 @@ pub struct Config {
     pub(crate) backups: Option<u8>,
     pub(crate) min_backups: Option<u8>,
     pub(crate) on_lost: Option<OnLost>,
+    pub(crate) lost_after: Option<Duration>,
     pub(crate) namespace: Option<String>,
     pub(crate) cluster: Option<String>,
     pub(crate) node: Option<String>,
@@ -100,6 +101,8 @@ settings! {
         |c, t| some(&mut c.min_backups, t.parse().ok(), "a number");
     "on_lost" "after a loss: `new` session or `serve` what is left; default `new`"
         |c, t| some(&mut c.on_lost, on_lost(t), "`new` or `serve`");
+    "lost_after" "how long a dead node may come back with what nobody else has, before that counts as lost; default `30s`"
+        |c, t| some(&mut c.lost_after, duration(t), "a duration like `30s`");
     "namespace" "applications of one cluster: 1 to 32 letters, digits, `-`, `_`; default `session`"
         |c, t| some(&mut c.namespace, Some(t.to_owned()), "text");
     "cluster" "the cluster's name: 1 to 255 bytes; default `default`"
@@ -184,7 +187,7 @@ impl Config {
     /// Takes over what `later` sets.
     pub(crate) fn merge(&mut self, later: Config) {
         macro_rules! take { ($($field:ident)*) => { $(if later.$field.is_some() { self.$field = later.$field; })* } }
-        take!(store durability consistency backups min_backups on_lost namespace cluster node zone peer advertise http join secret idle_timeout);
+        take!(store durability consistency backups min_backups on_lost lost_after namespace cluster node zone peer advertise http join secret idle_timeout);
         take!(lifetime max_size cookie drain_timeout shutdown_grace danger_plain_peers);
     }
 

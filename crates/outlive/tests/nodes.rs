@@ -157,7 +157,7 @@ async fn events_name_the_session_and_say_that_it_moved_and_who_has_a_copy() {
     assert_eq!((created.kind, created.key.len()), (EventKind::Created, 32));
     nodes.remove(0).shutdown_now();
     let client = at(&client, &nodes[0]);
-    assert_eq!(client.get("/").await.text, "2");
+    while client.get("/").await.text != "2" {}
     let mut moved = false;
     loop {
         let event = there.next().await.unwrap();

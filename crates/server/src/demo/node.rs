@@ -77,6 +77,8 @@ async fn start(options: &Options, http: SocketAddr) -> anyhow::Result<Outlive> {
     if options.durability == "owner" {
         // "No copy" is to mean it.
         settings.push(("backups", "0"));
+        // Nobody wants to watch half a minute for a node that will not come back.
+        settings.push(("lost_after", "5s"));
     }
     for (path, value) in settings {
         config.set(path, value).map_err(anyhow::Error::msg)?;

@@ -40,17 +40,12 @@ function sentence() {
   if (nodes.size && !alive().length) return ["Every node is gone.", "Start one. What the store has will be there."];
   if (!owner) return ["Three servers run this shop. Put something in your cart, then kill the one that has it.",
     deploying ? "The servers are starting." : "No server has your session yet: one that nobody needs costs nothing."];
-  if (incident && !incident.answer && incident.what === "killed") {
-    const gone = `Node ${incident.node} was killed ${ago(incident.t)}.`;
-    if (!incident.moved && waiting) return [`${gone} Another node is making sure that it has your latest version.`, "Your click waits for it."];
-    if (!incident.moved) return [`${gone} ${incident.heir ? `Node ${incident.heir} is` : "Another node is"} making sure that it has your latest version.`, ""];
-    const copied = incident.copied ? ` Node ${incident.copied} has a new copy already.` : "";
-    return [`${gone} Node ${owner} took over ${incident.moved}\u00a0ms later, from its copy: version ${view.version}.${copied}`, "Click anything in the shop."];
-  }
+  if (incident && !incident.answer && incident.what === "killed") return afterKill(owner, view);
   if (incident?.answer && now() - incident.t < 45000) {
-    const a = incident.answer, verb = incident.what === "killed" ? `was killed ${ago(incident.t)}` : "left in order";
-    const from = incident.what === "killed" && incident.hadCopy ? ", from its copy" : "";
-    return [`Node ${incident.node} ${verb}. Your next click was answered by node ${a.node} after ${a.ms}\u00a0ms${from}: version ${view.version}, ${inCart}. Nothing was lost.`, nextHint(owner, copies)];
+    const a = incident.answer, killed = incident.what === "killed", found = `version ${view.version}, ${inCart}. Nothing was lost.`;
+    if (incident.what === "moved") return [`Your session moved from node ${incident.node} to node ${a.node} with your click, which took ${a.ms}\u00a0ms: ${found}`, nextHint(owner, copies)];
+    const source = !killed ? "" : incident.hadCopy ? ", from its copy" : ", from the store";
+    return [`Node ${incident.node} ${killed ? `was killed ${ago(incident.t)}` : "left in order"}. Your next click was answered by node ${a.node} after ${a.ms}\u00a0ms${source}: ${found}`, nextHint(owner, copies)];
   }
   if (waiting) return ["The shop asks you to wait a moment.", "Nobody could be sure to have your latest version; an old one is never shown as if it were current."];
   if (node?.state === "draining") return [`Node ${owner} is leaving and hands your session over first.`, ""];
@@ -58,6 +53,19 @@ function sentence() {
   const kept = copies.length ? `Node${copies.length > 1 ? "s" : ""} ${copies.join(" and ")} ${copies.length > 1 ? "keep copies" : "keeps a copy"} of your session.`
     : durability === "owner" ? "No other node has a copy of your session." : "The copy of your session is being made.";
   return [`${where} ${kept}`, nextHint(owner, copies)];
+}
+
+function afterKill(owner, view) {
+  const gone = `Node ${incident.node} was killed ${ago(incident.t)}.`;
+  if (!incident.hadCopy && incident.moved === undefined) {
+    return waiting ? [`${gone} It alone had your last change and may come back with it, so the shop asks you to wait.`, "An older cart is never shown as if it were current. Start the node, or wait until it counts as lost."]
+      : [`${gone} No other node had a copy of your session; the store has what was saved.`, "Click anything in the shop, and see."];
+  }
+  if (incident.moved === undefined) {
+    return [`${gone} ${incident.heir ? `Node ${incident.heir} is` : "Another node is"} making sure that it has your latest version.`, waiting ? "Your click waits for it." : ""];
+  }
+  const copied = incident.copied ? ` Node ${incident.copied} has a new copy already.` : "";
+  return [`${gone} Node ${owner} took over ${incident.moved}\u00a0ms later, from its copy: version ${view.version}.${copied}`, "Click anything in the shop."];
 }
 
 function nextHint(owner, copies) {
@@ -195,7 +203,9 @@ function wires() {
     const [[x, y], [u, v]] = [at.from, at.to];
     // An arrow that passes a node goes above or below it.
     const far = !narrow && name === "visit" && u - x > 240, near = name === "copy" && Math.abs(u - x) > 160;
-    path.setAttribute("d", far ? `M${x} ${y}C${x + 50} ${y} ${x + 20} -14 ${x + 110} -14L${u - 90} -14C${u - 20} -14 ${u - 60} ${v} ${u} ${v}`
+    // In the gaps before the first card and before the card that is meant.
+    const [g, k] = [x + 34, u - 41], up = -12;
+    path.setAttribute("d", far ? `M${x} ${y}H${g - 14}Q${g} ${y} ${g} ${y - 14}V${up + 14}Q${g} ${up} ${g + 14} ${up}H${k - 14}Q${k} ${up} ${k} ${up + 14}V${v - 14}Q${k} ${v} ${k + 14} ${v}H${u}`
       : near && !narrow ? `M${x} ${y}C${x + Math.sign(u - x) * 40} ${y + 130} ${u - Math.sign(u - x) * 40} ${v + 130} ${u} ${v}`
       : near ? `M${x} ${y}C${x} ${y + 40} ${u} ${v + 40} ${u} ${v}` : `M${x} ${y}L${u} ${v}`);
   }
@@ -271,8 +281,9 @@ function check(view, change) {
     const [want, have] = [expected[sku] ?? 0, view.cart[sku] ?? 0];
     if (want !== have) off.push(`${name} \u00d7${have} instead of \u00d7${want}`);
   }
-  if (!off.length) return;
-  if (view.lost || (durability === "owner" && view.version === 0)) lossSaid = off.join(", ");
+  if (!off.length && !view.lost) return;
+  if (view.lost && !off.length) lossSaid = `change ${me.view.version} is change ${view.version}`;
+  else if (view.lost || (durability === "owner" && view.version === 0)) lossSaid = off.join(", ");
   else if (view.version >= me.view.version + (change ? 2 : 1)) return; // another tab of this browser was here
   else wrong = `${off.join(", ")}, and nobody said so`;
 }
@@ -349,8 +360,9 @@ function changed(node) {
   nodes.set(node.name, node);
   if (node.state === before || !(GONE.includes(node.state) || node.state === "draining")) return;
   const heir = me.copies[0];
-  if (me.owner === node.name && incident?.node !== node.name) {
-    incident = { what: node.state, node: node.name, t: lastKill.node === node.name ? lastKill.t : now(), heir, hadCopy: me.copies.length > 0 };
+  const known = incident?.node === node.name && incident.life === node.life;
+  if (me.owner === node.name && !known) {
+    incident = { life: node.life, what: node.state, node: node.name, t: lastKill.node === node.name ? lastKill.t : now(), heir, hadCopy: me.copies.length > 0 };
   } else if (me.owner === node.name && node.state === "killed") incident.what = "killed";
   if (GONE.includes(node.state)) me.copies = me.copies.filter((name) => name !== node.name);
 }
@@ -384,7 +396,7 @@ function log({ t, node, text, yours = false }) {
   const first = /^(killed|asked to leave)/.test(text);
   if (first) { lastKill = { t, node }; marks.push({ t, label: `${node} ${text.startsWith("killed") ? "killed" : "drained"}` }); }
   const time = new Date(t), clock = `${time.toTimeString().slice(0, 8)}.${String(time.getMilliseconds()).padStart(3, "0")}`;
-  const plus = lastKill.t && !first && t >= lastKill.t && t - lastKill.t < 60000 ? `+${(t - lastKill.t).toLocaleString("en")} ms` : "";
+  const plus = lastKill.t && !first && t >= lastKill.t && t - lastKill.t < 20000 ? `+${(t - lastKill.t).toLocaleString("en")} ms` : "";
   const line = el("li", { className: first ? "first" : "" }, el("time", { textContent: clock }), el("span", { className: "plus", textContent: plus }),
     el("span", { className: yours ? "yours" : "", textContent: `${node} ${text}` }));
   // Lines of several nodes arrive out of order; their own times say which was first.
@@ -429,7 +441,7 @@ function plot() {
   if (canvas.width !== Math.round(w * ratio)) { canvas.width = Math.round(w * ratio); canvas.height = Math.round(h * ratio); }
   const style = getComputedStyle(document.documentElement), colour = (name) => style.getPropertyValue(name).trim();
   const hues = ["--a", "--b", "--c", "--d"].map(colour), soft = colour("--soft"), red = colour("--red"), lineColour = colour("--line");
-  const c = canvas.getContext("2d"), left = 46, bottom = h - 6, top = 16, t1 = now(), t0 = t1 - WINDOW;
+  const c = canvas.getContext("2d"), left = 56, bottom = h - 6, top = 20, t1 = now(), t0 = t1 - WINDOW;
   const x = (t) => left + (t - t0) / WINDOW * (w - left - 4), y = (ms) => bottom - Math.min(1, ms / scale) * (bottom - top);
   const sample = dots.filter((d, i) => d[3] === 0 && i % 7 === 0).map((d) => d[1]).sort((a, b) => a - b);
   const high = sample[Math.floor(sample.length * .97)] ?? 0;
@@ -447,11 +459,14 @@ function plot() {
     c.fillText(scale * share + (share === 1 ? " ms" : ""), left - 8, Math.max(8, y(scale * share)));
   }
   c.textAlign = "left";
+  let crowded = -99, row = 0;
   for (const mark of marks) {
     if (mark.t < t0) continue;
+    row = x(mark.t) - crowded < 80 ? 1 - row : 0;
+    crowded = x(mark.t);
     c.strokeStyle = c.fillStyle = soft;
     c.beginPath(); c.moveTo(x(mark.t) + .5, 4); c.lineTo(x(mark.t) + .5, bottom); c.stroke();
-    c.fillText(mark.label, Math.min(x(mark.t) + 5, w - 64), 8);
+    c.fillText(mark.label, Math.min(x(mark.t) + 5, w - 66), 8 + row * 13);
   }
   while (marks.length && marks[0].t < t0) marks.shift();
   for (const [t, ms, node, kind] of dots) {
