@@ -1,1 +1,0 @@
-//! outlive-bench
