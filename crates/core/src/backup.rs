@@ -54,8 +54,8 @@ pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Cop
     if reached <= own.durable {
         return false;
     }
-    let level = level_of(cx.config, own);
     own.durable = reached;
+    let level = level_of(cx.config, own);
     let durable = reached.unwrap_or(0);
     own.durable_tip = if durable > 0 { own.claim.at(durable) } else { own.adopted };
     if own.awaited {

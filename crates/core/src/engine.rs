@@ -17,7 +17,7 @@ use crate::placement::name_hash;
 use crate::record::{Change, Record};
 use crate::shard::{Brought, Cx, Map, Shard, Shared};
 use crate::slot::Slot;
-use crate::stamp::Life;
+use crate::stamp::{Life, Stamp};
 use crate::storing::{Loaded, Write, Written};
 use crate::time::Mono;
 use crate::view::{Health, Peer, View};
@@ -201,8 +201,11 @@ impl<L: Live> Engine<L> {
     }
 
     /// Commits changes to a session that another node owns (see [`Guest`](crate::output::Guest)).
-    pub fn commit_late(&self, now: Mono, key: SessionKey, changes: &[Change], out: &mut Outputs) -> Ticket {
-        self.shard(now, key, out, |s, cx| s.park(cx, key, changes))
+    ///
+    /// `read` is the last commit of what the request was served: its answer must include that too, so an owner that lacks it
+    /// answers "conflict".
+    pub fn commit_late(&self, now: Mono, key: SessionKey, read: Option<Stamp>, changes: &[Change], out: &mut Outputs) -> Ticket {
+        self.shard(now, key, out, |s, cx| s.park(cx, key, read, changes))
     }
 
     /// Ends a request that changed nothing: says whether all that it read is durable.

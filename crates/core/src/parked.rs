@@ -22,6 +22,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Parked {
     ticket: Ticket,
+    /// The last commit of what the request had read.
+    read: Option<Stamp>,
     changes: Vec<Change>,
     due: Mono,
     /// The owner that has it.
@@ -34,10 +36,18 @@ pub(crate) struct Parked {
 
 impl<L: Live> Shard<L> {
     /// Takes a commit for a session that another node owns.
-    pub(crate) fn park(&mut self, cx: &mut Cx<'_>, key: SessionKey, changes: &[Change]) -> Ticket {
+    pub(crate) fn park(&mut self, cx: &mut Cx<'_>, key: SessionKey, read: Option<Stamp>, changes: &[Change]) -> Ticket {
         let ticket = cx.ticket();
         let due = cx.now + BOUND;
-        self.parked.entry(key).or_default().push(Parked { ticket, changes: changes.to_vec(), due, sent: None, resent: false, here: None });
+        self.parked.entry(key).or_default().push(Parked {
+            ticket,
+            read: read.filter(|s| s.version > 0),
+            changes: changes.to_vec(),
+            due,
+            sent: None,
+            resent: false,
+            here: None,
+        });
         self.set_timer(due, key, Timer::Parked);
         self.drive_parked(cx, key);
         ticket
@@ -87,7 +97,7 @@ impl<L: Live> Shard<L> {
             }
             return done;
         }
-        match self.commit_late_here(cx, key, &p.changes) {
+        match self.commit_late_here(cx, key, p.read, &p.changes) {
             Commit::Done { stamp, level, .. } => {
                 cx.settle(p.ticket, Outcome::Late { stamp: stamp.unwrap_or_default(), level });
                 true
@@ -110,7 +120,11 @@ impl<L: Live> Shard<L> {
     }
 
     /// A commit that did not come through the live session: it must read the record again.
-    fn commit_late_here(&mut self, cx: &mut Cx<'_>, key: SessionKey, changes: &[Change]) -> Commit {
+    fn commit_late_here(&mut self, cx: &mut Cx<'_>, key: SessionKey, read: Option<Stamp>, changes: &[Change]) -> Commit {
+        // The request's answer includes what it has read: a state without that is no place for its commit.
+        if read.is_some_and(|s| self.copy(key).is_some_and(|c| !c.record.satisfies(s))) {
+            return Commit::Conflict;
+        }
         let commit = self.commit_here(cx, key, changes);
         if matches!(commit, Commit::Done { .. } | Commit::Wait { .. })
             && let Some(own) = self.copy(key).and_then(|c| c.own.as_mut())
@@ -140,14 +154,14 @@ impl<L: Live> Shard<L> {
         for p in list.iter_mut().filter(|p| p.here.is_none() && p.sent != Some(owner.life)) {
             let sets =
                 p.changes.iter().map(|c| LateSet { name: &c.name, base: c.base, value: c.value.as_deref().map(serde_bytes::Bytes::new) });
-            link.send(&Message::Late { key, id: p.ticket.0, sets: sets.collect() }, None, cx.out);
+            link.send(&Message::Late { key, id: p.ticket.0, read: p.read, sets: sets.collect() }, None, cx.out);
             p.resent |= p.sent.is_some();
             p.sent = Some(owner.life);
         }
     }
 
     /// A peer's late commit.
-    pub(crate) fn handle_late(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, id: u64, sets: &[LateSet<'_>]) -> Option<()> {
+    pub(crate) fn handle_late(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, id: u64, read: Option<Stamp>, sets: &[LateSet<'_>]) -> Option<()> {
         if sets.iter().any(|s| s.name.is_empty() || s.name.len() > NAME_MAX) {
             return None;
         }
@@ -155,7 +169,7 @@ impl<L: Live> Shard<L> {
             sets.iter().map(|s| Change { name: s.name.into(), base: s.base, value: s.value.map(|v| Bytes::copy_from_slice(v)) }).collect();
         let result = match self.own(key) {
             None => Some(LateResult::NotOwner),
-            Some(_) => match self.commit_late_here(cx, key, &changes) {
+            Some(_) => match self.commit_late_here(cx, key, read, &changes) {
                 Commit::Done { stamp, level, .. } => Some(LateResult::Done(stamp.unwrap_or_default(), level_byte(level))),
                 Commit::Wait { version, .. } => {
                     if let Some(own) = self.copy(key).and_then(|c| c.own.as_mut()) {

@@ -418,7 +418,11 @@ impl<L: Live> Shard<L> {
         match self.table.get(&at.key) {
             Some(Slot::Ended(_)) => Commit::Ended,
             Some(Slot::Held(copy)) if copy.own.as_ref().is_some_and(|own| own.tenure == at.tenure) => self.commit_here(cx, at.key, changes),
-            _ => Commit::Late(self.park(cx, at.key, changes)),
+            _ => {
+                // The copy that this node still has includes all that the request can have read here.
+                let read = self.copy(at.key).map(|c| c.record.tip);
+                Commit::Late(self.park(cx, at.key, read, changes))
+            }
         }
     }
 
@@ -605,7 +609,7 @@ impl<L: Live> Shard<L> {
             Message::EndSeen { .. } => self.handle_end_seen(cx, from, key),
             Message::Touch { claim, idle_ms, .. } => self.handle_touch(cx, key, claim, idle_ms),
             Message::Invite { .. } => self.handle_invite(cx, from, key),
-            Message::Late { id, sets, .. } => self.handle_late(cx, from, key, id, &sets)?,
+            Message::Late { id, read, sets, .. } => self.handle_late(cx, from, key, id, read, &sets)?,
             Message::LateDone { id, result, .. } => self.handle_late_done(cx, from, key, id, result),
             Message::Gossip(_) | Message::Settled(_) | Message::Views(_) | Message::Ack(_) => return None,
         }
@@ -618,7 +622,13 @@ pub(crate) fn level_of<L>(config: &Checked, own: &Own<L>) -> Level {
     match config.durability {
         Durability::Store => Level::Store,
         Durability::Owner => Level::Owner,
-        Durability::Backup if own.list.is_empty() => Level::Owner,
-        Durability::Backup => Level::Backup(own.list.len() as u8),
+        Durability::Backup => {
+            // The list may have grown since: only those who have it count.
+            let has = |l: &&Life| own.holders.iter().any(|h| h.life == **l && h.acked >= own.durable);
+            match own.list.iter().filter(has).count() {
+                0 => Level::Owner,
+                n => Level::Backup(n as u8),
+            }
+        }
     }
 }

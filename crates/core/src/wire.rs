@@ -216,6 +216,8 @@ pub enum Message<'a> {
     Late {
         key: SessionKey,
         id: u64,
+        /// The last commit of what its request had read.
+        read: Option<Stamp>,
         #[serde(borrow)]
         sets: Vec<LateSet<'a>>,
     },

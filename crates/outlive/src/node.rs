@@ -140,7 +140,7 @@ impl Node {
     pub(crate) fn commit(&self, at: &Opened, changes: &Changes) -> Commit {
         match &at.at {
             At::Owned(opened) => self.runtime.commit(opened, changes),
-            At::Guest(_) => Commit::Late(self.runtime.commit_late(at.key, changes)),
+            At::Guest(tip) => Commit::Late(self.runtime.commit_late(at.key, Some(*tip), changes)),
         }
     }
 

@@ -518,8 +518,8 @@ impl<L: Live> Node<L> {
     }
 
     /// Commits changes to a session that another node owns (see [`Open::Guest`]).
-    pub fn commit_late(&self, key: SessionKey, changes: &[Change]) -> Waiting<Result<(Stamp, Level), CommitFailure>> {
-        match self.inner.call_timed(|e, now, out| e.commit_late(now, key, changes, out)) {
+    pub fn commit_late(&self, key: SessionKey, read: Option<Stamp>, changes: &[Change]) -> Waiting<Result<(Stamp, Level), CommitFailure>> {
+        match self.inner.call_timed(|e, now, out| e.commit_late(now, key, read, changes, out)) {
             Some(ticket) => self.inner.late(ticket),
             None => Box::pin(core::future::ready(Err(CommitFailure::Unknown))),
         }
