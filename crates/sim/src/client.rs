@@ -79,8 +79,8 @@ pub(crate) struct Req {
     /// The session that a rotation makes.
     next: Option<usize>,
     gone: bool,
-    /// What a late commit waits for as a whole.
-    answered: bool,
+    /// The last commit of what was read.
+    read: Option<Stamp>,
 }
 
 /// What the client gets.
@@ -208,7 +208,7 @@ impl World {
             stamp: None,
             next: None,
             gone: false,
-            answered: false,
+            read: None,
         };
         let id = self.next_req;
         self.next_req += 1;
@@ -299,6 +299,7 @@ impl World {
         let Some(r) = self.reqs.get_mut(&id) else { return };
         r.list = list_of(record);
         r.seen = own_of(record);
+        r.read = Some(record.tip);
         self.at(pause, Ev::Step(id));
     }
 
@@ -351,6 +352,7 @@ impl World {
         let Some(r) = self.reqs.get_mut(&id) else { return };
         r.value = Some(value);
         let (base, mut list) = r.list.clone();
+        let read = r.read;
         let zombie = r.gone;
         list.push(value);
         let family = self.sessions[session].family;
@@ -361,7 +363,7 @@ impl World {
         }
         let key = self.sessions[session].key;
         let Some(opened) = opened else {
-            let Some(ticket) = self.call(node, |e, now, out| e.commit_late(now, key, &changes, out)) else { return };
+            let Some(ticket) = self.call(node, |e, now, out| e.commit_late(now, key, read, &changes, out)) else { return };
             self.log(node, || format!("{key:?} request {id} commits e{value} as a guest"));
             return self.late(id, ticket);
         };

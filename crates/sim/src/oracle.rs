@@ -346,6 +346,7 @@ impl World {
 
     /// A process is about to end: which acknowledged commits end with it, and may they?
     pub(crate) fn account_for_loss(&mut self, node: usize, crash: bool) {
+        let abandons = self.nodes[node].proc.as_ref().is_some_and(|p| p.draining == Some(i64::MIN));
         for session in 0..self.sessions.len() {
             if self.sessions[session].over() {
                 continue;
@@ -368,7 +369,8 @@ impl World {
                     v.crashes = 0;
                 }
                 if here && crash {
-                    v.crashes += 1;
+                    // A drain that is given up says how many sessions it abandons: that is no surprise.
+                    v.crashes += if abandons { 100 } else { 1 };
                 }
                 let left = all - usize::from(here);
                 if let Some(level) = v.acked

@@ -593,6 +593,9 @@ impl World {
         self.log(node, || format!("drained: {} left, alone {}", drained.left, drained.alone));
         self.call(node, |e, now, out| e.stop(now, out));
         let abandons = drained.left > 0;
+        if let Some(p) = self.proc_mut(node, generation).filter(|_| abandons) {
+            p.draining = Some(i64::MIN);
+        }
         self.stop_process(node, abandons);
         let after = self.rng.around(S);
         self.at(after, Ev::Start { node });
