@@ -116,6 +116,8 @@ pub(crate) struct Own<L> {
     pub(crate) list: SmallVec<[Life; 2]>,
     /// Who may hold a copy.
     pub(crate) holders: SmallVec<[Holder; 2]>,
+    /// How many holders there have been.
+    pub(crate) born: u32,
     /// The doubt that the last round answered.
     pub(crate) confirmed: u32,
     /// Requests that have it open.
@@ -255,6 +257,7 @@ impl<L> Own<L> {
             generation: 0,
             list: SmallVec::new(),
             holders: SmallVec::new(),
+            born: 0,
             confirmed,
             running: 0,
             external: 0,
@@ -280,7 +283,9 @@ impl<L> Own<L> {
 
     pub(crate) fn holder_or_new(&mut self, life: Life) -> &mut Holder {
         let at = self.holders.iter().position(|h| h.life == life).unwrap_or_else(|| {
-            self.holders.push(Holder { life, sent: None, acked: None, attempt: 0, dropping: false });
+            // A holder that was given up and comes back starts where no frame to its former self has been.
+            self.born += 1;
+            self.holders.push(Holder { life, sent: None, acked: None, attempt: self.born << 16, dropping: false });
             self.holders.len() - 1
         });
         &mut self.holders[at]
