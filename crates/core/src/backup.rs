@@ -503,6 +503,7 @@ impl<L: Live> Shard<L> {
         copy.accept(claim, now);
         copy.settle_told();
         let bounded = copy.record.attributes().len() <= ATTRIBUTES_MAX && copy.record.bytes() <= 2 * RECORD_MAX;
+        self.pass_on(cx, key, claim);
         self.kick(cx, key);
         bounded.then_some(())
     }
@@ -555,6 +556,7 @@ impl<L: Live> Shard<L> {
                 }
             }
         }
+        self.pass_on(cx, key, claim);
         self.kick(cx, key);
         Some(())
     }
@@ -601,6 +603,7 @@ impl<L: Live> Shard<L> {
                 false
             }
         };
+        self.pass_on(cx, key, claim);
         if needs {
             self.promise(cx, key, claim);
             if let Some(link) = link {
@@ -659,6 +662,7 @@ impl<L: Live> Shard<L> {
         let lineage = Lineage::from(lineage);
         let Some(link) = self.view.link(from).cloned() else { return };
         let now = cx.now;
+        self.pass_on(cx, key, claim);
         match self.copy(key) {
             Some(copy) if !lineage.covers(&copy.record.lineage) || copy.branch.as_ref().is_some_and(|b| !lineage.covers(&b.lineage)) => {
                 copy.promise(claim, now);
@@ -706,6 +710,19 @@ impl<L: Live> Shard<L> {
         }
     }
 
+    /// Tells the holders of a former ownership who owns the session now: the owner may not know of their copies.
+    fn pass_on(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim) {
+        let view = self.view.clone();
+        let Some(copy) = self.copy(key).filter(|c| c.own.is_none() && !c.former.is_empty()) else { return };
+        let tip = copy.record.tip;
+        for life in core::mem::take(&mut copy.former) {
+            if let Some(link) = view.link(life).filter(|_| life != claim.life) {
+                let note = Sent { key, claim, version: 0, attempt: 0, what: What::Note };
+                link.send(&Message::Facade { key, claim, tip, expires_ms: 60_000, lineage: None }, Some(note), cx.out);
+            }
+        }
+    }
+
     /// What this node is told of a session it need not hold.
     pub(crate) fn handle_facade(
         &mut self,
@@ -741,8 +758,11 @@ impl<L: Live> Shard<L> {
             }
             if let Some(copy) = self.copy(key) {
                 copy.tell(tip);
-                let forgotten = copy.own.is_none() && claim.life == from && covered;
-                if forgotten && !self.view.holders(key, from).contains(&self.view.me) {
+                let forgotten = copy.own.is_none() && claim == copy.heard && (claim.life != from && claim > copy.accepted || covered);
+                if claim.life == from {
+                    self.pass_on(cx, key, claim);
+                }
+                if forgotten && !self.view.holders(key, claim.life).contains(&self.view.me) {
                     // An owner that was not answered in time does not know of this copy.
                     self.report(cx, key);
                 }
@@ -789,6 +809,7 @@ impl<L: Live> Shard<L> {
         let Some((copy, view)) = self.own(key) else { return };
         let Some(own) = copy.own.take() else { return };
         copy.orphan = Orphan::of(&own, &copy.record).or(copy.orphan.take());
+        copy.former.extend(own.holders.iter().map(|h| h.life).filter(|l| *l != to.life));
         cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
         for (_, from, id) in &own.late {
             if let Some(link) = view.link(*from) {

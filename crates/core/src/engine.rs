@@ -655,6 +655,7 @@ impl World {
             me,
             generation: self.generation,
             peers,
+            links: self.links.iter().map(|(life, (link, _))| (*life, link.clone())).collect(),
             past: self.past.clone(),
             past_lost: self.past_lost,
             doubt: self.doubt,

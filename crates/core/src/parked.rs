@@ -190,6 +190,10 @@ impl<L: Live> Shard<L> {
     pub(crate) fn handle_late_done(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, id: u64, result: LateResult) {
         let Some(list) = self.parked.get_mut(&key) else { return };
         let Some(at) = list.iter().position(|p| p.ticket.0 == id && p.sent == Some(from)) else { return };
+        if list.get(at).is_some_and(|p| p.here.is_some()) && !matches!(result, LateResult::Done(..)) {
+            // It was committed here meanwhile: what the other owner says of its own try decides nothing.
+            return;
+        }
         let outcome = match result {
             LateResult::Done(stamp, level) => Outcome::Late { stamp, level: byte_level(level) },
             // It may be its own first try that stands in the way.

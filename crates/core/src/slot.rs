@@ -87,6 +87,8 @@ pub(crate) struct Copy<L> {
     /// Moves to other nodes since `moved`.
     pub(crate) moves: u8,
     pub(crate) moved: Mono,
+    /// Who may have copies from the time when this node owned the session: they learn who owns it now when this node does.
+    pub(crate) former: SmallVec<[Life; 2]>,
     /// Commits made here that nobody acknowledged before ownership ended: resolved by inclusion.
     pub(crate) orphan: Option<Orphan>,
     /// The link to its owner on which either last spoke of it.
@@ -182,6 +184,7 @@ impl<L: Live> Copy<L> {
             branch: None,
             moves: 0,
             moved: Mono::ZERO,
+            former: SmallVec::new(),
             orphan: None,
             reported: None,
             reports: 0,

@@ -44,6 +44,8 @@ pub(crate) struct View {
     pub(crate) generation: u32,
     /// Sorted by life; me included.
     pub(crate) peers: Vec<Peer>,
+    /// All open links: whoever can say something to this node gets its answers, whether the members think that it lives or not.
+    pub(crate) links: Vec<(Life, Arc<Link>)>,
     /// Memberships since the last settled one, this one not included.
     pub(crate) past: Vec<Vec<WireMember>>,
     /// More memberships than are kept: ask every member.
@@ -74,7 +76,7 @@ impl View {
     }
 
     pub(crate) fn link(&self, life: Life) -> Option<&Arc<Link>> {
-        self.peer(life).and_then(|p| p.link.as_ref())
+        self.links.binary_search_by_key(&life, |(l, _)| *l).ok().and_then(|at| self.links.get(at)).map(|(_, link)| link)
     }
 
     /// Whether waiting for that life is pointless: unknown, dead, or gone.
