@@ -160,7 +160,8 @@ impl World {
                 Some(Fault::Duplicate) => out.extend([frame.clone(), frame]),
                 Some(Fault::Reorder) => swap = Some(frame),
                 Some(Fault::Corrupt) => {
-                    let (byte, bit) = (self.rng.below(4) as usize, self.rng.below(8));
+                    // The number or the low byte of the length: what would make the receiver wait for megabytes is TLS's to find.
+                    let (byte, bit) = (3 * self.rng.below(2) as usize, self.rng.below(8));
                     frame[byte] ^= 1 << bit;
                     out.push(frame);
                 }

@@ -352,6 +352,10 @@ impl World {
                 continue;
             }
             let key = self.sessions[session].key;
+            // Commits that no answer has named yet are counted as well.
+            if let Some(record) = self.nodes[node].proc.as_ref().and_then(|p| p.engine.peek(key, |r, _| r.clone())) {
+                self.see(node, session, &record, "held");
+            }
             let holders = self.holders(session);
             let mut wrong = None;
             let mut losses = 0;
@@ -512,7 +516,7 @@ impl World {
     pub(crate) fn read_at_the_end(&mut self, client: usize, session: usize, seen: &BTreeSet<u32>) {
         let s = &self.sessions[session];
         let key = s.key;
-        if s.end_asked && !s.ended_at.is_empty() {
+        if s.end_asked && self.knows_end(session) {
             return self.violate(format!("I5 {key:?} has ended, and is served after all has healed"));
         }
         let missing = s.expected().find(|(n, _)| !seen.contains(n)).map(|(n, v)| (n, v.acked, v.stamp));
@@ -520,6 +524,15 @@ impl World {
             return self.violate(format!("I1 {key:?} lacks e{n} ({stamp:?}, answered at {level:?}) after all has healed"));
         }
         self.clients[client].done = true;
+    }
+
+    /// Whether some process that lives has the marker; with all of them dead the end is forgotten, as a record would be.
+    fn marked(&self, s: &Session) -> bool {
+        s.ended_at.iter().any(|(n, g)| self.nodes[*n].proc.as_ref().is_some_and(|p| p.generation == *g))
+    }
+
+    fn knows_end(&self, session: usize) -> bool {
+        self.marked(&self.sessions[session])
     }
 
     // ---- agreement ------------------------------------------------------------------------------------------------------
@@ -563,8 +576,7 @@ impl World {
                 holders.push(*node);
                 tips.push(tip);
             }
-            if s.end_asked && !s.ended_at.is_empty() && s.ended_at.iter().any(|(n, g)| self.nodes[*n].proc.as_ref().is_some_and(|p| p.generation == *g))
-            {
+            if s.end_asked && self.marked(s) {
                 if let Some(node) = holders.first() {
                     return Some(format!("{key:?} has ended, and n{node} holds it"));
                 }
