@@ -161,7 +161,15 @@ impl<L: Live> Shard<L> {
     }
 
     /// A peer's late commit.
-    pub(crate) fn handle_late(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, id: u64, read: Option<Stamp>, sets: &[LateSet<'_>]) -> Option<()> {
+    pub(crate) fn handle_late(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Life,
+        key: SessionKey,
+        id: u64,
+        read: Option<Stamp>,
+        sets: &[LateSet<'_>],
+    ) -> Option<()> {
         if sets.iter().any(|s| s.name.is_empty() || s.name.len() > NAME_MAX) {
             return None;
         }

@@ -437,7 +437,8 @@ impl<L: Live> Shard<L> {
             return Commit::Conflict;
         }
         let added: usize = changes.iter().filter_map(|c| c.value.as_ref().map(|v| v.len() + c.name.len() + 64)).sum();
-        let got = copy.record.bytes() + added;
+        let replaced = |c: &Change| copy.record.get(&c.name).map_or(0, |a| 64 + a.name.len() + a.value.len());
+        let got = (copy.record.bytes() + added).saturating_sub(changes.iter().map(replaced).sum());
         if got > RECORD_MAX {
             return Commit::TooLarge { got };
         }

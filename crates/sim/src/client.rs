@@ -621,7 +621,8 @@ impl World {
             let key = self.sessions[next].key;
             self.call(node, |e, now, out| e.end(now, key, EndKind::Invalidated, out));
         }
-        if r.opened.is_some() && r.stage == Stage::Running
+        if r.opened.is_some()
+            && r.stage == Stage::Running
             && let Some(opened) = &r.opened
         {
             self.call(node, |e, now, out| e.close(now, opened, out));

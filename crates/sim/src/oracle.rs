@@ -65,8 +65,18 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn allocate(&mut self, value: u32, client: usize, in_list: bool, zombie: bool) {
-        let v =
-            Value { client, in_list, fate: Fate::Running, stamp: None, late: false, acked: None, lost: false, cleared: false, crashes: 0, zombie };
+        let v = Value {
+            client,
+            in_list,
+            fate: Fate::Running,
+            stamp: None,
+            late: false,
+            acked: None,
+            lost: false,
+            cleared: false,
+            crashes: 0,
+            zombie,
+        };
         self.values.insert(value, v);
     }
 
@@ -264,7 +274,8 @@ impl World {
                 wrong = Some(format!("I1 the lineage {:?} includes {stamp:?}, and e{n} is missing", record.lineage));
             }
             if v.in_list && !s.list_conflict && !listed.contains(n) {
-                wrong = Some(format!("I8 the lineage includes {stamp:?}, e{n} is missing in the list {list:?}, and no conflict was reported"));
+                wrong =
+                    Some(format!("I8 the lineage includes {stamp:?}, e{n} is missing in the list {list:?}, and no conflict was reported"));
             }
         }
         let mut last: BTreeMap<usize, u32> = BTreeMap::new();
@@ -297,10 +308,8 @@ impl World {
         self.mark(Mark::TokenServed);
         let s = &self.sessions[session];
         if !record.satisfies(token) {
-            return self.violate(format!(
-                "I2 n{node} serves {key:?} at {:?} to client {client} who holds a token for {token:?}",
-                record.tip
-            ));
+            return self
+                .violate(format!("I2 n{node} serves {key:?} at {:?} to client {client} who holds a token for {token:?}", record.tip));
         }
         if record.lineage.includes(token) {
             let there = own_of(record);
@@ -473,7 +482,8 @@ impl World {
 
     fn reachable_holder(&self, node: usize, session: usize, holds: impl Fn(&Lineage) -> bool) -> Option<usize> {
         let holders = self.holders(session);
-        let reachable = |n: usize| n != node && self.calm(node, n) > 12 * S && self.nodes[n].proc.as_ref().is_some_and(|p| p.paused.is_none());
+        let reachable =
+            |n: usize| n != node && self.calm(node, n) > 12 * S && self.nodes[n].proc.as_ref().is_some_and(|p| p.paused.is_none());
         holders.nodes.iter().find(|(n, l)| reachable(*n) && holds(l)).map(|(n, _)| *n)
     }
 

@@ -155,8 +155,7 @@ impl World {
                 generations: 0,
             })
             .collect();
-        let garble_kinds =
-            [Fault::Loss, Fault::Duplicate, Fault::Reorder, Fault::Corrupt].into_iter().filter(|f| opts.has(*f)).collect();
+        let garble_kinds = [Fault::Loss, Fault::Duplicate, Fault::Reorder, Fault::Corrupt].into_iter().filter(|f| opts.has(*f)).collect();
         World {
             rng,
             now: S,
