@@ -19,8 +19,6 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) tokens: bool,
-    /// Which sessions it uses, one after the other: clients of one `group` share one.
-    pub(crate) group: usize,
     /// The session whose cookie it has.
     pub(crate) session: Option<usize>,
     pub(crate) token: Option<Stamp>,
@@ -84,6 +82,7 @@ pub(crate) struct Req {
 }
 
 /// What the client gets.
+#[expect(dead_code, reason = "the trace prints it whole")]
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     Ok { tip: Option<Stamp>, level: Option<Level> },
@@ -101,11 +100,10 @@ fn own_name(value: u32) -> Arc<str> {
 
 impl World {
     pub(crate) fn make_clients(&mut self) {
-        for group in 0..self.opts.sessions {
+        for _ in 0..self.opts.sessions {
             for first in [true, false] {
                 self.clients.push(Client {
                     tokens: first || self.opts.both_tokens,
-                    group,
                     session: None,
                     token: None,
                     seen: BTreeSet::new(),

@@ -238,12 +238,6 @@ impl World {
         true
     }
 
-    /// Plays until then.
-    pub(crate) fn run_until(&mut self, until: i64) {
-        while self.violation.is_none() && self.queue.peek().is_some_and(|Reverse((when, _))| *when <= until) && self.step() {}
-        self.now = self.now.max(until);
-    }
-
     fn handle(&mut self, ev: Ev) {
         // A process that is stopped does nothing; what is due waits for it.
         let node = match &ev {
