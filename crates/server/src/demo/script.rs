@@ -185,7 +185,7 @@ fn print(table: &Table, tally: &Tally) {
         ("p50", ms(table.p50_ms), ""),
         ("p99", ms(table.p99_ms), ""),
         ("first answer", ms(table.first_answer_ms), "after the kill, to someone whose session was there"),
-        ("dirty age", format!("{} ms", table.dirty_age_ms), "the oldest change that only its owner had"),
+        ("dirty age", format!("{} ms", table.dirty_age_ms), "the oldest change that waited for the store"),
         ("kills", table.kills.to_string(), ""),
         ("drains", table.drains.to_string(), ""),
         ("restarts", table.restarts.to_string(), ""),

@@ -185,7 +185,7 @@ impl World {
         self.inner.lock().durability.clone()
     }
 
-    /// The oldest change, ever, that only its owner had, as the nodes said.
+    /// How long the oldest change, ever, waited for the store, as the nodes said.
     pub(crate) fn dirty_age_ms(&self) -> u64 {
         self.inner.lock().dirty_age_ms
     }
