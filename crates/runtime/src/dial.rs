@@ -92,6 +92,11 @@ impl Dials {
         self.wake.notify_one();
     }
 
+    #[cfg(test)]
+    pub(crate) fn half_open(&self) -> u32 {
+        self.half_open.lock().values().sum()
+    }
+
     /// A node that was configured refuses this one for good: its address and why.
     pub(crate) fn rejected(&self) -> Option<(String, String)> {
         self.seeds.lock().rejected.as_ref().map(|(addr, why)| (addr.to_string(), why.to_string()))
@@ -99,7 +104,7 @@ impl Dials {
 }
 
 impl<L: Live> Inner<L> {
-    fn hello(&self) -> Result<Hello, HandshakeError> {
+    pub(crate) fn hello(&self) -> Result<Hello, HandshakeError> {
         let nonce = entropy().map_err(|error| HandshakeError::Broken(io::Error::other(error)))?;
         let c = self.engine.config();
         let settings = format!(

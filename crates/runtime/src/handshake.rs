@@ -53,6 +53,11 @@ impl Hello {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn settings(&self) -> &str {
+        &self.settings
+    }
+
     pub(crate) fn node(&self) -> Node {
         Node {
             name: self.name.as_str().into(),
@@ -249,4 +254,131 @@ pub(crate) async fn accept((reader, writer): (&mut Reader, &mut Writer), me: &He
         }
     };
     tokio::time::timeout(BOUND, talk).await.unwrap_or(Err(HandshakeError::Slow))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport;
+    use tokio::net::{TcpListener, TcpStream};
+
+    fn hello(life: u64) -> Hello {
+        let node = Node {
+            name: format!("n{life}").into(),
+            addr: "127.0.0.1:1".into(),
+            boot: life,
+            life: Life::new(life),
+            zone: 0,
+            observer: false,
+            http: "".into(),
+        };
+        Hello::new("c", "settings".to_owned(), &node, [life as u8; 32])
+    }
+
+    async fn pair() -> ((Reader, Writer), (Reader, Writer)) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        (transport::split(dialled).unwrap(), transport::split(accepted).unwrap())
+    }
+
+    type Met = Result<Hello, HandshakeError>;
+
+    async fn meet(a: Hello, a_key: [u8; 32], b: Hello, b_key: [u8; 32]) -> (Met, Met) {
+        let (mut dialler, mut listener) = pair().await;
+        tokio::join!(
+            // The ends close when their part is over, as in life.
+            async {
+                let met = dial((&mut dialler.0, &mut dialler.1), &a, &a_key, |_| true).await;
+                drop(dialler);
+                met
+            },
+            async {
+                let met = accept((&mut listener.0, &mut listener.1), &b, &b_key).await;
+                drop(listener);
+                met
+            }
+        )
+    }
+
+    fn refusal(met: Met) -> Refusal {
+        match met {
+            Err(HandshakeError::Refused(refusal)) => refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn two_who_share_a_secret_learn_who_the_other_is() {
+        let (a, b) = meet(hello(1), [7; 32], hello(2), [7; 32]).await;
+        assert_eq!((a.unwrap(), b.unwrap()), (hello(2), hello(1)));
+    }
+
+    #[tokio::test]
+    async fn another_secret_is_refused_by_both_ends() {
+        let (a, b) = meet(hello(1), [7; 32], hello(2), [8; 32]).await;
+        assert_eq!((refusal(a), refusal(b)), (Refusal::Secret, Refusal::Secret));
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_fit_is_told_why() {
+        let other = Hello { cluster: "d".to_owned(), ..hello(2) };
+        let (a, b) = meet(hello(1), [7; 32], other, [7; 32]).await;
+        assert_eq!(refusal(a), Refusal::Cluster("d".to_owned()));
+        refusal(b);
+        let other = Hello { settings: "others".to_owned(), ..hello(2) };
+        let (a, _) = meet(hello(1), [7; 32], other.clone(), [7; 32]).await;
+        assert_eq!(refusal(a), Refusal::Settings("others".to_owned()));
+        let (a, b) = meet(Hello { observer: true, ..hello(1) }, [7; 32], other, [7; 32]).await;
+        assert!(a.is_ok() && b.is_ok());
+        let (a, b) = meet(hello(1), [7; 32], hello(1), [7; 32]).await;
+        assert_eq!((refusal(a), refusal(b)), (Refusal::Myself, Refusal::Myself));
+        let newer = Hello { protocol: PROTOCOL + 1, ..hello(2) };
+        let (a, b) = meet(newer, [7; 32], hello(1), [7; 32]).await;
+        assert_eq!((refusal(a), refusal(b)), (Refusal::Protocol(PROTOCOL), Refusal::Protocol(PROTOCOL + 1)));
+    }
+
+    #[tokio::test]
+    async fn a_listeners_own_proof_sent_back_proves_nothing() {
+        let (mut dialler, mut listener) = pair().await;
+        let thief = async {
+            send(&mut dialler.1, &Letter::Hello(hello(1))).await.unwrap();
+            let Letter::Welcome(_, shown) = receive(&mut dialler.0).await.unwrap() else { panic!("no welcome") };
+            send(&mut dialler.1, &Letter::Proof(shown)).await.unwrap();
+        };
+        let me = hello(2);
+        let (met, ()) = tokio::join!(accept((&mut listener.0, &mut listener.1), &me, &[7; 32]), thief);
+        assert_eq!(refusal(met), Refusal::Secret);
+    }
+
+    #[tokio::test]
+    async fn a_proof_is_good_for_one_connection() {
+        let (one, other) = (hello(1), Hello { nonce: [9; 32], ..hello(1) });
+        assert_ne!(proof(&[7; 32], DIALLER, &one, &hello(2)), proof(&[7; 32], DIALLER, &other, &hello(2)));
+        assert_ne!(proof(&[7; 32], DIALLER, &one, &hello(2)), proof(&[7; 32], DIALLER, &one, &Hello { nonce: [9; 32], ..hello(2) }));
+    }
+
+    #[test]
+    fn a_letter_fits_with_the_longest_names() {
+        let long = "x".repeat(255);
+        let hello = Hello { cluster: long.clone(), settings: long.clone(), name: long.clone(), addr: long.clone(), http: long, ..hello(1) };
+        assert!(encode(&Letter::Welcome(hello, [255; 32])).len() <= LETTER_MAX);
+    }
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic() {
+        let whole = encode(&Letter::Welcome(hello(3), [1; 32]));
+        assert!(decode(&whole).is_ok());
+        for at in 0..whole.len() {
+            assert!(decode(&whole[..at]).is_err());
+            for bit in 0..8 {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1 << bit;
+                let _ = decode(&bytes);
+            }
+        }
+        for first in 0..=255 {
+            let _ = decode(&[first, 255, 255, 255, 255, 255, 255]);
+        }
+    }
 }

@@ -162,3 +162,139 @@ async fn write<L: Live>(inner: Arc<Inner<L>>, id: LinkId, line: Arc<Line>, mut w
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NodeConfig;
+    use crate::handshake::{self, Hello};
+    use crate::transport;
+    use bytes::Bytes;
+    use outlive_core::config::Config;
+    use outlive_core::id::SessionKey;
+    use outlive_core::limits::OUTBOX_MAX;
+    use outlive_core::record::Change;
+    use tokio::net::TcpStream;
+
+    async fn node() -> crate::Node<()> {
+        let config = NodeConfig {
+            commit_bound: Duration::from_millis(20),
+            engine: Config { shards: 2, ..Config::default() },
+            ..NodeConfig::default()
+        };
+        crate::Node::start(config).await.unwrap()
+    }
+
+    async fn connect(node: &crate::Node<()>) -> TcpStream {
+        TcpStream::connect(node.me().addr.to_string()).await.unwrap()
+    }
+
+    /// A peer that knows the secret and then does what the test wants.
+    async fn peer(node: &crate::Node<()>) -> (Reader, Writer) {
+        let (mut reader, mut writer) = transport::split(connect(node).await).unwrap();
+        let me = Node {
+            name: "peer".into(),
+            addr: "127.0.0.1:1".into(),
+            boot: 1,
+            life: Life::new(77),
+            zone: 0,
+            observer: false,
+            http: "".into(),
+        };
+        let settings = node.inner.hello().unwrap().settings().to_owned();
+        let hello = Hello::new("default", settings, &me, [3; 32]);
+        handshake::dial((&mut reader, &mut writer), &hello, &node.inner.secret.peer_key(), |_| true).await.unwrap();
+        until(|| node.inner.links.reaches(Life::new(77))).await;
+        (reader, writer)
+    }
+
+    async fn until(mut holds: impl FnMut() -> bool) {
+        let wait = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
+    }
+
+    async fn closed(reader: &mut (impl tokio::io::AsyncRead + Unpin)) {
+        let mut bytes = vec![0; 1 << 16];
+        let wait = async { while matches!(reader.read(&mut bytes).await, Ok(n) if n > 0) {} };
+        tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn garbage_before_the_handshake_closes_the_connection() {
+        let node = node().await;
+        for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 100], &[0, 5, 0, 1, 2, 3, 4], &[0, 3, 9, 9, 9], &[0xff; 5000]] {
+            let mut stream = connect(&node).await;
+            stream.write_all(garbage).await.unwrap();
+            closed(&mut stream).await;
+        }
+        until(|| node.stats().refused_connections == 5).await;
+        assert_eq!(node.members().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn garbage_after_the_handshake_closes_the_link() {
+        let node = node().await;
+        // A frame number that is not due, a length beyond the limit, a message that is none.
+        let mut bad = 0;
+        for garbage in [&[1, 0, 0, 9, 0][..], &[0xff, 0xff, 0xff, 0, 1], &[3, 0, 0, 0, 250, 250], &[0, 0, 0, 0]] {
+            let (mut reader, mut writer) = peer(&node).await;
+            writer.write_all(garbage).await.unwrap();
+            closed(&mut reader).await;
+            bad += 1;
+            until(|| node.stats().bad_frames == bad && !node.inner.links.reaches(Life::new(77))).await;
+        }
+        assert!(node.create(SessionKey::from_bytes([1; 16])).is_ok());
+    }
+
+    #[tokio::test]
+    async fn silent_connections_of_one_source_are_bounded() {
+        let node = node().await;
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            held.push(connect(&node).await);
+        }
+        // Those before may still be on their way to being counted.
+        let refused = async {
+            loop {
+                let mut more = connect(&node).await;
+                if let Ok(Ok(0)) = tokio::time::timeout(Duration::from_millis(200), more.read(&mut [0; 1])).await {
+                    return;
+                }
+                held.push(more);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), refused).await.unwrap();
+        drop(held);
+        // They count no more when they are gone.
+        until(|| node.inner.dials.half_open() == 0).await;
+        peer(&node).await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_is_dropped_before_it_fills_the_memory() {
+        let node = node().await;
+        let (mut reader, _writer) = peer(&node).await;
+        until(|| node.stats().engine.members == 2).await;
+        let big = Bytes::from(vec![1; 400 << 10]);
+        let mut sent = 0;
+        for n in 0_u32.. {
+            if !node.inner.links.reaches(Life::new(77)) {
+                break;
+            }
+            let key = SessionKey::from_bytes(*blake3::hash(&n.to_be_bytes()).as_bytes().first_chunk().unwrap());
+            let at = node.create(key).unwrap();
+            let change = Change { name: "big".into(), base: None, value: Some(big.clone()) };
+            // A silent peer is a dead one before long, so the answers are not waited for.
+            drop(node.commit(&at, &[change]));
+            node.close(&at);
+            tokio::task::yield_now().await;
+            sent += big.len();
+            assert!(sent < OUTBOX_MAX * 2, "the link is still open after {sent} bytes");
+        }
+        closed(&mut reader).await;
+    }
+}

@@ -1,0 +1,138 @@
+//! Nodes with a store: they find each other through it, and sessions outlive all of them.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod common;
+
+use common::*;
+use outlive_core::config::{Config, Durability, Level};
+use outlive_core::wire::EndKind;
+use outlive_runtime::{DrainReport, Node, NodeConfig, Open, Readiness};
+use outlive_store::{Health, MemoryStore, Store};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn stored(name: &str, store: Arc<dyn Store>) -> NodeConfig {
+    let mut config = config(name, &[]);
+    config.store = Some(store);
+    config
+}
+
+/// A directory that is removed with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("outlive-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    async fn open(&self) -> Arc<dyn Store> {
+        outlive_store::open(&format!("sqlite:{}", self.0.join("s.db").display())).await.unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_share_a_store_find_each_other_and_their_sessions_outlive_them_all() {
+    let scratch = Scratch::new("restart");
+    let mut tips = Vec::new();
+    {
+        let first = Node::<()>::start(stored("n0", scratch.open().await)).await.unwrap();
+        let second = Node::<()>::start(stored("n1", scratch.open().await)).await.unwrap();
+        let nodes = [first, second];
+        met(&nodes).await;
+        for n in 0..10 {
+            let at = nodes[usize::from(n) % 2].create(key(n)).unwrap();
+            tips.push(append(&nodes[usize::from(n) % 2], &at, &[n]).await.unwrap().tip);
+        }
+        until("all is written", || {
+            nodes.iter().all(|n| n.stats().engine.dirty == 0) && nodes[0].stats().store_writes + nodes[1].stats().store_writes >= 10
+        })
+        .await;
+        for node in nodes {
+            node.shutdown_now();
+        }
+    }
+    let again = Node::<()>::start(stored("n0", scratch.open().await)).await.unwrap();
+    for n in 0..10 {
+        assert_eq!(read(&again, key(n), tips[usize::from(n)]).await, [n]);
+    }
+    assert!(again.end(key(3), EndKind::Invalidated).await);
+    assert_eq!(again.drain(LONG).await, DrainReport { abandoned: 0 });
+    let last = Node::<()>::start(stored("n2", scratch.open().await)).await.unwrap();
+    assert!(matches!(insist(&last, key(3), None).await, Open::Ended(EndKind::Invalidated, _)));
+    assert_eq!(read(&last, key(4), tips[4]).await, [4]);
+}
+
+#[tokio::test]
+async fn a_commit_at_the_store_is_there_when_it_is_answered() {
+    let store = MemoryStore::new();
+    let mut config = stored("n0", Arc::new(store.clone()));
+    config.engine = Config { durability: Durability::Store, ..config.engine };
+    let node = Node::<()>::start(config).await.unwrap();
+    let at = node.create(key(1)).unwrap();
+    let done = append(&node, &at, b"a").await.unwrap();
+    assert_eq!(done.level, Level::Store);
+    let rows = store.load(vec![key(1)]).await.unwrap();
+    assert!(matches!(&rows[0], outlive_store::Loaded::Here(row) if Some(row.stamp) == done.stamp), "{rows:?}");
+}
+
+#[tokio::test]
+async fn sessions_are_served_while_the_store_is_down_and_written_when_it_comes_back() {
+    let store = MemoryStore::new();
+    let node = Node::<()>::start(stored("n0", Arc::new(store.clone()))).await.unwrap();
+    let mut tip = None;
+    for health in [Health::Down, Health::Mute] {
+        store.set_health(health);
+        // Each failed write counts; five in a row, and it is left alone.
+        let mut n = 0;
+        until("the node sees that the store is down", || {
+            n += 1;
+            let at = node.create(key(n % 200)).or_else(|_| match node.open(key(n % 200), None) {
+                outlive_runtime::Step::Ready(Ok(Open::Here(at))) => Ok(at),
+                _ => Err(()),
+            });
+            let Ok(at) = at else { return false };
+            drop(append_now(&node, &at));
+            matches!(node.readiness(), Readiness::Degraded { store: true, .. })
+        })
+        .await;
+        let at = match open(&node, key(1), None).await {
+            Ok(Open::Here(at)) => at,
+            other => panic!("{other:?}"),
+        };
+        tip = append(&node, &at, b"x").await.unwrap().tip;
+        store.set_health(Health::Up);
+        until("the store is used again", || node.readiness() == Readiness::Ready && node.stats().engine.dirty == 0).await;
+    }
+    let written = || async {
+        let rows = store.load(vec![key(1)]).await.unwrap();
+        matches!(&rows[0], outlive_store::Loaded::Here(row) if Some(row.stamp) == tip)
+    };
+    let deadline = tokio::time::Instant::now() + LONG;
+    while !written().await {
+        assert!(tokio::time::Instant::now() < deadline, "{tip:?} is not in the store");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(node.drain(LONG).await, DrainReport { abandoned: 0 });
+}
+
+/// Appends without waiting for the answer.
+fn append_now(node: &N, at: &outlive_core::output::Opened<()>) -> outlive_runtime::Commit {
+    let change = node.read(at, |record, _| {
+        let old = record.get("log");
+        let mut bytes = old.map(|a| a.value.to_vec()).unwrap_or_default();
+        bytes.push(b'x');
+        outlive_core::record::Change { name: "log".into(), base: old.map(|a| a.dot), value: Some(bytes.into()) }
+    });
+    let commit = node.commit(at, &[change.unwrap()]);
+    node.close(at);
+    commit
+}
