@@ -84,7 +84,8 @@ fn settle(cx: &mut Cx<'_>, key: SessionKey, o: &Orphan, record: &Record, tip: St
     let (claim, version) = (o.stamp.claim, o.stamp.version);
     cx.out.push(match o.is_kept(record) {
         true => Output::Durable { key, claim, version, tip, level },
-        false => Output::Failed { key, claim, version, failure: Failure::Conflict },
+        // Either a merge preferred other values or a later commit built on these and replaced them: dots do not tell which.
+        false => Output::Failed { key, claim, version, failure: Failure::Unknown },
     });
 }
 
