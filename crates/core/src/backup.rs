@@ -349,9 +349,13 @@ impl<L: Live> Shard<L> {
             return self.advance(cx, key);
         }
         let pending = own.running > 0 || !own.all_durable();
+        let asked = own.closing.filter(|closing| closing.claim == promised);
         copy.promise(promised, cx.now);
         self.step_down(cx, key, promised);
-        if pending {
+        if let Some(closing) = asked {
+            // The claimant waits for this very answer, and all that waits for its outcome is in it.
+            self.answer(cx, key, promised.life, promised, closing.have, true);
+        } else if pending {
             // Requests wait for the outcome of their commits: the branch is in this copy, and a round brings it in.
             let _ = self.request_round(cx, key, Why::Doubt, None, None);
         }
@@ -452,7 +456,9 @@ impl<L: Live> Shard<L> {
             copy.reported = link;
         }
         let promised = self.promised(key);
-        if claim < promised && !cx.planted(Bug::NoPromise) {
+        // What an owner commits while this node waits for its answer goes into this node's claim: the round combines the copy as it
+        // is then, and nobody but this node has promised. Refused, the owner could not finish what the answer waits for.
+        if claim < promised && !self.asks_owner_alone(key, promised, from) && !cx.planted(Bug::NoPromise) {
             if let Some(link) = self.view.link(from) {
                 link.send(&Message::Refused { key, claim, promised }, None, cx.out);
             }
@@ -815,6 +821,13 @@ impl<L: Live> Shard<L> {
         for (_, from, id) in &own.late {
             if let Some(link) = view.link(*from) {
                 link.send(&Message::LateDone { key, id: *id, result: LateResult::Unknown }, None, cx.out);
+            }
+        }
+        // Whoever waits for an answer of this ownership should not wait for its bound.
+        let closing = own.closing.filter(|closing| closing.claim != to).map(|closing| (closing.claim.life, closing.claim));
+        for (life, claim) in own.stay.iter().copied().chain(closing) {
+            if let Some(link) = view.link(life) {
+                link.send(&Message::Refused { key, claim, promised: to }, None, cx.out);
             }
         }
         let due = cx.now + cx.config.lookup_bound * 2;

@@ -55,7 +55,7 @@ impl<L: Live> Shard<L> {
     }
 
     /// Answers with the copy that is here.
-    fn answer(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life, claim: Claim, have: Option<Stamp>, owned: bool) {
+    pub(crate) fn answer(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life, claim: Claim, have: Option<Stamp>, owned: bool) {
         let view = self.view.clone();
         let (Some(copy), Some(link)) = (self.copy(key), view.link(to)) else { return };
         let accepted = copy.accepted;

@@ -415,6 +415,12 @@ impl<L: Live> Shard<L> {
         Some(())
     }
 
+    /// Whether a round here with this claim has asked nobody but this owner.
+    pub(crate) fn asks_owner_alone(&self, key: SessionKey, claim: Claim, owner: Life) -> bool {
+        let round = self.rounds.get(&key).filter(|r| r.claim == claim && r.phase == Phase::Owner);
+        round.is_some_and(|r| r.asked.iter().any(|(life, _)| *life == owner))
+    }
+
     /// A peer had promised a greater claim.
     pub(crate) fn round_refused(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, promised: Claim) -> bool {
         let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim) else { return false };
