@@ -239,12 +239,11 @@ mod tests {
     async fn garbage_after_the_handshake_closes_the_link() {
         let node = node().await;
         // A frame number that is not due, a length beyond the limit, a message that is none.
-        let mut bad = 0;
-        for garbage in [&[1, 0, 0, 9, 0][..], &[0xff, 0xff, 0xff, 0, 1], &[3, 0, 0, 0, 250, 250], &[0, 0, 0, 0]] {
+        let garbage = [&[1, 0, 0, 9, 0][..], &[0xff, 0xff, 0xff, 0, 1], &[3, 0, 0, 0, 250, 250], &[0, 0, 0, 0]];
+        for (garbage, bad) in garbage.into_iter().zip(1..) {
             let (mut reader, mut writer) = peer(&node).await;
             writer.write_all(garbage).await.unwrap();
             closed(&mut reader).await;
-            bad += 1;
             until(|| node.stats().bad_frames == bad && !node.inner.links.reaches(Life::new(77))).await;
         }
         assert!(node.create(SessionKey::from_bytes([1; 16])).is_ok());

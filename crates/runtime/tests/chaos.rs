@@ -49,7 +49,10 @@ fn appended(record: &Record, value: u32) -> Change {
 async fn append_at(node: &N, key: SessionKey, token: Option<Stamp>, value: u32) -> Option<Result<Option<Stamp>, CommitFailure>> {
     match open(node, key, token).await {
         Ok(Open::Here(at)) => Some(append(node, &at, &value.to_be_bytes()).await.map(|c| c.tip)),
-        Ok(Open::Guest(guest)) => Some(node.commit_late(key, &[appended(&guest.record, value)]).await.map(|(stamp, _)| Some(stamp))),
+        Ok(Open::Guest(guest)) => {
+            let late = node.commit_late(key, Some(guest.record.tip), &[appended(&guest.record, value)]);
+            Some(late.await.map(|(stamp, _)| Some(stamp)))
+        }
         Ok(Open::NotFound | Open::Ended(..)) => panic!("session {key:?} is gone at {}", node.me().name),
         Err(_) => None,
     }
@@ -137,9 +140,10 @@ async fn no_acknowledged_append_is_missing_after_kills() {
         unknown[usize::from(s)].extend(u);
     }
     println!("{} acknowledged, {} unknown", world.acked.load(Ordering::Relaxed), world.unknown.load(Ordering::Relaxed));
+    let nodes = world.nodes.lock().unwrap().clone();
     for s in 0..SESSIONS {
-        for node in world.nodes.lock().unwrap().clone() {
-            let log = read(&node, key(s), None).await;
+        for node in &nodes {
+            let log = read(node, key(s), None).await;
             let there: Vec<u32> = log.chunks(4).map(|v| u32::from_be_bytes(v.try_into().unwrap())).collect();
             let set: BTreeSet<u32> = there.iter().copied().collect();
             assert_eq!(set.len(), there.len(), "session {s}: a value twice");
