@@ -31,7 +31,7 @@ use std::sync::Arc;
 /// A loop gap beyond which this node doubts what it owns.
 pub const STALL: Duration = Duration::from_secs(1);
 /// How long a node waits for somebody to answer before it believes that it is the first of its cluster.
-const FORMING: Duration = Duration::from_secs(30);
+pub const FORMING: Duration = Duration::from_secs(30);
 /// A second link to the same life within this time is the other end's simultaneous connect.
 const SIMULTANEOUS: Duration = Duration::from_secs(1);
 
@@ -262,7 +262,8 @@ impl<L: Live> Engine<L> {
                 self.links.write().insert(id, link.clone());
                 world.links.insert(life, (link.clone(), now));
                 world.opened.insert(life, now);
-                world.formed = true;
+                // An observer knows of no session: having met it alone, "not found" would be a guess.
+                world.formed |= !node.observer;
                 let mut past = world.past.clone();
                 past.push(world.present());
                 link.send(&Message::Views(past), None, out);

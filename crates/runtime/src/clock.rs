@@ -1,6 +1,6 @@
 //! The clocks and the entropy of the process. Nothing else in this crate asks for the time or for randomness.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use core::time::Duration;
 use outlive_core::time::{Mono, WallSeconds};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -17,17 +17,35 @@ pub struct EntropyError(#[source] getrandom::Error);
 #[derive(Debug)]
 pub(crate) struct Clock {
     origin: Instant,
+    /// When the timer task last looked; `i64::MIN` if there is none.
+    looked: AtomicI64,
     jitter: AtomicU64,
 }
 
 impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
     pub(crate) fn start(seed: u64) -> Clock {
-        Clock { origin: Instant::now(), jitter: AtomicU64::new(seed) }
+        Clock { origin: Instant::now(), looked: AtomicI64::new(i64::MIN), jitter: AtomicU64::new(seed) }
     }
 
     pub(crate) fn now(&self) -> Mono {
         Mono::from_micros(i64::try_from(self.origin.elapsed().as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// As the timer task saw it last, some milliseconds ago: for calls that measure nothing, because reading the clock is a good part of
+    /// what they cost.
+    pub(crate) fn lately(&self) -> Mono {
+        match self.looked.load(Ordering::Relaxed) {
+            i64::MIN => self.now(),
+            micros => Mono::from_micros(micros),
+        }
+    }
+
+    /// The time, for the timer task.
+    pub(crate) fn look(&self) -> Mono {
+        let now = self.now();
+        self.looked.store(now.micros(), Ordering::Relaxed);
+        now
     }
 
     /// Between three quarters of `d` and five quarters of it, so that nodes do not do things at the same moment.

@@ -238,11 +238,11 @@ impl<L: Live> Inner<L> {
         (due, next)
     }
 
-    /// There is nobody at any address that this node could have: it is the first.
+    /// There is nobody but observers at any address that this node could have: it is the first.
     fn first_of_all(self: &Arc<Self>) {
         let nobody = {
             let seeds = self.dials.seeds.lock();
-            seeds.complete && seeds.list.values().all(|seed| seed.nobody)
+            seeds.complete && seeds.list.values().all(|seed| seed.nobody || seed.life.is_some_and(|life| self.links.observes(life)))
         };
         if nobody && !*self.formed.borrow() {
             self.call_timed(|e, now, out| e.handle_nobody(now, out));

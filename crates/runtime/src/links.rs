@@ -26,6 +26,7 @@ pub(crate) struct Line {
     pub(crate) life: Life,
     /// Where the peer says that it listens.
     pub(crate) addr: Box<str>,
+    observer: bool,
     flush: Notify,
     closing: watch::Sender<bool>,
     /// Write what is there, then close.
@@ -75,6 +76,11 @@ impl Links {
         self.open.read().values().any(|line| line.life == life)
     }
 
+    /// Whether a link to this life is open, and it is an observer.
+    pub(crate) fn observes(&self, life: Life) -> bool {
+        self.open.read().values().any(|line| line.life == life && line.observer)
+    }
+
     /// Whether a link is open to whoever listens there.
     pub(crate) fn reaches_addr(&self, addr: &str) -> bool {
         self.open.read().values().any(|line| &*line.addr == addr)
@@ -86,7 +92,7 @@ pub(crate) async fn run<L: Live>(inner: Arc<Inner<L>>, (reader, writer): (Reader
     let id = LinkId(inner.links.drawn.fetch_add(1, Ordering::Relaxed));
     let (closing, closed) = watch::channel(false);
     let (flush, last) = (Notify::new(), AtomicBool::new(false));
-    let line = Arc::new(Line { life: node.life, addr: node.addr.clone(), flush, closing, last });
+    let line = Arc::new(Line { life: node.life, addr: node.addr.clone(), observer: node.observer, flush, closing, last });
     inner.links.open.write().insert(id, line.clone());
     if inner.is_dead() {
         // Whoever closed all links may have missed this one.
@@ -95,7 +101,9 @@ pub(crate) async fn run<L: Live>(inner: Arc<Inner<L>>, (reader, writer): (Reader
     }
     tracing::info!(name = %node.name, life = ?node.life, initiated, "link up");
     inner.call_timed(|e, now, out| e.handle_link(now, id, LinkEvent::Up { node, initiated }, out));
-    inner.formed.send_replace(true);
+    if !line.observer {
+        inner.formed.send_replace(true);
+    }
     let writing = tokio::spawn(write(inner.clone(), id, line.clone(), writer));
     read(&inner, id, reader, closed).await;
     writing.abort();

@@ -209,10 +209,13 @@ impl<L: Live> Inner<L> {
 
     /// Only the call. A panic inside means that a part of the sessions may be half changed: the node serves nobody any more.
     fn enter<R>(self: &Arc<Self>, out: &mut Outputs, f: impl FnOnce(&Engine<L>, Mono, &mut Outputs) -> R) -> Option<R> {
+        self.enter_at(self.clock.now(), out, f)
+    }
+
+    fn enter_at<R>(self: &Arc<Self>, now: Mono, out: &mut Outputs, f: impl FnOnce(&Engine<L>, Mono, &mut Outputs) -> R) -> Option<R> {
         if self.is_dead() {
             return None;
         }
-        let now = self.clock.now();
         match catch_unwind(AssertUnwindSafe(|| f(&self.engine, now, out))) {
             Ok(result) => Some(result),
             Err(_) => {
@@ -496,13 +499,15 @@ impl<L: Live> Node<L> {
 
     /// Gives an opened session back; exactly once for each [`Open::Here`] and [`create`](Node::create).
     pub fn close(&self, at: &Opened<L>) {
-        self.inner.call(|e, now, out| e.close(now, at, out));
+        let mut out = Outputs::new();
+        self.inner.enter_at(self.inner.clock.lately(), &mut out, |e, now, out| e.close(now, at, out));
+        self.inner.dispatch(&mut out);
     }
 
     /// Reads the record of an opened session and how often others' commits were merged into it; `None` if it has moved. Called under a
     /// lock of the engine: copy handles, lock nothing.
     pub fn read<R>(&self, at: &Opened<L>, f: impl FnOnce(&Record, u32) -> R) -> Option<R> {
-        self.inner.enter(&mut Outputs::new(), |e, _, _| e.read(at, f)).flatten()
+        self.inner.enter_at(Mono::ZERO, &mut Outputs::new(), |e, _, _| e.read(at, f)).flatten()
     }
 
     /// Commits changes, all or nothing. The change is in the session when this returns; the response may leave when the answer says so,
@@ -527,7 +532,7 @@ impl<L: Live> Node<L> {
 
     /// Ends a request that changed nothing: its response may leave when all that it read is durable. Almost always that is now.
     pub fn finish_read(&self, at: &Opened<L>) -> Commit {
-        let finish = |out: &mut Outputs| self.inner.enter(out, |e, now, out| e.finish_read(now, at, out));
+        let finish = |out: &mut Outputs| self.inner.enter_at(self.inner.clock.lately(), out, |e, now, out| e.finish_read(now, at, out));
         let mut out = Outputs::new();
         let commit = match finish(&mut out) {
             Some(output::Commit::Done { tip, level, stamp }) => Commit::Applied(stamp, Step::Ready(Ok(Durable { tip, level }))),
@@ -587,12 +592,12 @@ impl<L: Live> Node<L> {
 
     /// What this node knows of a session.
     pub fn info(&self, key: SessionKey) -> Option<Info> {
-        self.inner.enter(&mut Outputs::new(), |e, _, _| e.info(key)).flatten()
+        self.inner.enter_at(Mono::ZERO, &mut Outputs::new(), |e, _, _| e.info(key)).flatten()
     }
 
     /// The nodes that would hold a session, in order.
     pub fn placed(&self, key: SessionKey) -> Vec<Life> {
-        self.inner.enter(&mut Outputs::new(), |e, _, _| e.placed(key)).unwrap_or_default()
+        self.inner.enter_at(Mono::ZERO, &mut Outputs::new(), |e, _, _| e.placed(key)).unwrap_or_default()
     }
 
     /// This node.

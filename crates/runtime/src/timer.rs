@@ -3,7 +3,7 @@
 use crate::node::Inner;
 use core::sync::atomic::{AtomicI64, Ordering};
 use core::time::Duration;
-use outlive_core::engine::{Engine, STALL};
+use outlive_core::engine::{Engine, FORMING, STALL};
 use outlive_core::output::Live;
 use outlive_core::time::Mono;
 use std::sync::Arc;
@@ -56,14 +56,14 @@ pub(crate) async fn run<L: Live>(inner: Arc<Inner<L>>) {
             due = inner.alarm.sleep(&inner, tick) => due,
             _ = stop.wait_for(|stop| *stop) => return,
         };
-        let gap = inner.clock.now().since(due);
+        let gap = inner.clock.look().since(due);
         if gap > STALL {
             inner.counters.stalls.add();
             tracing::warn!(ms = gap.as_millis() as u64, "this node stood still");
             tokio::time::sleep(CATCH_UP).await;
             inner.call(|e, now, out| e.handle_stall(now, gap, out));
         }
-        let now = inner.clock.now();
+        let now = inner.clock.look();
         if inner.engine.next_timer().is_some_and(|timer| timer <= now) {
             inner.call(|e, now, out| e.handle_timer(now, out));
         }
@@ -73,6 +73,10 @@ pub(crate) async fn run<L: Live>(inner: Arc<Inner<L>>) {
             ticks = ticks.wrapping_add(1);
             if ticks.is_multiple_of(TIDY) {
                 inner.tidy();
+                // The engine does not wait for ever for somebody to answer, and then it serves.
+                if now.since(Mono::ZERO) > FORMING {
+                    inner.formed.send_replace(true);
+                }
             }
         }
     }

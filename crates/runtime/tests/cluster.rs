@@ -184,6 +184,33 @@ async fn a_node_of_another_cluster_secret_or_setting_is_refused_and_told_why() {
     until("the gateway is seen", || alive(&first) == 2 && alive(&observer) == 2).await;
     assert_eq!(first.stats().engine.members, 1);
     assert_eq!(created(&first, key(1), b"a").await.level, Level::Owner);
+    // A node that finds nobody but a gateway is the first of its cluster.
+    first.shutdown_now();
+    let next = Node::<()>::start(config("n1", &[addr(&observer)])).await.unwrap();
+    until("it serves", || next.readiness() == Readiness::Ready).await;
+    assert!(matches!(insist(&next, key(9), None).await, Open::NotFound));
+}
+
+/// A live session that cannot be made.
+struct Bomb;
+
+impl outlive_core::output::Live for Bomb {
+    fn of(_: &outlive_core::record::Record) -> Bomb {
+        panic!("a panic under a lock of the engine, as the test wants it")
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_engine_panicked_serves_nobody_any_more_and_the_others_go_on() {
+    let other = Node::<()>::start(config("n0", &[])).await.unwrap();
+    let node = Node::<Bomb>::start(config("n1", &[addr(&other)])).await.unwrap();
+    until("they know each other", || other.stats().engine.members == 2).await;
+    assert!(node.create(key(1)).is_err());
+    assert_eq!(node.readiness(), Readiness::Dead);
+    assert!(node.open(key(2), None).answer().await.is_err());
+    assert!(!node.end(key(2), EndKind::Invalidated).await);
+    until("the other one sees that it is gone", || other.stats().engine.members == 1).await;
+    assert_eq!(created(&other, key(1), b"a").await.level, Level::Owner);
 }
 
 #[tokio::test]
