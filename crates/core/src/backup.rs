@@ -326,12 +326,15 @@ impl<L: Live> Shard<L> {
         let me = self.view.me;
         let Some((copy, _)) = self.own(key) else { return };
         copy.heard = copy.heard.max(promised);
-        let Some(own) = copy.own.as_mut().filter(|own| own.claim == claim) else { return };
+        // A lesser promise refuses a question (an heir's, of a living owner), not a frame.
+        let Some(own) = copy.own.as_mut().filter(|own| own.claim == claim && promised > claim) else { return };
         if let Some(h) = own.holder(from) {
             // The link will count the refused frame; it was not applied.
             (h.sent, h.acked, h.attempt) = (None, None, h.attempt.wrapping_add(1));
         }
-        if promised.life == me || promised < claim {
+        if promised.life == me {
+            // A claim of this node that came to nothing is in the way of the one that holds: a greater one ends that.
+            let _ = self.request_round(cx, key, Why::Doubt, None, None);
             return;
         }
         if cx.planted(Bug::RetryRefusedElsewhere) {
@@ -593,6 +596,9 @@ impl<L: Live> Shard<L> {
             Some(copy) if copy.record.tip == tip => {
                 copy.accept(claim, now);
                 copy.record.used = copy.record.used.max(now - Duration::from_millis(u64::from(idle_ms)));
+                if copy.branch.as_ref().is_some_and(|b| copy.record.lineage.covers(&b.lineage)) {
+                    copy.branch = None;
+                }
                 copy.settle_told();
                 self.settle_orphan(cx, key);
                 false
@@ -628,8 +634,14 @@ impl<L: Live> Shard<L> {
         }
         if self.own(key).is_none() {
             // Who owns it now is something the holder should hear.
-            let (owner, tip) = match self.table.get(&key) {
-                Some(Slot::Held(c)) if c.accepted.life != self.view.me => (c.accepted, c.record.tip),
+            let me = self.view.me;
+            let (owner, tip) = match self.table.get_mut(&key) {
+                Some(Slot::Held(c)) if c.heard.max(c.accepted).life == me => {
+                    // Not known yet: it will be told when this node is.
+                    c.former.push(from);
+                    return;
+                }
+                Some(Slot::Held(c)) => (c.heard.max(c.accepted), c.record.tip),
                 Some(Slot::Facade(f)) => (f.claim, f.tip),
                 _ => return,
             };

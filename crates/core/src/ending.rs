@@ -15,6 +15,9 @@ use core::time::Duration;
 /// How often an unanswered end is sent again.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// How long before its death was declared a member may have heard nothing.
+const SILENT: Duration = Duration::from_secs(60);
+
 /// An end that not everybody has confirmed.
 #[derive(Debug)]
 pub(crate) struct Ending {
@@ -94,6 +97,25 @@ impl<L: Live> Shard<L> {
         }
         self.set_timer(cx.now + AGAIN, key, Timer::Ending);
         self.settle_end(cx, key);
+    }
+
+    /// A life that was dead to this node is back, with all that it held: it hears of every end since shortly before it went.
+    pub(crate) fn tell_ends(&mut self, cx: &mut Cx<'_>, life: Life, died: Mono) {
+        let since = died - SILENT;
+        let missed = |slot: &Slot<L>| matches!(slot, Slot::Ended(e) if e.since >= since);
+        let mut keys: Vec<SessionKey> = self.table.iter().filter(|(_, slot)| missed(slot)).map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        for key in keys {
+            let Some(Slot::Ended(ended)) = self.table.get(&key) else { continue };
+            let (kind, keep) = (ended.kind, ended.until.since(cx.now));
+            let waiting = Lives::new();
+            let e = self.ends.entry(key).or_insert(Ending { kind, keep, waiting, store: false, writing: false, ticket: None });
+            if !e.waiting.contains(&life) {
+                e.waiting.push(life);
+            }
+            self.send_pending_end(cx, key, life);
+            self.set_timer(cx.now + AGAIN, key, Timer::Ending);
+        }
     }
 
     fn send_pending_end(&self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {

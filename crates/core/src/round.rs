@@ -72,6 +72,8 @@ pub(crate) struct Round {
     /// No token says that the session should still be alive.
     expired: bool,
     asked: SmallVec<[(Life, Reply); 4]>,
+    /// Which commit each of them was told that this node has.
+    haves: SmallVec<[(Life, Stamp); 4]>,
     answers: Vec<Answer>,
     branches: Vec<Record>,
     /// Commits that nodes without a copy know to have been made.
@@ -121,6 +123,7 @@ impl<L: Live> Shard<L> {
             tokens: token.iter().map(|t| t.stamp).collect(),
             expired: token.is_none_or(|t| t.expired),
             asked: SmallVec::new(),
+            haves: SmallVec::new(),
             answers: Vec::new(),
             branches: Vec::new(),
             told: SmallVec::new(),
@@ -197,6 +200,7 @@ impl<L: Live> Shard<L> {
         round.doubt = view.doubt;
         round.snapshot = snapshot;
         round.asked.clear();
+        round.haves.clear();
         round.answers.clear();
         round.branches.clear();
         round.told.clear();
@@ -259,6 +263,7 @@ impl<L: Live> Shard<L> {
         }
         let due = cx.now + view.bound(life, cx.config.lookup_bound);
         round.asked.push((life, Reply::Due(due)));
+        round.haves.extend(have.map(|tip| (life, tip)));
         if let Some(link) = link {
             link.send(&Message::Ask { key, claim: round.claim, why: round.why, have }, None, cx.out);
         }
@@ -357,14 +362,20 @@ impl<L: Live> Shard<L> {
     ) -> Option<()> {
         let tip = self.copy(key).map(|c| c.record.tip);
         let now = cx.now;
-        let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim) else { return Some(()) };
+        let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim) else {
+            return self.answered_late(cx, from, key, claim, accepted, held);
+        };
         let (_, reply) = round.asked.iter_mut().find(|(l, _)| *l == from)?;
         *reply = Reply::Answered;
         round.heard = round.heard.max(accepted);
         round.moves = round.moves.max(moves);
         match held {
             Held::Nothing => {}
-            Held::Same => round.answers.extend(tip.map(|tip| Answer { life: from, tip, accepted, record: None })),
+            Held::Same => {
+                // The same as when it was asked: this copy may have got further since.
+                let have = round.haves.iter().rev().find(|(l, _)| *l == from).map(|(_, tip)| *tip).or(tip);
+                round.answers.extend(have.map(|tip| Answer { life: from, tip, accepted, record: None }));
+            }
             Held::Copy { record, branch, stored } => {
                 let record = Record::from_wire(record, now).ok()?;
                 if let Some(branch) = branch {
@@ -377,6 +388,39 @@ impl<L: Live> Shard<L> {
             Held::Told(stamp) => round.told.push(*stamp),
         }
         self.progress(cx, key);
+        Some(())
+    }
+
+    /// An answer that came after the bound, when the claim held already: what it says about copies and owners still counts.
+    fn answered_late(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Life,
+        key: SessionKey,
+        claim: Claim,
+        accepted: Claim,
+        held: &Held<'_>,
+    ) -> Option<()> {
+        let me = self.view.me;
+        let Some((copy, _)) = self.own(key) else { return Some(()) };
+        if copy.own.as_ref().is_none_or(|own| own.claim != claim) {
+            return Some(());
+        }
+        if accepted.life != me && accepted.life != from && accepted != Claim::NONE {
+            self.inform(cx, key, accepted.life);
+        }
+        match held {
+            Held::Nothing | Held::Told(_) => {}
+            Held::Same => self.track(cx, key, from),
+            Held::Copy { record, .. } => {
+                let theirs = Record::from_wire(record, cx.now).ok()?;
+                if self.copy(key).is_some_and(|c| !c.record.lineage.covers(&theirs.lineage)) {
+                    self.handle_diverged(cx, from, key, Some(claim), record)?;
+                }
+                self.track(cx, key, from);
+            }
+            Held::Ended(kind) => self.learn_end(cx, key, *kind, Some(from)),
+        }
         Some(())
     }
 
@@ -393,6 +437,10 @@ impl<L: Live> Shard<L> {
         let record = Record::from_wire(wire, cx.now).ok()?;
         let told = self.copy(key).map(|c| c.told.clone()).unwrap_or_default();
         if self.rounds.get(&key).is_none_or(|r| r.claim != claim) {
+            if self.own(key).is_some_and(|(c, _)| c.own.as_ref().is_some_and(|own| own.claim == claim)) {
+                // It was silent for too long, and no longer owns the session.
+                self.inform(cx, key, from);
+            }
             return Some(());
         }
         let round = self.rounds.remove(&key)?;
