@@ -2,7 +2,7 @@
 
 use crate::config::{Durability, Level, Reach};
 use crate::id::SessionKey;
-use crate::limits::{ATTRIBUTES_MAX, NAME_MAX, RECORD_MAX};
+use crate::limits::{ATTRIBUTES_MAX, HEIR_STEP, NAME_MAX, RECORD_MAX};
 use crate::lineage::Lineage;
 use crate::link::{Sent, What};
 use crate::merge::merge;
@@ -155,8 +155,9 @@ impl<L: Live> Shard<L> {
         let Some(own) = copy.own.as_mut() else { return };
         own.generation = view.generation;
         own.list = view.holders(key, view.me).into_iter().collect();
-        // A dead life's memory is gone. A link that is closed carries nothing on.
-        own.holders.retain(|h| view.peer(h.life).is_some());
+        // The memory of a life that was replaced is gone; one that is only thought dead may come back with its copy. A link that is
+        // closed carries nothing on.
+        own.holders.retain(|h| view.may_return(h.life));
         for h in &mut own.holders {
             if view.link(h.life).is_none() {
                 h.sent = None;
@@ -167,7 +168,7 @@ impl<L: Live> Shard<L> {
             own.holder_or_new(life);
         }
         own.shown = Stamp::default();
-        if copy.record.tip.version > 0 {
+        if copy.record.tip.version > 0 && (own.by_list() != Some(own.version) || own.holders.len() > own.list.len()) {
             self.repairing.insert(key);
         }
     }
@@ -204,6 +205,15 @@ impl<L: Live> Shard<L> {
                 return;
             }
             What::Copy => {}
+        }
+        let known = match self.copy(key) {
+            Some(Copy { own: Some(own), .. }) => own.holder(from).is_some(),
+            Some(copy) => copy.former.contains(&from),
+            None => false,
+        };
+        if !known {
+            // It may have taken what a former ownership sent it, and nobody else knows.
+            return self.handle_holder(cx, from, key);
         }
         let Some((copy, _)) = self.own(key) else { return };
         let Some(own) = copy.own.as_mut().filter(|own| own.claim == sent.claim) else { return };
@@ -730,12 +740,15 @@ impl<L: Live> Shard<L> {
     }
 
     /// Tells the holders of a former ownership who owns the session now: the owner may not know of their copies.
-    fn pass_on(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim) {
+    pub(crate) fn pass_on(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim) {
         let view = self.view.clone();
         let Some(copy) = self.copy(key).filter(|c| c.own.is_none() && !c.former.is_empty()) else { return };
         let tip = copy.record.tip;
-        for life in core::mem::take(&mut copy.former) {
-            if let Some(link) = view.link(life).filter(|_| life != claim.life) {
+        let former = core::mem::take(&mut copy.former);
+        // Who cannot be told now and may come back with its copies is told then.
+        copy.former = former.iter().copied().filter(|l| view.link(*l).is_none() && view.may_return(*l)).collect();
+        for life in former {
+            if let Some(link) = view.link(life).filter(|_| life != claim.life && life != view.me) {
                 let note = Sent { key, claim, version: 0, attempt: 0, what: What::Note };
                 link.send(&Message::Facade { key, claim, tip, expires_ms: 60_000, lineage: None }, Some(note), cx.out);
             }
@@ -778,12 +791,17 @@ impl<L: Live> Shard<L> {
             if let Some(copy) = self.copy(key) {
                 copy.tell(tip);
                 let forgotten = copy.own.is_none() && claim == copy.heard && (claim.life != from && claim > copy.accepted || covered);
+                let astray = copy.own.is_none() && copy.heard > copy.accepted;
                 if claim.life == from {
                     self.pass_on(cx, key, claim);
                 }
                 if forgotten && !self.view.holders(key, claim.life).contains(&self.view.me) {
                     // An owner that was not answered in time does not know of this copy.
                     self.report(cx, key);
+                }
+                if astray {
+                    // If no owner speaks of it soon, this looks for one.
+                    self.set_timer(now + HEIR_STEP * 10, key, Timer::Heir);
                 }
             }
         } else {
@@ -844,6 +862,7 @@ impl<L: Live> Shard<L> {
         }
         let due = cx.now + cx.config.lookup_bound * 2;
         self.set_timer(due, key, Timer::Heir);
+        self.set_timer(cx.now + cx.config.lookup_bound * 2 + HEIR_STEP * 10, key, Timer::Heir);
         self.repairing.remove(&key);
         self.informs.remove(&key);
         cx.out.event(key, Event::Left { to });

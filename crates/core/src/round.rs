@@ -494,6 +494,9 @@ impl<L: Live> Shard<L> {
         if let Some(round) = self.rounds.remove(&key) {
             // A claim that is given up must not make this node refuse the owner.
             self.withdraw(key, round.claim, round.before);
+            if round.why == Why::Doubt {
+                self.set_timer(cx.now + Duration::from_secs(1), key, Timer::Heir);
+            }
             for ticket in round.tickets {
                 cx.settle(ticket, Outcome::Unavailable(why, after));
             }
@@ -681,6 +684,11 @@ impl<L: Live> Shard<L> {
             let same = answer.tip == copy.record.tip && merged.is_none() && lost.is_empty();
             let holder = own.holder_or_new(answer.life);
             (holder.sent, holder.acked) = if same { (Some(0), Some(0)) } else { (None, None) };
+        }
+        for life in core::mem::take(&mut copy.former) {
+            if life != view.me {
+                own.holder_or_new(life);
+            }
         }
         own.list = view.holders(key, view.me).into_iter().collect();
         own.generation = view.generation;

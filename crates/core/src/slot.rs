@@ -204,6 +204,11 @@ impl<L: Live> Copy<L> {
     /// Accepts an owner's claim: its state is what this copy holds.
     pub(crate) fn accept(&mut self, claim: Claim, now: Mono) {
         self.promise(claim, now);
+        let before = self.accepted;
+        if claim > before && before.life != claim.life && before != Claim::NONE && !self.former.contains(&before.life) {
+            // That owner may not have heard that it is none any more.
+            self.former.push(before.life);
+        }
         self.accepted = self.accepted.max(claim);
         self.reports = 0;
     }

@@ -79,6 +79,11 @@ impl View {
         self.links.binary_search_by_key(&life, |(l, _)| *l).ok().and_then(|at| self.links.get(at)).map(|(_, link)| link)
     }
 
+    /// Whether that life is a member, or is thought dead and was not replaced by another life of its name.
+    pub(crate) fn may_return(&self, life: Life) -> bool {
+        self.peer(life).is_some() || self.dead.iter().any(|(l, _, replaced)| *l == life && !replaced)
+    }
+
     /// Whether waiting for that life is pointless: unknown, dead, or gone.
     pub(crate) fn is_away(&self, life: Life) -> bool {
         life != self.me && self.peer(life).is_none_or(|p| p.health == Health::Gone)

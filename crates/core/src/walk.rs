@@ -90,6 +90,10 @@ impl<L: Live> Shard<L> {
             return;
         }
         let owner = copy.accepted;
+        if !copy.former.is_empty() && owner.life != view.me {
+            self.pass_on(cx, key, owner);
+        }
+        let Some(copy) = self.copy(key) else { return };
         if owner.life == view.me || view.is_away(owner.life) {
             // Whoever was promised the session a moment ago gets the time to own it.
             let promised = copy.promised_at + cx.config.lookup_bound * 2;
@@ -151,7 +155,16 @@ impl<L: Live> Shard<L> {
         let limits = cx.config.limits;
         let Some(copy) = self.copy(key) else { return };
         let owner = copy.accepted;
-        if copy.own.is_some() || !(owner.life == view.me || view.is_away(owner.life)) {
+        let astray = copy.heard > owner && copy.heard.life != view.me;
+        if let Some(own) = &mut copy.own {
+            // A round that was to end a refusal came to nothing.
+            let refused = own.list.clone().iter().any(|l| own.holder(*l).is_some_and(|h| h.sent.is_none()) && view.link(*l).is_some());
+            if refused && !self.rounds.contains_key(&key) {
+                let _ = self.request_round(cx, key, Why::Doubt, None, None);
+            }
+            return;
+        }
+        if copy.own.is_some() || !(owner.life == view.me || view.is_away(owner.life) || astray) {
             return;
         }
         if copy.expired_for_successor(limits, cx.now) {

@@ -58,7 +58,7 @@ pub(crate) struct Session {
     pub(crate) abandoned: bool,
     pub(crate) end_asked: bool,
     /// Which processes know that it ended.
-    ended_at: BTreeSet<(usize, u32)>,
+    ended_at: BTreeMap<(usize, u32), i64>,
     list_conflict: bool,
     contents: HashMap<Stamp, (u64, Lineage)>,
 }
@@ -139,7 +139,7 @@ impl World {
             created: false,
             abandoned: false,
             end_asked: false,
-            ended_at: BTreeSet::new(),
+            ended_at: BTreeMap::new(),
             list_conflict: false,
             contents: HashMap::new(),
         });
@@ -197,8 +197,8 @@ impl World {
                 && !v.cleared
                 && !v.lost
             {
-                let stored = holders.stored.as_ref().is_some_and(|r| r.lineage.includes(stamp));
-                let nodes = holders.nodes.iter().filter(|(_, l)| l.includes(stamp)).count();
+                let stored = holders.stored(*n, stamp);
+                let nodes = holders.of(*n, stamp).count();
                 // A holder may have crashed while its acknowledgement was on its way.
                 let enough = match level {
                     Level::Owner => nodes + v.crashes as usize >= 1 || stored,
@@ -301,7 +301,8 @@ impl World {
         self.see(node, session, record, "served");
         let s = &self.sessions[session];
         let key = s.key;
-        if s.ended_at.contains(&(node, generation)) {
+        // What was decided in the same instant was decided before.
+        if s.ended_at.get(&(node, generation)).is_some_and(|at| *at < self.now) {
             return self.violate(format!("I5 n{node} serves {key:?} after it learnt its end"));
         }
         let Some(token) = token else { return };
@@ -327,26 +328,20 @@ impl World {
         let mut nodes = Vec::new();
         for (n, slot) in self.nodes.iter().enumerate() {
             let Some(p) = slot.proc.as_ref() else { continue };
-            let lineages = p.engine.peek(key, |r, branch| {
-                let mut all = vec![(n, r.lineage.clone())];
-                all.extend(branch.map(|b| (n, b.lineage.clone())));
-                all
-            });
-            // A branch is held as well, but by the same node.
-            if let Some(mut all) = lineages {
-                if all.len() > 1
-                    && let Some((_, b)) = all.pop()
-                    && let Some((_, a)) = all.first_mut()
-                {
-                    a.union(&b);
+            // A branch beside the record is held as well.
+            nodes.extend(p.engine.peek(key, |r, branch| {
+                let (mut lineage, mut own) = (r.lineage.clone(), own_of(r));
+                if let Some(b) = branch {
+                    lineage.union(&b.lineage);
+                    own.extend(own_of(b));
                 }
-                nodes.extend(all);
-            }
+                (n, lineage, own)
+            }));
         }
         let stored = match self.rows.get(&key) {
             Some(Row::Record { record, at, .. }) => {
                 let age = Duration::from_micros((self.now - at).max(0) as u64);
-                Record::from_bytes(record, outlive_core::time::Mono::from_micros(self.now), age).ok()
+                Record::from_bytes(record, outlive_core::time::Mono::from_micros(self.now), age).ok().map(|r| (r.lineage.clone(), own_of(&r)))
             }
             _ => None,
         };
@@ -366,19 +361,22 @@ impl World {
                 self.see(node, session, &record, "held");
             }
             let holders = self.holders(session);
+            let needed: BTreeSet<u32> = self.sessions[session].expected().map(|(n, _)| n).collect();
+            let fresh = holders.nodes.iter().filter(|(_, _, own)| needed.is_subset(own)).count();
             let mut wrong = None;
             let mut losses = 0;
             for (n, v) in &mut self.sessions[session].values {
                 let (Some(stamp), false) = (v.stamp, v.lost || v.cleared) else { continue };
-                let stored = holders.stored.as_ref().is_some_and(|r| r.lineage.includes(stamp));
-                let all = holders.nodes.iter().filter(|(_, l)| l.includes(stamp)).count();
-                let here = holders.nodes.iter().any(|(at, l)| *at == node && l.includes(stamp));
+                let stored = holders.stored(*n, stamp);
+                let all = holders.of(*n, stamp).count();
+                let here = holders.of(*n, stamp).any(|at| at == node);
                 let survives = match v.acked.unwrap_or(Level::Owner) {
                     Level::Owner => 0,
                     Level::Backup(k) => u32::from(k),
                     Level::Store => u32::MAX,
                 };
-                if v.acked.is_some() && all as u32 > survives {
+                // Copies that are behind are caches: whoever has them may be told to drop them.
+                if v.acked.is_some() && fresh as u32 > survives {
                     v.crashes = 0;
                 }
                 if here && crash {
@@ -421,7 +419,7 @@ impl World {
                 let generation = p.generation;
                 let Some((record, branch)) = p.engine.peek(key, |r, b| (r.clone(), b.cloned())) else { continue };
                 let info = p.engine.info(key);
-                if self.sessions[session].ended_at.contains(&(node, generation)) {
+                if self.sessions[session].ended_at.contains_key(&(node, generation)) {
                     self.violate(format!("I5 n{node} holds {key:?} after it learnt its end"));
                 }
                 if let Some(info) = info.filter(|i| i.owned)
@@ -436,14 +434,24 @@ impl World {
             }
             if !self.sessions[session].over() {
                 let holders = self.holders(session);
-                let nowhere = self.sessions[session].expected().find(|(_, v)| {
-                    v.stamp.is_some_and(|s| {
-                        !holders.nodes.iter().any(|(_, l)| l.includes(s)) && !holders.stored.as_ref().is_some_and(|r| r.lineage.includes(s))
-                    })
-                });
-                if let Some((n, v)) = nowhere {
-                    let (level, stamp) = (v.acked, v.stamp);
-                    self.violate(format!("I11 {key:?} e{n} ({stamp:?}), answered at {level:?}, is nowhere, and nobody crashed"));
+                let nowhere = self.sessions[session]
+                    .expected()
+                    .find(|(n, v)| v.stamp.is_some_and(|s| holders.of(*n, s).next().is_none() && !holders.stored(*n, s)));
+                let nowhere = nowhere.map(|(n, v)| (n, v.acked, v.stamp, v.crashes));
+                if let Some((n, level, stamp, crashes)) = nowhere {
+                    let survives = match level {
+                        Some(Level::Backup(k)) => u32::from(k),
+                        Some(Level::Store) => u32::MAX,
+                        _ => 0,
+                    };
+                    if crashes > survives {
+                        self.mark(Mark::LegitLoss);
+                        if let Some(v) = self.sessions[session].values.get_mut(&n) {
+                            v.lost = true;
+                        }
+                    } else {
+                        self.violate(format!("I11 {key:?} e{n} ({stamp:?}), answered at {level:?}, is nowhere after {crashes} crashes"));
+                    }
                 }
             }
         }
@@ -456,7 +464,8 @@ impl World {
         match event {
             Event::Conflict { discarded } => self.sessions[session].list_conflict |= discarded.iter().any(|n| &**n == "log"),
             Event::Ended(_) => {
-                self.sessions[session].ended_at.insert((node, generation));
+                let now = self.now;
+                self.sessions[session].ended_at.entry((node, generation)).or_insert(now);
             }
             Event::Lost { stamps } => {
                 for stamp in stamps {
@@ -484,7 +493,7 @@ impl World {
         let holders = self.holders(session);
         let reachable =
             |n: usize| n != node && self.calm(node, n) > 12 * S && self.nodes[n].proc.as_ref().is_some_and(|p| p.paused.is_none());
-        holders.nodes.iter().find(|(n, l)| reachable(*n) && holds(l)).map(|(n, _)| *n)
+        holders.nodes.iter().find(|(n, l, _)| reachable(*n) && holds(l)).map(|(n, ..)| *n)
     }
 
     pub(crate) fn not_found(&mut self, r: &Req) {
@@ -538,7 +547,7 @@ impl World {
 
     /// Whether some process that lives has the marker; with all of them dead the end is forgotten, as a record would be.
     fn marked(&self, s: &Session) -> bool {
-        s.ended_at.iter().any(|(n, g)| self.nodes[*n].proc.as_ref().is_some_and(|p| p.generation == *g))
+        s.ended_at.keys().any(|(n, g)| self.nodes[*n].proc.as_ref().is_some_and(|p| p.generation == *g))
     }
 
     fn knows_end(&self, session: usize) -> bool {
@@ -615,6 +624,18 @@ impl World {
 }
 
 struct Holders {
-    nodes: Vec<(usize, Lineage)>,
-    stored: Option<Record>,
+    /// Node, what it includes, which values have their attribute there.
+    nodes: Vec<(usize, Lineage, BTreeSet<u32>)>,
+    stored: Option<(Lineage, BTreeSet<u32>)>,
+}
+
+impl Holders {
+    /// The nodes that have this value. A late commit may be there as another commit than its answer names.
+    fn of(&self, value: u32, stamp: Stamp) -> impl Iterator<Item = usize> + '_ {
+        self.nodes.iter().filter(move |(_, l, own)| l.includes(stamp) || own.contains(&value)).map(|(n, ..)| *n)
+    }
+
+    fn stored(&self, value: u32, stamp: Stamp) -> bool {
+        self.stored.as_ref().is_some_and(|(l, own)| l.includes(stamp) || own.contains(&value))
+    }
 }
