@@ -723,9 +723,13 @@ impl<L: Live> Shard<L> {
 
     /// Commits of a former ownership that a later owner's state includes are settled.
     fn settle_orphan(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let view = self.view.clone();
         let Some(copy) = self.copy(key) else { return };
+        // The owner has it, and so does this node; that counts if it is to stay here.
+        let stays = !view.leaving && view.holders(key, copy.accepted.life).contains(&view.me);
+        let level = if stays { Level::Backup(1) } else { Level::Owner };
         if let Some(o) = copy.orphan.take_if(|o| copy.record.lineage.includes(o.stamp)) {
-            settle(cx, key, &o, &copy.record, copy.record.tip, Level::Backup(1));
+            settle(cx, key, &o, &copy.record, copy.record.tip, level);
         }
     }
 

@@ -27,5 +27,5 @@ marks! {
     DrainAbandoned = "drain_abandoned", DrainAlone = "drain_alone", LegitLoss = "legit_loss", LevelOwner = "level_owner", LevelBackup1 = "level_backup_1",
     LevelBackup2 = "level_backup_2", LevelStore = "level_store", StoreMismatch = "store_mismatch", StoreUnknownRead = "store_unknown",
     StoreEnded = "store_ended", FrameRefused = "frame_refused", Rebooted = "rebooted", Superseded = "superseded", Renewed = "renewed",
-    ReadWaited = "read_waited", TokenServed = "token_served", LateResponse = "late_response",
+    ReadWaited = "read_waited", TokenServed = "token_served", LateResponse = "late_response", StoredOnly = "stored_only",
 }
