@@ -850,7 +850,8 @@ impl<L: Live> Shard<L> {
         let Some((copy, view)) = self.own(key) else { return };
         let Some(own) = copy.own.take() else { return };
         copy.orphan = Orphan::of(&own, &copy.record).or(copy.orphan.take());
-        copy.former.extend(own.holders.iter().map(|h| h.life).filter(|l| *l != to.life));
+        // The claimant too: its claim may come to nothing.
+        copy.former.extend(own.holders.iter().map(|h| h.life).chain([to.life]));
         cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
         for (_, from, id) in &own.late {
             if let Some(link) = view.link(*from) {
