@@ -2,6 +2,7 @@
 
 use crate::marks::Mark;
 use crate::options::{MS, Options, S};
+use crate::scenario;
 use crate::world::World;
 use outlive_core::plant::Bug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,6 +12,7 @@ use std::time::Instant;
 const HELP: &str = "\
 outlive-sim run [--seeds N] [--from SEED] [--nodes N] [--all]    plays seeds; stops minimising after the first violation unless --all
 outlive-sim replay SEED [--nodes N] [--min]                      the trace; the same bytes every time
+outlive-sim scenario [NAME...]                                   the protocol's traces by name; with names, their steps
 outlive-sim plant [--seeds N] [--from SEED] [NAME...]            one line per planted bug
 ";
 
@@ -126,6 +128,7 @@ pub fn main(args: Vec<String>) -> ExitCode {
         "run" => run(&parsed),
         "replay" => replay(&parsed),
         "plant" => plant(&parsed),
+        "scenario" => scenarios(&parsed),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             ExitCode::SUCCESS
@@ -231,4 +234,17 @@ fn plant(args: &Args) -> ExitCode {
         }
     }
     if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn scenarios(args: &Args) -> ExitCode {
+    let mut bad = 0;
+    for s in scenario::ALL.iter().filter(|s| args.rest.is_empty() || args.rest.iter().any(|n| n == s.name)) {
+        let Some((violation, trace)) = scenario::play(s.name, !args.rest.is_empty()) else { continue };
+        for line in trace {
+            println!("{line}");
+        }
+        println!("{} {}", s.name, violation.as_deref().unwrap_or("holds"));
+        bad += u32::from(violation.is_some());
+    }
+    if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

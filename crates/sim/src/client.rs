@@ -30,6 +30,24 @@ pub(crate) struct Client {
     pub(crate) done: bool,
     /// Attempts on a session that has ended.
     ended_tries: u32,
+    /// The last answer, and what it showed.
+    pub(crate) last: Option<(Answer, BTreeSet<u32>)>,
+}
+
+impl Client {
+    pub(crate) fn new(tokens: bool) -> Client {
+        Client {
+            tokens,
+            session: None,
+            token: None,
+            seen: BTreeSet::new(),
+            node: None,
+            busy: false,
+            done: false,
+            ended_tries: 0,
+            last: None,
+        }
+    }
 }
 
 /// What a request does.
@@ -102,21 +120,15 @@ impl World {
     pub(crate) fn make_clients(&mut self) {
         for _ in 0..self.opts.sessions {
             for first in [true, false] {
-                self.clients.push(Client {
-                    tokens: first || self.opts.both_tokens,
-                    session: None,
-                    token: None,
-                    seen: BTreeSet::new(),
-                    node: None,
-                    busy: false,
-                    done: false,
-                    ended_tries: 0,
-                });
+                self.clients.push(Client::new(first || self.opts.both_tokens));
             }
         }
     }
 
     fn think(&mut self, client: usize) {
+        if self.scripted && self.phase == Phase::Chaos {
+            return;
+        }
         let after = self.rng.around(self.opts.think);
         self.at(after, Ev::Client(client));
     }
@@ -183,6 +195,7 @@ impl World {
         };
         let generation = p.generation;
         let session = match (kind, self.clients[client].session) {
+            (Kind::Create, Some(session)) if self.scripted => session,
             (Kind::Create, _) | (_, None) => self.new_session(),
             (_, Some(session)) => session,
         };
@@ -287,7 +300,7 @@ impl World {
     fn handler_starts(&mut self, id: u64, record: &Record) {
         self.served(id, record);
         let pause = match self.rng.below(100) {
-            _ if self.quiet_handlers => MS,
+            _ if self.scripted => self.handler,
             0..70 => self.rng.below(3 * MS as u64) as i64,
             70..93 => self.rng.below(60 * MS as u64) as i64,
             93..98 => self.rng.below(S as u64) as i64,
@@ -641,6 +654,9 @@ impl World {
             return;
         }
         self.clients[client].busy = false;
+        let mut shown = r.seen.clone();
+        shown.extend(r.value);
+        self.clients[client].last = Some((answer.clone(), shown));
         match &answer {
             Answer::Ok { tip, level } => {
                 let mut seen = r.seen.clone();

@@ -10,6 +10,7 @@ mod options;
 mod oracle;
 mod rng;
 mod rows;
+mod scenario;
 mod world;
 
 pub use cli::main;

@@ -16,7 +16,7 @@ use outlive_core::output::{Event, LinkId, Outcome, Output, Outputs, Ticket};
 use outlive_core::stamp::{Claim, Life, Stamp};
 use outlive_core::time::Mono;
 use outlive_core::wire::{Message, decode, frame_len};
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::rc::Rc;
 
@@ -49,6 +49,34 @@ pub(crate) enum Ev {
     Poll,
     Heal,
 }
+
+/// An event and its turn: the earliest first, of one instant in the order in which they were planned.
+#[derive(Debug)]
+struct Due {
+    when: i64,
+    sequence: u64,
+    ev: Ev,
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Due) -> Ordering {
+        (other.when, other.sequence).cmp(&(self.when, self.sequence))
+    }
+}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Due) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Due) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Due {}
 
 /// What a call of an engine led to, to be done after the call.
 #[derive(Debug)]
@@ -104,8 +132,7 @@ pub(crate) struct World {
     pub(crate) opts: Options,
     pub(crate) rng: Rng,
     pub(crate) now: i64,
-    queue: BinaryHeap<Reverse<(i64, u64)>>,
-    events: HashMap<u64, Ev>,
+    queue: BinaryHeap<Due>,
     sequence: u64,
     pub(crate) nodes: Vec<Slot>,
     pub(crate) conns: Vec<Conn>,
@@ -136,7 +163,9 @@ pub(crate) struct World {
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) hash: u64,
     lives: u64,
-    pub(crate) quiet_handlers: bool,
+    /// A script decides what happens; handlers take this long.
+    pub(crate) scripted: bool,
+    pub(crate) handler: i64,
 }
 
 const SLOTS: usize = 9;
@@ -160,7 +189,6 @@ impl World {
             rng,
             now: S,
             queue: BinaryHeap::new(),
-            events: HashMap::new(),
             sequence: 0,
             nodes,
             conns: Vec::new(),
@@ -191,7 +219,8 @@ impl World {
             trace: trace.then(Vec::new),
             hash: 0xcbf2_9ce4_8422_2325,
             lives: 0,
-            quiet_handlers: false,
+            scripted: false,
+            handler: MS,
             opts,
         }
     }
@@ -200,8 +229,7 @@ impl World {
 
     pub(crate) fn at(&mut self, after: i64, ev: Ev) {
         self.sequence += 1;
-        self.queue.push(Reverse((self.now + after.max(0), self.sequence)));
-        self.events.insert(self.sequence, ev);
+        self.queue.push(Due { when: self.now + after.max(0), sequence: self.sequence, ev });
     }
 
     fn mix(&mut self, n: u64) {
@@ -229,13 +257,18 @@ impl World {
 
     /// One event; `false` if there is none.
     pub(crate) fn step(&mut self) -> bool {
-        let Some(Reverse((when, sequence))) = self.queue.pop() else { return false };
-        let Some(ev) = self.events.remove(&sequence) else { return true };
+        let Some(Due { when, ev, .. }) = self.queue.pop() else { return false };
         self.now = self.now.max(when);
         self.mix(when as u64);
         self.handle(ev);
         self.work();
         true
+    }
+
+    /// Plays until then.
+    pub(crate) fn run_until(&mut self, until: i64) {
+        while self.violation.is_none() && self.queue.peek().is_some_and(|due| due.when <= until) && self.step() {}
+        self.now = self.now.max(until);
     }
 
     fn handle(&mut self, ev: Ev) {
@@ -640,6 +673,28 @@ impl World {
         }
     }
 
+    /// All cuts end.
+    pub(crate) fn mend(&mut self) {
+        let cuts: Vec<u64> = self.cuts.keys().copied().collect();
+        for id in cuts {
+            self.uncut(id);
+        }
+    }
+
+    /// The connections between two nodes break.
+    pub(crate) fn break_between(&mut self, a: usize, b: usize) {
+        for conn in self.open_conns() {
+            let [(x, _), (y, _)] = self.conns[conn].ends;
+            if (x, y) == (a, b) || (x, y) == (b, a) {
+                self.break_conn(conn);
+            }
+        }
+    }
+
+    pub(crate) fn start_polling(&mut self) {
+        self.at(S, Ev::Poll);
+    }
+
     fn fault(&mut self) {
         if self.phase != Phase::Chaos {
             return;
@@ -750,10 +805,7 @@ impl World {
         self.phase = Phase::Healing;
         self.healed = self.now;
         self.log(usize::MAX, || "faults stop".into());
-        let cuts: Vec<u64> = self.cuts.keys().copied().collect();
-        for id in cuts {
-            self.uncut(id);
-        }
+        self.mend();
         self.garbling = (0, 0);
         (self.store_down, self.store_slow, self.store_unknown) = (0, 1, 0);
         self.slow_pair = vec![vec![1; SLOTS]; SLOTS];

@@ -1,0 +1,624 @@
+//! The shortest traces that break the promise without one of its rules, played step by step. Each ends with a heal, and with the
+//! oracle's last look at everything.
+
+use crate::client::{Answer, Client, Kind};
+use crate::options::{MS, Options, S};
+use crate::world::{Phase, World};
+use outlive_core::config::{Durability, Level, OnLost, Reach};
+use std::collections::BTreeSet;
+
+/// A scenario.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    play: fn(&mut Script),
+}
+
+/// A world whose steps a scenario decides.
+pub(crate) struct Script {
+    pub(crate) w: World,
+}
+
+macro_rules! scenarios {
+    ($($name:ident,)*) => {
+        /// All of them.
+        pub(crate) const ALL: &[Scenario] = &[$(Scenario { name: stringify!($name), play: $name },)*];
+
+        #[cfg(test)]
+        mod tests {
+            $(
+                #[test]
+                fn $name() {
+                    let found = super::play(stringify!($name), false).expect("the scenario exists");
+                    assert_eq!(found.0, None);
+                }
+            )*
+        }
+    };
+}
+
+scenarios! {
+    lost_writes_are_said_to_be_lost,
+    a_branch_with_a_lesser_epoch_survives,
+    lookup_snapshot_races_commit,
+    delta_on_hole,
+    replacement_loses_copy,
+    acks_of_nodes_that_nobody_asks,
+    not_found_is_not_fresh,
+    version_reuse,
+    read_of_undurable,
+    backup_alone_says_owner,
+    drain_loses_nothing,
+    drained_backup_keeps_its_copies,
+    two_drains_in_a_row,
+    drained_owner_claims_nothing_for_others,
+    successor_dies_while_the_owner_drains,
+    store_cas_is_equality,
+    paused_owner,
+    logout_across_partition,
+    logout_of_a_paused_holder,
+    refused_owner_shops,
+    lost_token_recovers,
+    restart_same_name,
+    heal_without_traffic,
+    late_commit_after_handover,
+    balancer_without_stickiness,
+    rotation_with_parallel_requests,
+    both_sides_go_on,
+    crash_of_any_one_node,
+}
+
+/// Plays one, and says what it violated; `None` if there is no such scenario.
+pub(crate) fn play(name: &str, trace: bool) -> Option<(Option<String>, Vec<String>)> {
+    let scenario = ALL.iter().find(|s| s.name == name)?;
+    let mut script = Script::new(trace);
+    (scenario.play)(&mut script);
+    Some((script.w.violation.take(), script.w.trace.take().unwrap_or_default()))
+}
+
+impl Script {
+    fn new(trace: bool) -> Script {
+        let mut opts = Options::of(1);
+        opts.durability = Durability::Backup;
+        (opts.backups, opts.store, opts.reach, opts.on_lost) = (1, false, Reach::Auto, OnLost::Serve);
+        (opts.sessions, opts.faults, opts.delay, opts.tcp_timeout) = (0, Vec::new(), (300, 200), 60 * S);
+        let mut w = World::new(opts, trace);
+        w.scripted = true;
+        Script { w }
+    }
+
+    /// Starts so many nodes, and waits until they know each other.
+    fn nodes(&mut self, count: usize) {
+        self.w.opts.nodes = count;
+        for node in 0..count {
+            self.w.start(node);
+        }
+        self.run(4000);
+    }
+
+    /// Lets time pass.
+    fn run(&mut self, ms: i64) {
+        self.w.run_until(self.w.now + ms * MS);
+    }
+
+    /// A client; without a token it is one whose version cookie was lost.
+    fn client(&mut self, tokens: bool) -> usize {
+        self.w.clients.push(Client::new(tokens));
+        self.w.clients.len() - 1
+    }
+
+    /// Begins a request, whose handler takes so long.
+    fn begin(&mut self, client: usize, node: usize, kind: Kind, handler_ms: i64) -> u64 {
+        self.w.handler = handler_ms * MS;
+        self.w.clients[client].last = None;
+        let id = self.w.request(client, node, kind).unwrap_or(0);
+        self.w.run_until(self.w.now + 300);
+        id
+    }
+
+    /// Waits until a request is answered, and forgets nothing of it.
+    fn wait(&mut self, id: u64) {
+        let until = self.w.now + 30 * S;
+        while self.w.reqs.contains_key(&id) && self.w.now < until && self.w.violation.is_none() && self.w.step() {}
+    }
+
+    fn ask(&mut self, client: usize, node: usize, kind: Kind) -> (Answer, BTreeSet<u32>) {
+        let id = self.begin(client, node, kind, 1);
+        self.wait(id);
+        self.w.clients[client].last.clone().unwrap_or((Answer::Failed("no answer"), BTreeSet::new()))
+    }
+
+    /// The request must be answered well.
+    fn ok(&mut self, client: usize, node: usize, kind: Kind) -> (Option<Level>, BTreeSet<u32>) {
+        for _ in 0..60 {
+            match self.ask(client, node, kind) {
+                (Answer::Ok { level, .. }, seen) => return (level, seen),
+                (Answer::Failed(_), _) => self.run(1000),
+                (other, _) => {
+                    self.w.violate(format!("{kind:?} at n{node} of client {client} is answered {other:?}"));
+                    break;
+                }
+            }
+        }
+        self.check(false, "it is answered at last");
+        (None, BTreeSet::new())
+    }
+
+    /// A session owned by the first of these nodes, whose list begins with them; client 0 has a token, client 1 has none.
+    fn session(&mut self, list: &[usize]) -> (usize, usize) {
+        let (with, without) = (self.client(true), self.client(false));
+        let session = loop {
+            let session = self.w.new_session();
+            let key = self.w.sessions[session].key;
+            let placed: Vec<usize> = self.placed(list[0], key);
+            if placed.starts_with(list) || placed.len() < list.len() {
+                break session;
+            }
+            self.w.sessions[session].abandoned = true;
+        };
+        self.w.clients[with].session = Some(session);
+        self.ok(with, list[0], Kind::Create);
+        self.w.clients[without].session = Some(session);
+        self.run(50);
+        (with, without)
+    }
+
+    fn placed(&self, at: usize, key: outlive_core::id::SessionKey) -> Vec<usize> {
+        let Some(p) = self.w.nodes[at].proc.as_ref() else { return Vec::new() };
+        let node = |life| self.w.nodes.iter().position(|s| s.proc.as_ref().is_some_and(|p| p.engine.life() == life));
+        p.engine.placed(key).into_iter().filter_map(node).collect()
+    }
+
+    fn owner(&self, client: usize) -> Option<usize> {
+        let key = self.w.sessions[self.w.clients[client].session?].key;
+        self.w.running().into_iter().find(|n| self.w.nodes[*n].proc.as_ref().is_some_and(|p| p.engine.info(key).is_some_and(|i| i.owned)))
+    }
+
+    fn cut(&mut self, a: usize, b: usize) {
+        self.w.cut_pairs(vec![(a, b), (b, a)], 3600 * S);
+    }
+
+    /// What `a` sends to `b` is held back.
+    fn hold(&mut self, a: usize, b: usize) {
+        self.w.cut_pairs(vec![(a, b)], 3600 * S);
+    }
+
+    fn isolate(&mut self, node: usize) {
+        for other in 0..self.w.opts.nodes {
+            if other != node {
+                self.cut(node, other);
+            }
+        }
+    }
+
+    fn mend(&mut self) {
+        self.w.mend();
+    }
+
+    fn crash(&mut self, node: usize) {
+        self.w.stop_process(node, true);
+    }
+
+    fn check(&mut self, holds: bool, what: &str) {
+        if !holds {
+            self.w.violate(format!("expected: {what}"));
+        }
+    }
+
+    /// No more faults: all nodes must agree, and every client must read what it was promised.
+    fn end(&mut self) {
+        for slot in &mut self.w.nodes {
+            slot.retired |= slot.proc.is_none();
+        }
+        self.w.heal();
+        self.w.start_polling();
+        let until = self.w.now + 300 * S;
+        while self.w.phase != Phase::Done && self.w.violation.is_none() && self.w.now < until && self.w.step() {}
+        let done = self.w.phase == Phase::Done;
+        self.check(done, "all agree and every client is answered");
+    }
+}
+
+// ---- A and C of the protocol's page, item by item ---------------------------------------------------------------------------
+
+fn lost_writes_are_said_to_be_lost(s: &mut Script) {
+    (s.w.opts.durability, s.w.opts.backups) = (Durability::Owner, 0);
+    s.nodes(3);
+    let (with, without) = s.session(&[0]);
+    s.ok(with, 0, Kind::Append);
+    s.crash(0);
+    s.run(500);
+    let (stranger, _) = s.ask(without, 1, Kind::Read);
+    s.check(!matches!(stranger, Answer::Ok { .. }), "nobody is served while the dead owner may return");
+    s.ok(with, 1, Kind::Read);
+    let lost = s.w.marks[crate::marks::Mark::Lost as usize];
+    s.check(lost == 1, "one loss is reported");
+    s.end();
+}
+
+fn a_branch_with_a_lesser_epoch_survives(s: &mut Script) {
+    s.nodes(4);
+    let (with, without) = s.session(&[0, 1]);
+    // 0 and 3 on one side, 1 and 2 on the other.
+    for (a, b) in [(0, 1), (0, 2), (3, 1), (3, 2)] {
+        s.cut(a, b);
+    }
+    s.run(6000);
+    s.ok(with, 0, Kind::Set);
+    s.ok(without, 1, Kind::Set);
+    s.ok(without, 1, Kind::Set);
+    s.mend();
+    s.end();
+}
+
+fn lookup_snapshot_races_commit(s: &mut Script) {
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    // 1 begins to look while the owner's next commit is on its way to it; then the owner dies.
+    s.hold(1, 0);
+    s.hold(1, 2);
+    let look = s.begin(without, 1, Kind::Read, 1);
+    let write = s.begin(with, 0, Kind::Append, 1);
+    s.run(100);
+    s.mend();
+    s.run(3);
+    s.crash(0);
+    s.wait(write);
+    s.wait(look);
+    s.end();
+}
+
+fn delta_on_hole(s: &mut Script) {
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    s.hold(0, 1);
+    let first = s.begin(with, 0, Kind::Append, 1);
+    s.run(5);
+    // The link breaks with the first delta in it; the second goes out on the next link.
+    s.w.break_between(0, 1);
+    s.run(300);
+    let second = s.begin(without, 0, Kind::Set, 1);
+    s.mend();
+    s.wait(first);
+    s.wait(second);
+    s.run(2000);
+    s.crash(0);
+    s.ok(with, 1, Kind::Read);
+    s.end();
+}
+
+fn replacement_loses_copy(s: &mut Script) {
+    s.nodes(2);
+    let sessions: Vec<(usize, usize)> = (0..6).map(|_| s.session(&[0])).collect();
+    for (with, _) in &sessions {
+        s.ok(*with, 0, Kind::Append);
+    }
+    // Joining nodes take places over; the owner dies before their copies have arrived.
+    s.w.opts.nodes = 4;
+    s.w.start(2);
+    s.w.start(3);
+    for ms in [20, 5, 5] {
+        s.run(ms);
+    }
+    s.crash(0);
+    for (with, _) in &sessions {
+        s.ok(*with, 1, Kind::Read);
+    }
+    s.end();
+}
+
+fn acks_of_nodes_that_nobody_asks(s: &mut Script) {
+    s.nodes(4);
+    let (with, without) = s.session(&[0, 1]);
+    // 1 takes it over from 0, which keeps a copy; what 1 commits then must be with its own backup before it is answered.
+    s.ok(without, 1, Kind::Read);
+    s.ok(with, 1, Kind::Append);
+    s.crash(1);
+    s.ok(with, 2, Kind::Read);
+    s.end();
+}
+
+fn not_found_is_not_fresh(s: &mut Script) {
+    s.w.opts.reach = Reach::Placement;
+    s.nodes(4);
+    let (with, without) = s.session(&[1, 0]);
+    s.ok(with, 1, Kind::Append);
+    s.crash(0);
+    // 2 and 3 know nothing, the backup is gone, the owner lives.
+    let (level, seen) = s.ok(without, 2, Kind::Read);
+    s.check(level.is_some() || !seen.is_empty(), "the session is served");
+    s.run(3000);
+    s.isolate(2);
+    s.run(100);
+    let (cut_off, _) = s.ask(without, 3, Kind::Read);
+    s.check(!matches!(cut_off, Answer::NotFound), "a silent member is no answer");
+    s.mend();
+    s.end();
+}
+
+fn version_reuse(s: &mut Script) {
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    s.hold(1, 0);
+    // It arrives and is applied, its acknowledgement does not come back.
+    let (answer, _) = s.ask(with, 0, Kind::Append);
+    s.check(!matches!(answer, Answer::Failed(_)), "what was sent is not said to have failed");
+    s.mend();
+    s.ok(without, 0, Kind::Append);
+    s.crash(0);
+    s.ok(without, 1, Kind::Read);
+    s.end();
+}
+
+fn read_of_undurable(s: &mut Script) {
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    s.hold(0, 1);
+    let write = s.begin(with, 0, Kind::Append, 1);
+    s.run(20);
+    let read = s.begin(without, 0, Kind::Read, 1);
+    s.run(200);
+    let waits = s.w.reqs.contains_key(&read);
+    s.check(waits, "a read of what is not durable waits");
+    s.crash(0);
+    s.mend();
+    s.wait(write);
+    s.wait(read);
+    s.ok(without, 1, Kind::Read);
+    s.end();
+}
+
+fn backup_alone_says_owner(s: &mut Script) {
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    s.isolate(0);
+    s.run(6000);
+    let (level, _) = s.ok(with, 0, Kind::Append);
+    s.check(level == Some(Level::Owner), "alone it reaches the level `owner`, and says so");
+    s.mend();
+    s.run(4000);
+    let (level, _) = s.ok(without, 0, Kind::Append);
+    s.check(level == Some(Level::Backup(1)), "with its peers back it reaches a backup");
+    s.end();
+}
+
+fn drain_loses_nothing(s: &mut Script) {
+    s.nodes(3);
+    let (with, _) = s.session(&[0, 1]);
+    s.ok(with, 0, Kind::Append);
+    s.w.drain(0);
+    s.run(5000);
+    let gone = s.owner(with);
+    s.check(gone.is_some(), "somebody has taken it over");
+    s.crash(1);
+    s.ok(with, 2, Kind::Read);
+    s.end();
+}
+
+fn drained_backup_keeps_its_copies(s: &mut Script) {
+    s.nodes(3);
+    let (with, _) = s.session(&[0, 1]);
+    s.ok(with, 0, Kind::Append);
+    s.crash(0);
+    s.w.drain(1);
+    s.run(8000);
+    s.ok(with, 2, Kind::Read);
+    s.end();
+}
+
+fn two_drains_in_a_row(s: &mut Script) {
+    s.nodes(4);
+    let (with, _) = s.session(&[0, 1]);
+    s.ok(with, 0, Kind::Append);
+    s.w.drain(0);
+    s.run(150);
+    s.w.drain(1);
+    s.run(8000);
+    s.ok(with, 2, Kind::Read);
+    s.end();
+}
+
+fn drained_owner_claims_nothing_for_others(s: &mut Script) {
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    // The invitation is held back while its guest claims by itself and commits.
+    s.hold(0, 1);
+    s.w.drain(0);
+    s.run(100);
+    let take = s.begin(without, 2, Kind::Append, 1);
+    s.run(100);
+    s.mend();
+    s.wait(take);
+    s.ok(with, 2, Kind::Append);
+    s.end();
+}
+
+fn successor_dies_while_the_owner_drains(s: &mut Script) {
+    s.nodes(4);
+    let (with, _) = s.session(&[0, 1]);
+    s.ok(with, 0, Kind::Append);
+    s.w.drain(0);
+    s.run(2);
+    s.crash(1);
+    s.run(8000);
+    s.ok(with, 2, Kind::Read);
+    s.end();
+}
+
+fn store_cas_is_equality(s: &mut Script) {
+    (s.w.opts.durability, s.w.opts.store) = (Durability::Store, true);
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    s.isolate(0);
+    s.run(6000);
+    s.ok(with, 0, Kind::Set);
+    s.ok(without, 1, Kind::Set);
+    s.ok(with, 0, Kind::Set);
+    s.mend();
+    s.end();
+}
+
+fn paused_owner(s: &mut Script) {
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    s.w.pause(0, 10 * S);
+    s.run(5000);
+    s.ok(with, 1, Kind::Append);
+    s.run(6000);
+    // It goes on, and doubts what it owned before it answers.
+    let (_, seen) = s.ok(without, 0, Kind::Read);
+    s.check(seen.len() == 2, "the old owner asks before it serves");
+    s.end();
+}
+
+fn logout_across_partition(s: &mut Script) {
+    s.nodes(4);
+    let (with, without) = s.session(&[0, 1]);
+    for (a, b) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+        s.cut(a, b);
+    }
+    s.run(6000);
+    s.ask(with, 0, Kind::Logout);
+    s.mend();
+    s.run(6000);
+    let (answer, _) = s.ask(without, 2, Kind::Read);
+    s.check(!matches!(answer, Answer::Ok { .. }), "it has ended everywhere");
+    s.end();
+}
+
+fn logout_of_a_paused_holder(s: &mut Script) {
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    s.w.pause(0, 12 * S);
+    s.run(5000);
+    s.ask(with, 2, Kind::Logout);
+    s.run(9000);
+    let (answer, _) = s.ask(without, 0, Kind::Append);
+    s.check(!matches!(answer, Answer::Ok { .. }), "the paused owner has heard of the end");
+    s.end();
+}
+
+fn refused_owner_shops(s: &mut Script) {
+    s.nodes(4);
+    let (with, without) = s.session(&[0, 1]);
+    let held = s.begin(without, 0, Kind::Append, 6000);
+    s.run(20);
+    s.w.pause(0, 5 * S);
+    s.run(4000);
+    s.ok(with, 1, Kind::Append);
+    s.run(2000);
+    s.wait(held);
+    s.end();
+}
+
+fn lost_token_recovers(s: &mut Script) {
+    s.nodes(2);
+    let (with, without) = s.session(&[0, 1]);
+    s.crash(1);
+    s.run(500);
+    s.ok(with, 0, Kind::Append);
+    s.crash(0);
+    s.w.start(1);
+    s.run(1000);
+    let (early, _) = s.ask(with, 1, Kind::Read);
+    s.check(!matches!(early, Answer::Ok { .. }), "not served while the owner may return");
+    s.run(60_000);
+    let (answer, _) = s.ask(without, 1, Kind::Read);
+    s.check(matches!(answer, Answer::NotFound), "to a stranger it is not there");
+    s.ok(with, 1, Kind::Append);
+    s.end();
+}
+
+fn restart_same_name(s: &mut Script) {
+    s.nodes(3);
+    let (with, _) = s.session(&[0, 1]);
+    s.ok(with, 0, Kind::Append);
+    s.hold(0, 1);
+    let write = s.begin(with, 0, Kind::Append, 1);
+    s.run(5);
+    s.crash(0);
+    s.w.start(0);
+    s.mend();
+    s.wait(write);
+    s.ok(with, 0, Kind::Append);
+    s.end();
+}
+
+fn heal_without_traffic(s: &mut Script) {
+    s.nodes(4);
+    let sessions: Vec<(usize, usize)> = (0..4).map(|_| s.session(&[0])).collect();
+    for (a, b) in [(0, 1), (0, 2), (0, 3)] {
+        s.cut(a, b);
+    }
+    s.run(6000);
+    for (with, without) in &sessions {
+        s.ok(*with, 0, Kind::Set);
+        let (answer, _) = s.ask(*without, 1, Kind::Set);
+        s.check(!matches!(answer, Answer::Ended(_)), "the other side goes on or says that it cannot");
+    }
+    s.mend();
+    s.end();
+}
+
+fn late_commit_after_handover(s: &mut Script) {
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    let slow = s.begin(without, 0, Kind::Set, 8000);
+    s.run(50);
+    s.w.drain(0);
+    s.run(2500);
+    s.ok(with, 1, Kind::Set);
+    s.wait(slow);
+    let late = s.w.marks[crate::marks::Mark::LateCommitDone as usize];
+    s.check(late == 1, "the slow request commits at the new owner");
+    s.end();
+}
+
+fn balancer_without_stickiness(s: &mut Script) {
+    s.nodes(3);
+    let (with, _) = s.session(&[0, 1]);
+    for round in 0..12 {
+        s.ok(with, round % 3, if round % 2 == 0 { Kind::Append } else { Kind::Set });
+    }
+    let guests = s.w.marks[crate::marks::Mark::Guest as usize];
+    s.check(guests > 0, "the owner stays and the others forward");
+    s.end();
+}
+
+fn rotation_with_parallel_requests(s: &mut Script) {
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    let slow = s.begin(without, 0, Kind::Append, 500);
+    s.run(20);
+    s.ask(with, 0, Kind::Rotate);
+    s.wait(slow);
+    let (answer, _) = s.ask(without, 1, Kind::Read);
+    s.check(matches!(answer, Answer::Ended(_)), "the old id answers nothing");
+    s.ok(with, 1, Kind::Append);
+    s.end();
+}
+
+fn both_sides_go_on(s: &mut Script) {
+    s.nodes(2);
+    let (with, without) = s.session(&[0, 1]);
+    s.cut(0, 1);
+    s.run(6000);
+    for _ in 0..3 {
+        s.ok(with, 0, Kind::Append);
+        s.ok(without, 1, Kind::Append);
+    }
+    s.mend();
+    s.end();
+}
+
+fn crash_of_any_one_node(s: &mut Script) {
+    s.nodes(3);
+    let (with, _) = s.session(&[0, 1]);
+    for victim in [0, 1, 2] {
+        s.ok(with, (victim + 1) % 3, Kind::Append);
+        s.crash(victim);
+        s.ok(with, (victim + 1) % 3, Kind::Append);
+        s.w.start(victim);
+        s.run(5000);
+    }
+    s.end();
+}
