@@ -273,7 +273,8 @@ impl<L: Live> Shard<L> {
             cx.out.event(key, Event::Replicated { on: own.list.to_vec() });
         }
         if own.holders.len() > own.list.len() {
-            for h in own.holders.iter_mut().filter(|h| !own.list.contains(&h.life) && !h.dropping) {
+            // Who is only thought dead keeps its copy: it may be the other one that there is.
+            for h in own.holders.iter_mut().filter(|h| !own.list.contains(&h.life) && !h.dropping && view.peer(h.life).is_some()) {
                 if let Some(link) = view.link(h.life) {
                     h.dropping = true;
                     let lineage = (&record.lineage).into();

@@ -65,6 +65,7 @@ impl<L: Live> Shard<L> {
         }
         if let Some(copy) = self.release(cx, key) {
             waiting.extend([copy.accepted.life, copy.heard.life]);
+            waiting.extend(copy.former.iter().copied());
             if let Some(own) = copy.own {
                 waiting.extend(own.holders.iter().map(|h| h.life));
                 for ticket in own.waiting {
@@ -147,7 +148,7 @@ impl<L: Live> Shard<L> {
     }
 
     pub(crate) fn end_stored(&mut self, cx: &mut Cx<'_>, key: SessionKey, done: bool) {
-        if let Some(e) = self.ends.get_mut(&key) {
+        if let Some(e) = self.ends.get_mut(&key).filter(|e| e.writing) {
             e.writing = false;
             e.store &= !done;
             self.settle_end(cx, key);

@@ -685,7 +685,8 @@ impl<L: Live> Shard<L> {
             let holder = own.holder_or_new(answer.life);
             (holder.sent, holder.acked) = if same { (Some(0), Some(0)) } else { (None, None) };
         }
-        for life in core::mem::take(&mut copy.former) {
+        let before_round = prior.iter().flat_map(|p| p.holders.iter().map(|h| h.life));
+        for life in core::mem::take(&mut copy.former).into_iter().chain(before_round) {
             if life != view.me {
                 own.holder_or_new(life);
             }

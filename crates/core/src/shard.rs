@@ -100,6 +100,8 @@ pub(crate) struct Shard<L> {
     pub(crate) walk: VecDeque<SessionKey>,
     /// Owned sessions whose list does not hold the newest version since the membership changed.
     pub(crate) repairing: Set<SessionKey>,
+    /// Puts on their way to the store.
+    pub(crate) writing: Map<SessionKey, crate::storing::Writing>,
     pub(crate) rng: Pcg32,
     pub(crate) tenures: u32,
 }
@@ -121,6 +123,7 @@ impl<L: Live> Shard<L> {
             parked: Map::default(),
             walk: VecDeque::new(),
             repairing: Set::default(),
+            writing: Map::default(),
             rng: Pcg32::seed_from_u64(seed),
             tenures: 0,
         }

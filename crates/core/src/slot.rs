@@ -142,8 +142,6 @@ pub(crate) struct Own<L> {
     pub(crate) awaited: bool,
     /// In the queue of writes.
     pub(crate) queued: bool,
-    /// The commit that is being written.
-    pub(crate) writing: Option<Stamp>,
     pub(crate) dirty_since: Mono,
     /// The last facade named this.
     pub(crate) shown: Stamp,
@@ -278,7 +276,6 @@ impl<L> Own<L> {
             lost: false,
             awaited: false,
             queued: false,
-            writing: None,
             dirty_since: now,
             shown: Stamp::default(),
             live,

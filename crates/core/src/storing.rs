@@ -87,6 +87,14 @@ pub enum Loaded {
     Failed,
 }
 
+/// A put whose outcome is not known yet. It outlives the ownership that sent it: its answer names the session alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Writing {
+    stamp: Stamp,
+    /// It was answered, and the row is read to see what is there.
+    reading: bool,
+}
+
 impl<L: Live> Shard<L> {
     /// The session has something that the store lacks.
     pub(crate) fn mark_dirty(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
@@ -95,11 +103,12 @@ impl<L: Live> Shard<L> {
         }
         let urgent = cx.config.durability == Durability::Store;
         let now = cx.now;
+        let busy = self.writing.contains_key(&key);
         let Some((copy, _)) = self.own(key) else { return };
         let tip = copy.record.tip;
         let stored = copy.stored;
         let Some(own) = copy.own.as_mut() else { return };
-        if tip.version == 0 || stored == Some(tip) || own.queued || own.writing.is_some() {
+        if tip.version == 0 || stored == Some(tip) || own.queued || busy {
             return;
         }
         own.queued = true;
@@ -117,6 +126,10 @@ impl<L: Live> Shard<L> {
         let limits = cx.config.limits;
         while into.len() < most {
             let Some(key) = self.dirty.pop_front() else { return };
+            if self.writing.contains_key(&key) {
+                // Of one session one write at a time: its answer brings the next.
+                continue;
+            }
             if let Some(e) = self.ends.get_mut(&key) {
                 if e.store && !e.writing {
                     e.writing = true;
@@ -127,29 +140,33 @@ impl<L: Live> Shard<L> {
             let Some((copy, _)) = self.own(key) else { continue };
             let tip = copy.record.tip;
             let expect = copy.stored;
-            let Some(own) = copy.own.as_mut().filter(|own| own.queued && own.writing.is_none()) else { continue };
+            let Some(own) = copy.own.as_mut().filter(|own| own.queued) else { continue };
             own.queued = false;
             if expect == Some(tip) {
                 continue;
             }
-            own.writing = Some(tip);
             // The row is a backstop: reads and touches do not reach it, so it must not go before the session's own end.
             let expires_in = (copy.record.created + copy.record.limits(limits).lifetime).since(cx.now);
             into.push(Write::Put { key, expect, stamp: tip, record: copy.record.to_bytes(cx.now), expires_in });
+            self.writing.insert(key, Writing { stamp: tip, reading: false });
         }
     }
 
     pub(crate) fn handle_written(&mut self, cx: &mut Cx<'_>, key: SessionKey, written: Written) {
-        if self.ends.contains_key(&key) {
+        let Some(Writing { stamp, reading: false }) = self.writing.get(&key).copied() else {
             return self.end_stored(cx, key, matches!(written, Written::Applied | Written::Ended(_)));
+        };
+        self.writing.remove(&key);
+        if self.ends.get(&key).is_some_and(|e| e.store) {
+            // The marker waited for this answer, whatever it is.
+            self.dirty.push_front(key);
+            return cx.out.store();
         }
         let now = cx.now;
         let Some((copy, _)) = self.own(key) else { return };
         let Some(own) = copy.own.as_mut() else { return };
-        let Some(stamp) = own.writing else { return };
         match written {
             Written::Applied => {
-                own.writing = None;
                 copy.stored = Some(stamp);
                 if stamp.claim == own.claim {
                     own.in_store = own.in_store.max(Some(stamp.version));
@@ -159,40 +176,33 @@ impl<L: Live> Shard<L> {
                 self.mark_dirty(cx, key);
                 self.advance(cx, key);
             }
-            // The comparison is made again with what is really there; `writing` stays until it is known.
+            // The comparison is made again with what is really there; until that is known nothing is written.
             Written::Mismatch | Written::Unknown => {
                 if cx.planted(Bug::CasGreaterWins) {
-                    own.writing = None;
                     return self.mark_dirty(cx, key);
                 }
+                self.writing.insert(key, Writing { stamp, reading: true });
                 cx.out.push(Output::Load(key));
             }
             Written::Ended(kind) => self.learn_end(cx, key, kind, None),
-            Written::Failed => {
-                own.writing = None;
-                self.set_timer(now + AGAIN, key, Timer::Store);
-            }
+            Written::Failed => self.set_timer(now + AGAIN, key, Timer::Store),
         }
     }
 
     pub(crate) fn handle_loaded(&mut self, cx: &mut Cx<'_>, key: SessionKey, loaded: &Loaded) {
-        let asked = self.round_loaded(cx, key, loaded);
+        self.round_loaded(cx, key, loaded);
+        if self.writing.get(&key).is_none_or(|w| !w.reading) {
+            return;
+        }
+        self.writing.remove(&key);
         let now = cx.now;
         let Some((copy, _)) = self.own(key) else { return };
-        let Some(own) = copy.own.as_mut().filter(|own| own.writing.is_some()) else { return };
-        let _ = asked;
+        let Some(own) = copy.own.as_mut() else { return };
         match loaded {
-            Loaded::Missing => {
-                own.writing = None;
-                copy.stored = None;
-            }
+            Loaded::Missing => copy.stored = None,
             Loaded::Ended(kind) => return self.learn_end(cx, key, *kind, None),
-            Loaded::Failed => {
-                own.writing = None;
-                return self.set_timer(now + AGAIN, key, Timer::Store);
-            }
+            Loaded::Failed => return self.set_timer(now + AGAIN, key, Timer::Store),
             Loaded::Here { record, age } => {
-                own.writing = None;
                 let Ok(row) = Record::from_bytes(record, now, *age) else {
                     return self.set_timer(now + AGAIN, key, Timer::Store);
                 };
