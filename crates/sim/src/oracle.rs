@@ -383,12 +383,16 @@ impl World {
                     // A drain that is given up says how many sessions it abandons: that is no surprise.
                     v.crashes += if abandons { 100 } else { 1 };
                 }
+                if !crash && fresh as u32 <= survives {
+                    // A drain is done when those who stay have it, and they may be fewer than the level says.
+                    v.crashes += 1;
+                }
                 let left = all - usize::from(here);
                 if let Some(level) = v.acked
                     && left == 0
                     && !stored
                 {
-                    if v.crashes > survives {
+                    if crash && v.crashes > survives {
                         v.lost = true;
                         losses += 1;
                     } else {
@@ -537,6 +541,11 @@ impl World {
         let key = s.key;
         if s.end_asked && self.knows_end(session) {
             return self.violate(format!("I5 {key:?} has ended, and is served after all has healed"));
+        }
+        if s.end_asked {
+            // The marker died with all who knew it, and so did commits that only they had.
+            self.clients[client].done = true;
+            return;
         }
         // What only the store has left is found by whoever brings a token, and by the next write; without either, copies in memory
         // are asked first. At level `store` the store is always asked.
