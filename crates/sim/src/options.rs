@@ -115,7 +115,7 @@ impl Options {
             sessions: *r.pick(&[1, 3, 6, 10, 16]).unwrap_or(&6),
             both_tokens: r.chance(500),
             think: *r.pick(&[50 * MS, 200 * MS, 500 * MS, 1500 * MS]).unwrap_or(&S),
-            chaos: r.range(15, 60) * S,
+            chaos: r.range(10, 40) * S,
             gap: *r.pick(&[500 * MS, 2 * S, 5 * S, 10 * S]).unwrap_or(&S),
             delay: *r.pick(&[(100, 200), (300, 2 * MS), (2 * MS, 20 * MS), (200, 150 * MS)]).unwrap_or(&(100, 200)),
             tcp_timeout: *r.pick(&[2 * S, 8 * S, 20 * S]).unwrap_or(&S),

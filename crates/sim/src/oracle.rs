@@ -61,10 +61,15 @@ pub(crate) struct Session {
     ended_at: BTreeMap<(usize, u32), i64>,
     list_conflict: bool,
     contents: HashMap<Stamp, (u64, Lineage)>,
+    /// Counts what the oracle has learnt about this session.
+    learnt: u64,
+    /// The last commit that each process had, and what was known then: nothing new, nothing to check.
+    looked: HashMap<(usize, u32), (Stamp, u64)>,
 }
 
 impl Session {
     pub(crate) fn allocate(&mut self, value: u32, client: usize, in_list: bool, zombie: bool) {
+        self.learnt += 1;
         let v = Value {
             client,
             in_list,
@@ -81,18 +86,21 @@ impl Session {
     }
 
     pub(crate) fn zombie(&mut self, value: u32) {
+        self.learnt += 1;
         if let Some(v) = self.values.get_mut(&value) {
             v.zombie = true;
         }
     }
 
     pub(crate) fn late(&mut self, value: u32) {
+        self.learnt += 1;
         if let Some(v) = self.values.get_mut(&value) {
             v.late = true;
         }
     }
 
     pub(crate) fn decide(&mut self, value: u32, fate: Fate) {
+        self.learnt += 1;
         if let Some(v) = self.values.get_mut(&value) {
             v.fate = fate;
         }
@@ -142,6 +150,8 @@ impl World {
             ended_at: BTreeMap::new(),
             list_conflict: false,
             contents: HashMap::new(),
+            learnt: 0,
+            looked: HashMap::new(),
         });
         at
     }
@@ -170,6 +180,7 @@ impl World {
     }
 
     pub(crate) fn stamped(&mut self, session: usize, value: u32, stamp: Stamp) {
+        self.sessions[session].learnt += 1;
         let Some(v) = self.sessions[session].values.get_mut(&value) else { return };
         match v.stamp {
             None => v.stamp = Some(stamp),
@@ -236,7 +247,10 @@ impl World {
                     None => wrong = Some(format!("I13 {} holds e{n}, which was never committed here", a.name)),
                     Some(v) if v.fate == Fate::Failed => wrong = Some(format!("e{n} failed, as its client was told, and is in {}", a.name)),
                     Some(v) if &*a.name != "log" => match v.stamp {
-                        None => v.stamp = Some(a.dot),
+                        None => {
+                            v.stamp = Some(a.dot);
+                            s.learnt += 1;
+                        }
                         Some(known) if known != a.dot && !v.late && a.dot.claim != Claim::NONE => {
                             wrong = Some(format!("I4 e{n} has the commit {:?} here and {known:?} elsewhere", a.dot));
                         }
@@ -421,7 +435,11 @@ impl World {
             for node in 0..self.nodes.len() {
                 let Some(p) = self.nodes[node].proc.as_ref() else { continue };
                 let generation = p.generation;
-                let Some((record, branch)) = p.engine.peek(key, |r, b| (r.clone(), b.cloned())) else { continue };
+                let looked = self.sessions[session].looked.get(&(node, generation)).copied();
+                let learnt = self.sessions[session].learnt;
+                let seen = |tip: Stamp, branch: bool| !branch && looked == Some((tip, learnt));
+                let copy = p.engine.peek(key, |r, b| (r.tip, (!seen(r.tip, b.is_some())).then(|| (r.clone(), b.cloned()))));
+                let Some((tip, fresh)) = copy else { continue };
                 let info = p.engine.info(key);
                 if self.sessions[session].ended_at.contains_key(&(node, generation)) {
                     self.violate(format!("I5 n{node} holds {key:?} after it learnt its end"));
@@ -431,9 +449,13 @@ impl World {
                 {
                     self.violate(format!("I3 n{node} and n{other} own {key:?} under one claim {:?}", info.claim));
                 }
-                self.see(node, session, &record, "held");
-                if let Some(branch) = branch {
-                    self.see(node, session, &branch, "kept as a branch");
+                if let Some((record, branch)) = fresh {
+                    self.see(node, session, &record, "held");
+                    if let Some(branch) = branch {
+                        self.see(node, session, &branch, "kept as a branch");
+                    }
+                    let learnt = self.sessions[session].learnt;
+                    self.sessions[session].looked.insert((node, generation), (tip, learnt));
                 }
             }
             if !self.sessions[session].over() {
