@@ -654,7 +654,8 @@ impl<L: Live> Shard<L> {
                 }
                 Some(Slot::Held(c)) => (c.heard.max(c.accepted), c.record.tip),
                 Some(Slot::Facade(f)) => (f.claim, f.tip),
-                _ => return,
+                // No claim: this node is not the owner, and knows of none.
+                _ => (Claim::NONE, Stamp::default()),
             };
             if let Some(link) = self.view.link(from).filter(|_| owner.life != from) {
                 let note = Sent { key, claim: owner, version: 0, attempt: 0, what: What::Note };
@@ -724,13 +725,10 @@ impl<L: Live> Shard<L> {
 
     /// Commits of a former ownership that a later owner's state includes are settled.
     fn settle_orphan(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
-        let view = self.view.clone();
         let Some(copy) = self.copy(key) else { return };
-        // The owner has it, and so does this node; that counts if it is to stay here.
-        let stays = !view.leaving && view.holders(key, copy.accepted.life).contains(&view.me);
-        let level = if stays { Level::Backup(1) } else { Level::Owner };
         if let Some(o) = copy.orphan.take_if(|o| copy.record.lineage.includes(o.stamp)) {
-            settle(cx, key, &o, &copy.record, copy.record.tip, level);
+            // The owner has it; whether this copy is to stay is the owner's to know.
+            settle(cx, key, &o, &copy.record, copy.record.tip, Level::Owner);
         }
     }
 
@@ -776,11 +774,21 @@ impl<L: Live> Shard<L> {
         }
         let now = cx.now;
         let lineage = lineage.map(Lineage::from);
+        if claim == Claim::NONE {
+            if let Some(copy) = self.copy(key).filter(|c| c.own.is_none() && c.heard.max(c.accepted).life == from) {
+                copy.disowned = true;
+                self.set_timer(now + HEIR_STEP * 5, key, Timer::Heir);
+            }
+            return;
+        }
         if let Some(copy) = self.copy(key) {
             copy.heard = copy.heard.max(claim);
             let covered = lineage.as_ref().is_some_and(|l| l.covers(&copy.record.lineage));
             let owns = copy.own.as_ref().map(|own| own.claim);
-            if owns.is_some_and(|mine| claim > mine) {
+            if owns.is_some_and(|mine| claim < mine && claim.life == from) {
+                // Two owners: the one with the lesser claim steps down when it hears of the other.
+                self.inform(cx, key, from);
+            } else if owns.is_some_and(|mine| claim > mine) {
                 copy.promise(claim, now);
                 self.step_down(cx, key, claim);
                 if !covered && let (Some(copy), Some(link)) = (self.copy(key).map(|c| c.record.clone()), self.view.link(claim.life)) {

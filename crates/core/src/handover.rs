@@ -22,7 +22,11 @@ impl<L: Live> Shard<L> {
         let promised = self.promised(key);
         let repeated = claim == promised && claim.life == from;
         if claim <= promised && !repeated && !cx.planted(crate::plant::Bug::NoPromise) {
-            return link.send(&Message::Refused { key, claim, promised }, None, cx.out);
+            link.send(&Message::Refused { key, claim, promised }, None, cx.out);
+            if why == Why::Heir {
+                self.track(cx, key, from);
+            }
+            return;
         }
         match self.table.get_mut(&key) {
             Some(Slot::Held(copy)) if copy.own.is_some() => {

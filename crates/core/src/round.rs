@@ -473,6 +473,10 @@ impl<L: Live> Shard<L> {
     pub(crate) fn round_refused(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, promised: Claim) -> bool {
         let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim) else { return false };
         round.heard = round.heard.max(promised);
+        if let Some(copy) = self.copy(key) {
+            // The next round, if this one is given up, starts above it.
+            copy.highest = copy.highest.max(promised);
+        }
         self.again_later(cx, key);
         true
     }

@@ -93,6 +93,8 @@ pub(crate) struct Copy<L> {
     pub(crate) orphan: Option<Orphan>,
     /// The link to its owner on which either last spoke of it.
     pub(crate) reported: Option<LinkId>,
+    /// The owner that this copy is from says that it is none, and knows no other.
+    pub(crate) disowned: bool,
     /// How often it was reported to whoever may own the session, without an answer.
     pub(crate) reports: u8,
     pub(crate) own: Option<Box<Own<L>>>,
@@ -185,6 +187,7 @@ impl<L: Live> Copy<L> {
             former: SmallVec::new(),
             orphan: None,
             reported: None,
+            disowned: false,
             reports: 0,
             own: None,
         }
@@ -208,7 +211,7 @@ impl<L: Live> Copy<L> {
             self.former.push(before.life);
         }
         self.accepted = self.accepted.max(claim);
-        self.reports = 0;
+        (self.reports, self.disowned) = (0, false);
     }
 
     /// Forgets what it was told and has come to include.

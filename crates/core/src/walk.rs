@@ -54,6 +54,7 @@ impl<L: Live> Shard<L> {
                 match self.view.peer(life) {
                     Some(p) if p.link.is_some() => self.send_inform(cx, key, life),
                     Some(_) => {}
+                    None if self.view.may_return(life) => {}
                     None => {
                         if let Some(list) = self.informs.get_mut(&key) {
                             list.retain(|l| *l != life);
@@ -155,7 +156,7 @@ impl<L: Live> Shard<L> {
         let limits = cx.config.limits;
         let Some(copy) = self.copy(key) else { return };
         let owner = copy.accepted;
-        let astray = copy.heard > owner && copy.heard.life != view.me;
+        let astray = copy.disowned || copy.heard > owner && copy.heard.life != view.me;
         if let Some(own) = &mut copy.own {
             // A round that was to end a refusal came to nothing.
             let refused = own.list.clone().iter().any(|l| own.holder(*l).is_some_and(|h| h.sent.is_none()) && view.link(*l).is_some());

@@ -41,6 +41,8 @@ pub(crate) struct Value {
     cleared: bool,
     /// Crashes of holders since enough of them lived.
     crashes: u32,
+    /// When holders crashed.
+    recent: Vec<i64>,
     /// The client had given up before it was committed.
     zombie: bool,
 }
@@ -79,7 +81,7 @@ impl Session {
             acked: None,
             lost: false,
             cleared: false,
-            crashes: 0,
+            crashes: 0, recent: Vec::new(),
             zombie,
         };
         self.values.insert(value, v);
@@ -199,11 +201,14 @@ impl World {
             Level::Backup(_) => Mark::LevelBackup2,
             Level::Store => Mark::LevelStore,
         });
+        let now = self.now;
         let holders = self.holders(session);
         let mut missing = None;
         for n in values {
             let Some(v) = self.sessions[session].values.get_mut(n) else { continue };
             v.acked = v.acked.max(Some(level));
+            // A crash is noticed within 3 s.
+            v.crashes = v.crashes.max(v.recent.iter().filter(|at| now - **at < 4 * S).count() as u32);
             if let Some(stamp) = v.stamp
                 && !v.cleared
                 && !v.lost
@@ -364,6 +369,7 @@ impl World {
 
     /// A process is about to end: which acknowledged commits end with it, and may they?
     pub(crate) fn account_for_loss(&mut self, node: usize, crash: bool) {
+        let now = self.now;
         let abandons = self.nodes[node].proc.as_ref().is_some_and(|p| p.draining == Some(i64::MIN));
         for session in 0..self.sessions.len() {
             if self.sessions[session].over() {
@@ -396,6 +402,7 @@ impl World {
                 if here && crash {
                     // A drain that is given up says how many sessions it abandons: that is no surprise.
                     v.crashes += if abandons { 100 } else { 1 };
+                    v.recent.push(now);
                 }
                 if !crash && fresh as u32 <= survives {
                     // A drain is done when those who stay have it, and they may be fewer than the level says.
