@@ -11,6 +11,8 @@ mod oracle;
 mod rng;
 mod rows;
 mod scenario;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use cli::main;

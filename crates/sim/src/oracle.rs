@@ -81,7 +81,8 @@ impl Session {
             acked: None,
             lost: false,
             cleared: false,
-            crashes: 0, recent: Vec::new(),
+            crashes: 0,
+            recent: Vec::new(),
             zombie,
         };
         self.values.insert(value, v);
@@ -360,7 +361,9 @@ impl World {
         let stored = match self.rows.get(&key) {
             Some(Row::Record { record, at, .. }) => {
                 let age = Duration::from_micros((self.now - at).max(0) as u64);
-                Record::from_bytes(record, outlive_core::time::Mono::from_micros(self.now), age).ok().map(|r| (r.lineage.clone(), own_of(&r)))
+                Record::from_bytes(record, outlive_core::time::Mono::from_micros(self.now), age)
+                    .ok()
+                    .map(|r| (r.lineage.clone(), own_of(&r)))
             }
             _ => None,
         };
