@@ -337,6 +337,11 @@ impl<L: Live> Shard<L> {
         let me = self.view.me;
         let Some((copy, _)) = self.own(key) else { return };
         copy.heard = copy.heard.max(promised);
+        if copy.own.as_ref().is_some_and(|own| own.claim != claim && promised > own.claim) && promised.life != me {
+            // It refuses a claim from before, and names one that this ownership has not heard of.
+            let _ = self.request_round(cx, key, Why::Doubt, None, None);
+            return;
+        }
         // A lesser promise refuses a question (an heir's, of a living owner), not a frame.
         let Some(own) = copy.own.as_mut().filter(|own| own.claim == claim && promised > claim) else { return };
         if let Some(h) = own.holder(from) {
