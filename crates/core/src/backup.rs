@@ -2,15 +2,16 @@
 
 use crate::config::{Durability, Level, Reach};
 use crate::id::SessionKey;
-use crate::limits::{ATTRIBUTES_MAX, HEIR_STEP, NAME_MAX, RECORD_MAX};
+use crate::limits::{ATTRIBUTES_MAX, HEIR_STEP, NAME_MAX, ORPHANS_MAX, RECORD_MAX};
 use crate::lineage::Lineage;
 use crate::link::{Sent, What};
 use crate::merge::merge;
 use crate::output::{Event, Failure, Live, Output};
+use crate::parked::{answer_late, late_done};
 use crate::plant::Bug;
 use crate::record::{Change, Record, WireRecord};
 use crate::shard::{Cx, Shard, Timer, level_of};
-use crate::slot::{Copy, Facade, Holder, Orphan, Slot};
+use crate::slot::{Copy, Facade, Holder, Orphan, Own, Slot};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::view::{Lives, View};
 use crate::wire::{LateResult, Message, Set, Why, WireLineage};
@@ -45,7 +46,7 @@ pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>
 
 /// Raises what is durable to what the level asks for, and answers those who waited for it; whether it rose.
 pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>, view: &View) -> bool {
-    let Copy { own: Some(own), record, orphan, .. } = copy else { return false };
+    let Copy { own: Some(own), record, orphans, .. } = copy else { return false };
     let reached = match cx.config.durability {
         Durability::Owner => Some(own.version),
         Durability::Backup => own.by_list(),
@@ -62,31 +63,45 @@ pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Cop
         own.awaited = durable < own.version;
         cx.out.push(Output::Durable { key, claim: own.claim, version: durable, tip: own.durable_tip, level });
     }
-    if durable == own.version
-        && let Some(o) = orphan.take_if(|o| record.lineage.includes(o.stamp))
-    {
-        settle(cx, key, &o, record, own.durable_tip, level);
+    if durable == own.version {
+        orphans.retain(|o| {
+            let included = record.lineage.includes(o.stamp);
+            if included {
+                settle(cx, key, view, o, o.is_kept(record).then_some((own.durable_tip, level)));
+            }
+            !included
+        });
     }
-    own.late.retain(|(version, from, id)| {
-        if *version > durable {
-            return true;
+    let claim = own.claim;
+    own.late.retain(|late| {
+        if late.version <= durable {
+            answer_late(cx, key, view, late, late_done(claim.at(late.version), level));
         }
-        if let Some(link) = view.link(*from) {
-            link.send(&crate::parked::late_done(key, *id, own.claim.at(*version), level), None, cx.out);
-        }
-        false
+        late.version > durable
     });
     true
 }
 
-/// Answers the commits of a former ownership by what has become of them.
-fn settle(cx: &mut Cx<'_>, key: SessionKey, o: &Orphan, record: &Record, tip: Stamp, level: Level) {
+/// Answers the commits of a former ownership: with the newest commit and the level at which they are in it, or that nobody can tell.
+pub(crate) fn settle(cx: &mut Cx<'_>, key: SessionKey, view: &View, o: &Orphan, kept: Option<(Stamp, Level)>) {
     let (claim, version) = (o.stamp.claim, o.stamp.version);
-    cx.out.push(match o.is_kept(record) {
-        true => Output::Durable { key, claim, version, tip, level },
+    cx.out.push(match kept {
+        Some((tip, level)) => Output::Durable { key, claim, version, tip, level },
         // Either a merge preferred other values or a later commit built on these and replaced them: dots do not tell which.
-        false => Output::Failed { key, claim, version, failure: Failure::Unknown },
+        None => Output::Failed { key, claim, version, failure: Failure::Unknown },
     });
+    for late in &o.late {
+        let result = kept.map_or(LateResult::Unknown, |(_, level)| late_done(claim.at(late.version), level));
+        answer_late(cx, key, view, late, result);
+    }
+}
+
+/// Remembers the commits of an ownership that ends until it is known what becomes of them.
+pub(crate) fn orphan(cx: &mut Cx<'_>, key: SessionKey, view: &View, orphans: &mut Vec<Orphan>, own: &mut Own<impl Live>, record: &Record) {
+    orphans.extend(Orphan::of(own, record));
+    if orphans.len() > ORPHANS_MAX {
+        settle(cx, key, view, &orphans.remove(0), None);
+    }
 }
 
 impl<L: Live> Shard<L> {
@@ -570,7 +585,7 @@ impl<L: Live> Shard<L> {
                     copy.branch = None;
                 }
                 copy.settle_told();
-                self.settle_orphan(cx, key);
+                self.settle_orphans(cx, key);
             }
             Some(copy) => {
                 // Neither may overwrite the other. The owner gets this copy and merges.
@@ -616,7 +631,7 @@ impl<L: Live> Shard<L> {
                     copy.branch = None;
                 }
                 copy.settle_told();
-                self.settle_orphan(cx, key);
+                self.settle_orphans(cx, key);
                 false
             }
             Some(copy) if lineage.covers(&copy.record.lineage) => {
@@ -708,17 +723,9 @@ impl<L: Live> Shard<L> {
             Some(copy) => {
                 copy.promise(claim, now);
                 let (tip, expires) = (copy.record.tip, copy.record.expires(cx.config.limits));
-                let orphan = copy.orphan.take();
-                if let Some(copy) = self.release(cx, key)
-                    && let Some(o) = orphan
-                {
+                for o in self.release(cx, key).iter().flat_map(|copy| &copy.orphans) {
                     // The owner includes the commits, but this node cannot see whether a merge kept their values.
-                    let kept = copy.record.tip == owner_tip;
-                    let output = Output::Failed { key, claim: o.stamp.claim, version: o.stamp.version, failure: Failure::Unknown };
-                    match kept {
-                        true => settle(cx, key, &o, &copy.record, tip, Level::Owner),
-                        false => cx.out.push(output),
-                    }
+                    settle(cx, key, &self.view, o, (tip == owner_tip).then_some((tip, Level::Owner)));
                 }
                 self.note_facade(cx, key, claim, tip, expires);
                 link.send(&Message::Dropped { key }, None, cx.out);
@@ -729,12 +736,17 @@ impl<L: Live> Shard<L> {
     }
 
     /// Commits of a former ownership that a later owner's state includes are settled.
-    fn settle_orphan(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
-        let Some(copy) = self.copy(key) else { return };
-        if let Some(o) = copy.orphan.take_if(|o| copy.record.lineage.includes(o.stamp)) {
-            // The owner has it; whether this copy is to stay is the owner's to know.
-            settle(cx, key, &o, &copy.record, copy.record.tip, Level::Owner);
-        }
+    fn settle_orphans(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let view = self.view.clone();
+        let Some(Copy { orphans, record, .. }) = self.copy(key) else { return };
+        orphans.retain(|o| {
+            let included = record.lineage.includes(o.stamp);
+            if included {
+                // The owner has it; whether this copy is to stay is the owner's to know.
+                settle(cx, key, &view, o, o.is_kept(record).then_some((record.tip, Level::Owner)));
+            }
+            !included
+        });
     }
 
     pub(crate) fn handle_touch(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, idle_ms: u32) {
@@ -862,16 +874,11 @@ impl<L: Live> Shard<L> {
     /// This node no longer owns the session; its copy stays until somebody who owns it says that it can go.
     pub(crate) fn step_down(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Claim) {
         let Some((copy, view)) = self.own(key) else { return };
-        let Some(own) = copy.own.take() else { return };
-        copy.orphan = Orphan::of(&own, &copy.record).or(copy.orphan.take());
+        let Some(mut own) = copy.own.take() else { return };
+        orphan(cx, key, view, &mut copy.orphans, &mut own, &copy.record);
         // The claimant too: its claim may come to nothing.
         copy.former.extend(own.holders.iter().map(|h| h.life).chain([to.life]));
         cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
-        for (_, from, id) in &own.late {
-            if let Some(link) = view.link(*from) {
-                link.send(&Message::LateDone { key, id: *id, result: LateResult::Unknown }, None, cx.out);
-            }
-        }
         // Whoever waits for an answer of this ownership should not wait for its bound.
         let closing = own.closing.filter(|closing| closing.claim != to).map(|closing| (closing.claim.life, closing.claim));
         for (life, claim) in own.stay.iter().copied().chain(closing) {

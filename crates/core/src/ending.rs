@@ -9,7 +9,7 @@ use crate::slot::{Ended, Slot};
 use crate::stamp::Life;
 use crate::time::Mono;
 use crate::view::Lives;
-use crate::wire::{EndKind, Message};
+use crate::wire::{EndKind, LateResult, Message};
 use core::time::Duration;
 
 /// How often an unanswered end is sent again.
@@ -64,6 +64,7 @@ impl<L: Live> Shard<L> {
             waiting.push(f.claim.life);
         }
         if let Some(copy) = self.release(cx, key) {
+            self.forget_late(cx, key, &copy, LateResult::NotOwner);
             waiting.extend([copy.accepted.life, copy.heard.life]);
             waiting.extend(copy.former.iter().copied());
             if let Some(own) = copy.own {

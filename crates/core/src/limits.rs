@@ -30,6 +30,8 @@ pub const NOT_FOUND_KEEP: Duration = Duration::from_secs(5);
 pub const ROUND_TRIES: u8 = 5;
 /// First pause after a refusal, times (1 + placement rank), plus jitter.
 pub const BACK_OFF: Duration = Duration::from_millis(2);
+/// Ownerships that ended with unacknowledged commits, of one session, whose outcome is waited for.
+pub const ORPHANS_MAX: usize = 4;
 /// An heir's pause per placement rank.
 pub const HEIR_STEP: Duration = Duration::from_millis(100);
 /// Look-up bound for a member that is suspect or missed its last bound.

@@ -6,9 +6,10 @@ use crate::limits::NAME_MAX;
 use crate::output::{Commit, Failure, Live, Outcome, Ticket};
 use crate::record::Change;
 use crate::shard::{Cx, Shard, Timer};
-use crate::slot::Slot;
+use crate::slot::{Copy, Late, Slot};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
+use crate::view::View;
 use crate::wire::{LateResult, LateSet, Message, Why};
 use bytes::Bytes;
 use core::time::Duration;
@@ -30,8 +31,6 @@ pub(crate) struct Parked {
     sent: Option<Life>,
     /// Another owner had it before, and may have committed it.
     resent: bool,
-    /// Committed here, as this version of this claim.
-    here: Option<Stamp>,
 }
 
 impl<L: Live> Shard<L> {
@@ -46,7 +45,6 @@ impl<L: Live> Shard<L> {
             due,
             sent: None,
             resent: false,
-            here: None,
         });
         self.set_timer(due, key, Timer::Parked);
         self.drive_parked(cx, key);
@@ -55,6 +53,7 @@ impl<L: Live> Shard<L> {
 
     /// Moves what is parked: into the session if it is owned here, to its owner, or to a round that finds one.
     pub(crate) fn drive_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        self.give_up_late(cx, key);
         let Some(mut list) = self.parked.remove(&key) else { return };
         if self.ended(key).is_some() {
             for p in list {
@@ -73,7 +72,9 @@ impl<L: Live> Shard<L> {
             return;
         }
         if self.own(key).is_some() {
-            list.retain_mut(|p| !self.commit_parked(cx, key, p));
+            for p in core::mem::take(&mut list) {
+                self.commit_parked(cx, key, &p);
+            }
         } else {
             self.send_parked(cx, key, &mut list);
         }
@@ -83,55 +84,69 @@ impl<L: Live> Shard<L> {
         }
     }
 
-    /// Commits one as the owner; whether it is settled.
-    fn commit_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, p: &mut Parked) -> bool {
-        if let Some(stamp) = p.here {
-            let done = self.copy(key).is_some_and(|c| {
-                c.own.as_ref().is_some_and(|o| {
-                    o.all_durable() && c.record.lineage.includes(stamp) || o.claim == stamp.claim && o.durable >= Some(stamp.version)
-                })
-            });
-            if done {
-                let level = self.info(key, cx.config).and_then(|i| i.level).unwrap_or(Level::Owner);
-                cx.settle(p.ticket, Outcome::Late { stamp, level });
+    /// Commits one as the owner. From then on it is a commit of this ownership like any other.
+    fn commit_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, p: &Parked) {
+        let late = Late { version: 0, from: self.view.me, id: p.ticket.0, due: p.due };
+        match self.commit_late_here(cx, key, p.read, &p.changes, late) {
+            // An owner that had it may have committed it: then it is its own first try that stands in the way.
+            Some(LateResult::Conflict) if p.resent || p.sent.is_some() => {
+                answer_late(cx, key, &self.view, &late, LateResult::Unknown);
             }
-            return done;
-        }
-        match self.commit_late_here(cx, key, p.read, &p.changes) {
-            Commit::Done { stamp, level, .. } => {
-                cx.settle(p.ticket, Outcome::Late { stamp: stamp.unwrap_or_default(), level });
-                true
-            }
-            Commit::Wait { stamp, .. } => {
-                p.here = stamp;
-                false
-            }
-            Commit::Ended => {
-                cx.settle(p.ticket, Outcome::LateFailed(Failure::Ended));
-                true
-            }
-            Commit::Late(_) | Commit::Conflict | Commit::UnderReplicated | Commit::TooLarge { .. } => {
-                // An owner that had it may have committed it: then it is its own first try that stands in the way.
-                let failure = if p.resent || p.sent.is_some() { Failure::Unknown } else { Failure::Conflict };
-                cx.settle(p.ticket, Outcome::LateFailed(failure));
-                true
-            }
+            Some(result) => answer_late(cx, key, &self.view, &late, result),
+            None => {}
         }
     }
 
-    /// A commit that did not come through the live session: it must read the record again.
-    fn commit_late_here(&mut self, cx: &mut Cx<'_>, key: SessionKey, read: Option<Stamp>, changes: &[Change]) -> Commit {
+    /// A commit that did not come through the live session: it must read the record again. `None`: it is answered when it is durable.
+    fn commit_late_here(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: SessionKey,
+        read: Option<Stamp>,
+        changes: &[Change],
+        late: Late,
+    ) -> Option<LateResult> {
         // The request's answer includes what it has read: a state without that is no place for its commit.
         if read.is_some_and(|s| self.copy(key).is_some_and(|c| !c.record.satisfies(s))) {
-            return Commit::Conflict;
+            return Some(LateResult::Conflict);
         }
         let commit = self.commit_here(cx, key, changes);
-        if matches!(commit, Commit::Done { .. } | Commit::Wait { .. })
-            && let Some(own) = self.copy(key).and_then(|c| c.own.as_mut())
-        {
+        let Some(Copy { own, orphans, .. }) = self.copy(key) else { return Some(LateResult::NotOwner) };
+        if let (Commit::Done { .. } | Commit::Wait { .. }, Some(own)) = (&commit, own.as_mut()) {
             own.external += 1;
         }
-        commit
+        match commit {
+            Commit::Done { stamp, level, .. } => Some(late_done(stamp.unwrap_or_default(), level)),
+            Commit::Wait { version, .. } => {
+                let list = own.as_mut().map(|own| &mut own.late).or(orphans.last_mut().map(|o| &mut o.late));
+                list?.push(Late { version, ..late });
+                None
+            }
+            Commit::Late(_) | Commit::Conflict | Commit::UnderReplicated | Commit::TooLarge { .. } => Some(LateResult::Conflict),
+            Commit::Ended => Some(LateResult::NotOwner),
+        }
+    }
+
+    /// This node's own late commits that nobody has acknowledged within the bound.
+    fn give_up_late(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let view = self.view.clone();
+        let Some(Copy { own, orphans, .. }) = self.copy(key) else { return };
+        for list in own.iter_mut().map(|own| &mut own.late).chain(orphans.iter_mut().map(|o| &mut o.late)) {
+            list.retain(|late| {
+                let over = late.from == view.me && cx.now >= late.due;
+                if over {
+                    answer_late(cx, key, &view, late, LateResult::Unknown);
+                }
+                !over
+            });
+        }
+    }
+
+    /// The copy goes: nobody will hear what becomes of these.
+    pub(crate) fn forget_late(&self, cx: &mut Cx<'_>, key: SessionKey, copy: &Copy<L>, result: LateResult) {
+        for late in copy.own.iter().flat_map(|own| &own.late).chain(copy.orphans.iter().flat_map(|o| &o.late)) {
+            answer_late(cx, key, &self.view, late, result);
+        }
     }
 
     fn send_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, list: &mut [Parked]) {
@@ -140,10 +155,6 @@ impl<L: Live> Shard<L> {
             Some(Slot::Facade(f)) => f.claim,
             _ => Claim::NONE,
         };
-        // What was committed here went with the ownership: sent again it would conflict with itself.
-        if list.iter().all(|p| p.here.is_some()) {
-            return;
-        }
         let link = self.view.link(owner.life).filter(|_| owner.life != self.view.me && !self.view.is_away(owner.life)).cloned();
         let Some(link) = link else {
             if !self.rounds.contains_key(&key) {
@@ -151,7 +162,7 @@ impl<L: Live> Shard<L> {
             }
             return;
         };
-        for p in list.iter_mut().filter(|p| p.here.is_none() && p.sent != Some(owner.life)) {
+        for p in list.iter_mut().filter(|p| p.sent != Some(owner.life)) {
             let sets =
                 p.changes.iter().map(|c| LateSet { name: &c.name, base: c.base, value: c.value.as_deref().map(serde_bytes::Bytes::new) });
             link.send(&Message::Late { key, id: p.ticket.0, read: p.read, sets: sets.collect() }, None, cx.out);
@@ -175,22 +186,13 @@ impl<L: Live> Shard<L> {
         }
         let changes: Vec<Change> =
             sets.iter().map(|s| Change { name: s.name.into(), base: s.base, value: s.value.map(|v| Bytes::copy_from_slice(v)) }).collect();
+        let late = Late { version: 0, from, id, due: cx.now };
         let result = match self.own(key) {
             None => Some(LateResult::NotOwner),
-            Some(_) => match self.commit_late_here(cx, key, read, &changes) {
-                Commit::Done { stamp, level, .. } => Some(LateResult::Done(stamp.unwrap_or_default(), level_byte(level))),
-                Commit::Wait { version, .. } => {
-                    if let Some(own) = self.copy(key).and_then(|c| c.own.as_mut()) {
-                        own.late.push((version, from, id));
-                    }
-                    None
-                }
-                Commit::Ended => Some(LateResult::NotOwner),
-                Commit::Late(_) | Commit::Conflict | Commit::UnderReplicated | Commit::TooLarge { .. } => Some(LateResult::Conflict),
-            },
+            Some(_) => self.commit_late_here(cx, key, read, &changes, late),
         };
-        if let (Some(result), Some(link)) = (result, self.view.link(from)) {
-            link.send(&Message::LateDone { key, id, result }, None, cx.out);
+        if let Some(result) = result {
+            answer_late(cx, key, &self.view, &late, result);
         }
         Some(())
     }
@@ -198,28 +200,22 @@ impl<L: Live> Shard<L> {
     pub(crate) fn handle_late_done(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, id: u64, result: LateResult) {
         let Some(list) = self.parked.get_mut(&key) else { return };
         let Some(at) = list.iter().position(|p| p.ticket.0 == id && p.sent == Some(from)) else { return };
-        if list.get(at).is_some_and(|p| p.here.is_some()) && !matches!(result, LateResult::Done(..)) {
-            // It was committed here meanwhile: what the other owner says of its own try decides nothing.
-            return;
-        }
-        let outcome = match result {
-            LateResult::Done(stamp, level) => Outcome::Late { stamp, level: byte_level(level) },
-            // It may be its own first try that stands in the way.
-            LateResult::Conflict if list.get(at).is_some_and(|p| p.resent) => Outcome::LateFailed(Failure::Unknown),
-            LateResult::Conflict => Outcome::LateFailed(Failure::Conflict),
-            LateResult::Unknown => Outcome::LateFailed(Failure::Unknown),
+        let result = match result {
             LateResult::NotOwner => {
                 if let Some(p) = list.get_mut(at) {
                     p.sent = None;
                 }
                 return self.set_timer(cx.now + AGAIN, key, Timer::Parked);
             }
+            // It may be its own first try that stands in the way.
+            LateResult::Conflict if list.get(at).is_some_and(|p| p.resent) => LateResult::Unknown,
+            LateResult::Done(..) | LateResult::Conflict | LateResult::Unknown => result,
         };
         let ticket = list.remove(at).ticket;
         if list.is_empty() {
             self.parked.remove(&key);
         }
-        cx.settle(ticket, outcome);
+        cx.settle(ticket, outcome(result));
     }
 }
 
@@ -239,7 +235,26 @@ fn byte_level(byte: u8) -> Level {
     }
 }
 
-/// The answer to a late commit that has become durable.
-pub(crate) fn late_done(key: SessionKey, id: u64, stamp: Stamp, level: Level) -> Message<'static> {
-    Message::LateDone { key, id, result: LateResult::Done(stamp, level_byte(level)) }
+/// What a late commit hears that is durable at this level.
+pub(crate) fn late_done(stamp: Stamp, level: Level) -> LateResult {
+    LateResult::Done(stamp, level_byte(level))
+}
+
+/// Answers a late commit, a peer's or this node's own.
+pub(crate) fn answer_late(cx: &mut Cx<'_>, key: SessionKey, view: &View, late: &Late, result: LateResult) {
+    if late.from == view.me {
+        cx.settle(Ticket(late.id), outcome(result));
+    } else if let Some(link) = view.link(late.from) {
+        link.send(&Message::LateDone { key, id: late.id, result }, None, cx.out);
+    }
+}
+
+/// What the request hears. Only a session that has ended has no owner to whom its commit could go.
+fn outcome(result: LateResult) -> Outcome {
+    match result {
+        LateResult::Done(stamp, level) => Outcome::Late { stamp, level: byte_level(level) },
+        LateResult::Conflict => Outcome::LateFailed(Failure::Conflict),
+        LateResult::Unknown => Outcome::LateFailed(Failure::Unknown),
+        LateResult::NotOwner => Outcome::LateFailed(Failure::Ended),
+    }
 }

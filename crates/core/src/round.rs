@@ -4,6 +4,7 @@
 //! and the store. Whoever promises the claim refuses older ones from then on. When all have answered, are gone, or let the
 //! bound pass, the claimant combines the copies with its own *as of that moment* and owns the session.
 
+use crate::backup::orphan;
 use crate::id::SessionKey;
 use crate::limits::{BACK_OFF, ROUND_TRIES, ROUNDS_MAX};
 use crate::merge::merge;
@@ -11,7 +12,7 @@ use crate::output::{Event, Guest, Live, Outcome, Output, Ticket, Unavailable};
 use crate::plant::Bug;
 use crate::record::{Record, WireRecord};
 use crate::shard::{Brought, Cx, Shard, Timer};
-use crate::slot::{Copy, Orphan, Own, Slot, jitter, record_expired};
+use crate::slot::{Copy, Own, Slot, jitter, record_expired};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::storing::Loaded;
 use crate::time::Mono;
@@ -646,15 +647,19 @@ impl<L: Live> Shard<L> {
     fn install(&mut self, cx: &mut Cx<'_>, key: SessionKey, record: Record, merged: Option<Vec<Arc<str>>>, lost: Vec<Stamp>) {
         let view = self.view.clone();
         let Some(round) = self.rounds.remove(&key) else { return };
+        let claim = round.claim;
         let before = self.last_owner(key);
         let mut copy = match self.release_for_claim(cx, key) {
             Some(copy) => *copy,
             None => Copy::new(Record::new(cx.now), Claim::NONE),
         };
-        let prior = copy.own.take();
+        let mut prior = copy.own.take();
         let changed = copy.record.tip != record.tip || merged.is_some() || !lost.is_empty();
-        if let Some(own) = &prior {
-            copy.orphan = Orphan::of(own, &copy.record).or(copy.orphan.take());
+        if let Some(own) = &mut prior {
+            orphan(cx, key, &view, &mut copy.orphans, own, &copy.record);
+            if let Some((closing, link)) = own.closing.and_then(|c| Some((c.claim, view.link(c.claim.life)?))) {
+                link.send(&Message::Refused { key, claim: closing, promised: claim }, None, cx.out);
+            }
         }
         copy.stored = copy.stored.max(round.stored);
         copy.record = record;
@@ -674,6 +679,8 @@ impl<L: Live> Shard<L> {
             Some(p) => {
                 let mut own = Own::new(round.claim, p.tenure, p.live.clone(), round.doubt, cx.now);
                 (own.running, own.external) = (p.running, p.external + u32::from(changed));
+                // What others wait for from the former ownership is owed by this one.
+                (own.stay, own.owed) = (p.stay.clone(), p.owed.clone());
                 own
             }
             None => {

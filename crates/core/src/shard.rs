@@ -13,7 +13,7 @@ use crate::slot::{Copy, Ended, Keyed, Own, Promise, Slot};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
 use crate::view::View;
-use crate::wire::{Message, Why};
+use crate::wire::{LateResult, Message, Why};
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use hashbrown::{HashMap, HashSet};
@@ -462,7 +462,7 @@ impl<L: Live> Shard<L> {
     /// The end of a request that changed nothing: what it read must be durable.
     pub(crate) fn finish_read(&mut self, cx: &mut Cx<'_>, at: &Opened<L>) -> Commit {
         let Some(copy) = self.copy(at.key) else { return Commit::Done { tip: None, level: Level::Owner, stamp: None } };
-        match (&copy.own, &copy.orphan) {
+        match (&copy.own, copy.orphans.last()) {
             (Some(own), _) if own.tenure == at.tenure => self.leave_when_durable(cx, at.key, None),
             // The session moved while the request ran, and left commits behind that the request may have read.
             (_, Some(o)) => Commit::Wait { claim: o.stamp.claim, version: o.stamp.version, stamp: None },
@@ -471,8 +471,14 @@ impl<L: Live> Shard<L> {
     }
 
     fn leave_when_durable(&mut self, cx: &mut Cx<'_>, key: SessionKey, stamp: Option<Stamp>) -> Commit {
-        let Some((copy, _)) = self.own(key) else { return Commit::Ended };
-        let Some(own) = copy.own.as_mut() else { return Commit::Ended };
+        let Some(copy) = self.copy(key) else { return Commit::Ended };
+        let Some(own) = copy.own.as_mut() else {
+            // The commit came when a claimant had waited long enough, and went to it with the session.
+            return match (stamp, copy.orphans.last()) {
+                (Some(Stamp { claim, version }), Some(o)) if o.stamp.claim == claim => Commit::Wait { claim, version, stamp },
+                _ => Commit::Done { tip: stamp, level: Level::Owner, stamp },
+            };
+        };
         let early = cx.planted(Bug::AckBeforeBackup) || stamp.is_none() && cx.planted(Bug::ServeUncommitted);
         if own.all_durable() || early {
             let tip = if early { copy.record.tip } else { own.durable_tip };
@@ -517,6 +523,7 @@ impl<L: Live> Shard<L> {
     /// The session has outlived its limits here: it goes without a marker, because every copy knows its own age.
     pub(crate) fn expire(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let Some(copy) = self.release(cx, key) else { return };
+        self.forget_late(cx, key, &copy, LateResult::Unknown);
         if let Some(own) = copy.own {
             for h in &own.holders {
                 if let Some(link) = self.view.link(h.life) {

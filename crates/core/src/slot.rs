@@ -46,17 +46,32 @@ pub(crate) struct Orphan {
     pub(crate) stamp: Stamp,
     /// What they had set: if a merge preferred other values, they are not kept.
     pub(crate) dots: Vec<(Arc<str>, Stamp)>,
+    /// Those of them that requests elsewhere wait for.
+    pub(crate) late: Vec<Late>,
+}
+
+/// A late commit that waits for durability.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Late {
+    pub(crate) version: u32,
+    /// Whose request it was: a peer's, or one that this node could not commit when it ended.
+    pub(crate) from: Life,
+    /// The number that it goes by there.
+    pub(crate) id: u64,
+    /// When this node's own request gives up.
+    pub(crate) due: Mono,
 }
 
 impl Orphan {
-    /// The commits of an ownership that are not durable.
-    pub(crate) fn of<L>(own: &Own<L>, record: &Record) -> Option<Orphan> {
+    /// The commits of an ownership that ends and are not durable.
+    pub(crate) fn of<L>(own: &mut Own<L>, record: &Record) -> Option<Orphan> {
         if own.all_durable() || own.version == 0 {
             return None;
         }
         let durable = own.durable.unwrap_or(0);
         let unacked = record.attributes().iter().filter(|a| a.dot.claim == own.claim && a.dot.version > durable);
-        Some(Orphan { stamp: own.claim.at(own.version), dots: unacked.map(|a| (a.name.clone(), a.dot)).collect() })
+        let dots = unacked.map(|a| (a.name.clone(), a.dot)).collect();
+        Some(Orphan { stamp: own.claim.at(own.version), dots, late: core::mem::take(&mut own.late) })
     }
 
     /// Whether this record carries all that they had set.
@@ -89,8 +104,8 @@ pub(crate) struct Copy<L> {
     pub(crate) moved: Mono,
     /// Who may have copies from the time when this node owned the session: they learn who owns it now when this node does.
     pub(crate) former: SmallVec<[Life; 2]>,
-    /// Commits made here that nobody acknowledged before ownership ended: resolved by inclusion.
-    pub(crate) orphan: Option<Orphan>,
+    /// Commits made here that nobody acknowledged before ownership ended, oldest first: resolved by inclusion.
+    pub(crate) orphans: Vec<Orphan>,
     /// The link to its owner on which either last spoke of it.
     pub(crate) reported: Option<LinkId>,
     /// The owner that this copy is from says that it is none, and knows no other.
@@ -135,8 +150,7 @@ pub(crate) struct Own<L> {
     pub(crate) stay: SmallVec<[(Life, Claim); 1]>,
     /// Peers that get the lineage once all is durable: they offered a branch.
     pub(crate) owed: SmallVec<[Life; 1]>,
-    /// Late commits that wait for durability: version, peer, its number.
-    pub(crate) late: SmallVec<[(u32, Life, u64); 1]>,
+    pub(crate) late: Vec<Late>,
     /// The last use that the holders were told.
     pub(crate) touched: Mono,
     pub(crate) lost: bool,
@@ -185,7 +199,7 @@ impl<L: Live> Copy<L> {
             moves: 0,
             moved: Mono::ZERO,
             former: SmallVec::new(),
-            orphan: None,
+            orphans: Vec::new(),
             reported: None,
             disowned: false,
             reports: 0,
@@ -274,7 +288,7 @@ impl<L> Own<L> {
             waiting: Vec::new(),
             stay: SmallVec::new(),
             owed: SmallVec::new(),
-            late: SmallVec::new(),
+            late: Vec::new(),
             touched: now,
             lost: false,
             awaited: false,

@@ -61,6 +61,7 @@ scenarios! {
     restart_same_name,
     heal_without_traffic,
     late_commit_after_handover,
+    late_commit_of_an_owner_that_hands_over,
     balancer_without_stickiness,
     rotation_with_parallel_requests,
     both_sides_go_on,
@@ -145,18 +146,23 @@ impl Script {
 
     /// A session owned by the first of these nodes, whose list begins with them; client 0 has a token, client 1 has none.
     fn session(&mut self, list: &[usize]) -> (usize, usize) {
+        self.session_at(list[0], list)
+    }
+
+    /// The same, owned by that node, which need not be on its list.
+    fn session_at(&mut self, owner: usize, list: &[usize]) -> (usize, usize) {
         let (with, without) = (self.client(true), self.client(false));
         let session = loop {
             let session = self.w.new_session();
             let key = self.w.sessions[session].key;
-            let placed: Vec<usize> = self.placed(list[0], key);
+            let placed: Vec<usize> = self.placed(owner, key);
             if placed.starts_with(list) || placed.len() < list.len() {
                 break session;
             }
             self.w.sessions[session].abandoned = true;
         };
         self.w.clients[with].session = Some(session);
-        self.ok(with, list[0], Kind::Create);
+        self.ok(with, owner, Kind::Create);
         self.w.clients[without].session = Some(session);
         self.run(50);
         (with, without)
@@ -570,6 +576,23 @@ fn late_commit_after_handover(s: &mut Script) {
     s.wait(slow);
     let late = s.w.marks[crate::marks::Mark::LateCommitDone as usize];
     s.check(late == 1, "the slow request commits at the new owner");
+    s.end();
+}
+
+fn late_commit_of_an_owner_that_hands_over(s: &mut Script) {
+    s.nodes(4);
+    let (with, without) = s.session_at(0, &[1, 2]);
+    let slow = s.begin(without, 0, Kind::Set, 3000);
+    s.ok(with, 2, Kind::Read);
+    // The late commit is made at 2, and before its backup can say that it has it, 3 takes the session over.
+    s.hold(1, 2);
+    s.run(2500);
+    s.ok(with, 3, Kind::Read);
+    s.wait(slow);
+    let (done, unknown) =
+        (s.w.marks[crate::marks::Mark::LateCommitDone as usize], s.w.marks[crate::marks::Mark::LateCommitUnknown as usize]);
+    s.check((done, unknown) == (1, 0), "the slow request hears that its commit went with the session");
+    s.mend();
     s.end();
 }
 
