@@ -306,6 +306,11 @@ pub enum Event {
         /// Their names.
         discarded: Vec<Arc<str>>,
     },
+    /// Bytes that the application could not read were put aside by its first write; the application's side says so.
+    Quarantined {
+        /// The attribute.
+        attribute: Arc<str>,
+    },
     /// A copy was made at this node for an owner elsewhere.
     Backed {
         /// The owner.

@@ -675,6 +675,10 @@ impl<L: Live> Shard<L> {
         if round.moves > 0 {
             (copy.moves, copy.moved) = (round.moves, cx.now);
         }
+        if !lost.is_empty() && cx.config.on_lost == crate::config::OnLost::New {
+            // Before the live session is made of it, or the application would see what is left as if it were current.
+            copy.record.replace(Vec::new());
+        }
         let mut own = match &prior {
             Some(p) => {
                 let mut own = Own::new(round.claim, p.tenure, p.live.clone(), round.doubt, cx.now);
@@ -709,9 +713,6 @@ impl<L: Live> Shard<L> {
         }
         if merged.is_some() || !lost.is_empty() {
             own.version = 1;
-            if !lost.is_empty() && cx.config.on_lost == crate::config::OnLost::New {
-                copy.record.replace(Vec::new());
-            }
             for stamp in &lost {
                 copy.record.note_gap(*stamp);
             }

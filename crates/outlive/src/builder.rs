@@ -11,7 +11,8 @@ use core::time::Duration;
 use outlive_core::config::{Config as EngineConfig, Durability as EngineDurability, Limits};
 use outlive_core::limits::RECORD_MAX;
 use outlive_runtime::NodeConfig;
-use std::sync::Arc;
+use parking_lot::Mutex;
+use std::sync::{Arc, Weak};
 
 /// A node that is to be started. Later sources win: defaults, what is said here, a file's [`config`](Builder::config), the
 /// [`env`](Builder::env)ironment.
@@ -118,39 +119,46 @@ impl Builder {
     /// # Errors
     /// [`StartError`]. All settings that are wrong are named at once.
     pub async fn start(self) -> Result<Outlive, StartError> {
-        let (config, mut node_config) = self.settings()?;
+        let (config, mut node_config, names) = self.settings()?;
         node_config.store = match config.store.as_deref() {
             None | Some("none") => None,
             Some(url) => Some(outlive_store::open(url).await.map_err(|source| StartError::Store { source: Box::new(source) })?),
         };
         let runtime = outlive_runtime::Node::start(node_config).await.map_err(start_error)?;
-        Outlive::of(runtime, &config)
+        Outlive::of(runtime, &config, names)
     }
 
     /// A node for one process, at once.
     pub(crate) fn alone(self) -> Result<Outlive, StartError> {
-        let (config, node_config) = self.settings()?;
+        let (config, node_config, names) = self.settings()?;
         let runtime = outlive_runtime::Node::alone(node_config).map_err(start_error)?;
-        Outlive::of(runtime, &config)
+        Outlive::of(runtime, &config, names)
     }
 
-    fn settings(self) -> Result<(Config, NodeConfig), StartError> {
+    fn settings(self) -> Result<(Config, NodeConfig, Names), StartError> {
+        // What is not Unicode cannot be one of ours.
+        let vars = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+        self.settings_with(vars)
+    }
+
+    fn settings_with(self, vars: impl Iterator<Item = (String, String)>) -> Result<(Config, NodeConfig, Names), StartError> {
         let Builder { code: mut config, file, env } = self;
         config.merge(file);
-        let mut errors = Vec::new();
-        if env {
-            // What is not Unicode cannot be one of ours.
-            let vars = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
-            errors = config.read_env(vars);
-        }
+        let mut errors = if env { config.read_env(vars) } else { Vec::new() };
         errors.extend(config.check());
         let engine = engine_config(&config);
         if let Err(more) = engine.clone().check() {
             errors.extend(more.iter().map(ToString::to_string));
         }
-        if !errors.is_empty() {
-            return Err(StartError::Config(Errors(errors)));
-        }
+        let names = match config.cookie.clone().unwrap_or_default().resolve(config.namespace()) {
+            Ok(carrier) if errors.is_empty() => Names::reserve(carrier.all_names(), config.namespace()),
+            // It is among the errors already.
+            _ => Err(None),
+        };
+        let names = names.map_err(|error| {
+            errors.extend(error);
+            StartError::Config(Errors(errors))
+        })?;
         let mut node = NodeConfig::default();
         node.name = config.node.clone();
         node.zone = config.zone.clone();
@@ -161,8 +169,10 @@ impl Builder {
         node.join = config.join.clone().unwrap_or_default();
         node.secret = config.secret;
         node.engine = engine;
+        node.commit_bound = config.commit_bound.unwrap_or(node.commit_bound);
+        node.open_bound = config.open_bound.unwrap_or(node.open_bound);
         node.danger_plain_peers = config.danger_plain_peers.unwrap_or(false);
-        Ok((config, node))
+        Ok((config, node, names))
     }
 }
 
@@ -198,8 +208,42 @@ fn start_error(error: outlive_runtime::StartError) -> StartError {
     }
 }
 
+/// The cookies of a namespace in this process, as long as its node lives.
+#[derive(Debug)]
+pub(crate) struct Names {
+    _held: Arc<()>,
+}
+
+struct Reserved {
+    names: Vec<String>,
+    namespace: String,
+    held: Weak<()>,
+}
+
+static RESERVED: Mutex<Vec<Reserved>> = Mutex::new(Vec::new());
+
+impl Names {
+    /// Two namespaces cannot share a cookie: each would take the other's ids for made-up ones, and overwrite them.
+    fn reserve(names: Vec<String>, namespace: &str) -> Result<Names, Option<String>> {
+        let mut all = RESERVED.lock();
+        all.retain(|other| other.held.strong_count() > 0);
+        for other in all.iter().filter(|other| other.namespace != namespace) {
+            if let Some(name) = names.iter().find(|name| other.names.contains(name)) {
+                let both = (namespace, &other.namespace);
+                return Err(Some(format!(
+                    "the namespaces `{}` and `{}` would share the cookie {name}: give one another cookie.name",
+                    both.0, both.1
+                )));
+            }
+        }
+        let held = Arc::new(());
+        all.push(Reserved { names, namespace: namespace.to_owned(), held: Arc::downgrade(&held) });
+        Ok(Names { _held: held })
+    }
+}
+
 impl Outlive {
-    fn of(runtime: outlive_runtime::Node<crate::live::Live>, config: &Config) -> Result<Outlive, StartError> {
+    fn of(runtime: outlive_runtime::Node<crate::live::Live>, config: &Config, names: Names) -> Result<Outlive, StartError> {
         let carrier = config.cookie.clone().unwrap_or_default().resolve(config.namespace());
         let limits = engine_config(config).limits;
         Ok(Outlive {
@@ -213,6 +257,7 @@ impl Outlive {
                 has_store: !matches!(config.store.as_deref(), None | Some("none")),
                 shutdown_grace: config.shutdown_grace.unwrap_or(Duration::from_secs(10)),
                 stats: Counters::default(),
+                _names: names,
                 runtime,
             }),
         })
@@ -226,5 +271,46 @@ pub struct Errors(pub Vec<String>);
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(builder: Builder, vars: &[(&str, &str)]) -> Result<Config, StartError> {
+        builder.settings_with(vars.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned()))).map(|(config, ..)| config)
+    }
+
+    #[test]
+    fn the_environment_is_read_only_where_that_was_asked_for() {
+        let vars = [("OUTLIVE_NODE", "from-env"), ("OUTLIVE_NONSENSE", "1")];
+        assert_eq!(settings(Outlive::builder().node("a"), &vars).unwrap().node.as_deref(), Some("a"));
+        let error = settings(Outlive::builder().node("a").env(), &vars).unwrap_err().to_string();
+        assert!(error.contains("OUTLIVE_NONSENSE is no setting"), "{error}");
+    }
+
+    #[test]
+    fn defaults_give_way_to_code_code_to_a_file_and_a_file_to_the_environment() {
+        let mut file = Config::default();
+        file.set("node", "file").unwrap();
+        file.set("zone", "file").unwrap();
+        let config = settings(Outlive::builder().config(file).node("code").namespace("code").env(), &[("OUTLIVE_ZONE", "env")]).unwrap();
+        assert_eq!((config.node.as_deref(), config.zone.as_deref()), (Some("file"), Some("env")));
+        assert_eq!((config.namespace(), config.cluster.as_deref()), ("code", None));
+    }
+
+    #[test]
+    fn two_namespaces_with_one_cookie_are_refused_at_the_start() {
+        let builder = |namespace: &str, cookie: &'static str| Outlive::builder().namespace(namespace).cookie(Cookie::new().name(cookie));
+        let first = builder("names-a", "names-tests").alone().unwrap();
+        let error = builder("names-b", "names-tests").alone().unwrap_err();
+        assert!(matches!(error, StartError::Config(_)));
+        let text = error.to_string();
+        assert!(text.contains("`names-b` and `names-a` would share the cookie names-tests"), "{text}");
+        assert!(builder("names-b", "names-tests-v").alone().is_err(), "the first one's token has that name");
+        assert!(builder("names-a", "names-tests").alone().is_ok(), "another node of the same namespace");
+        drop(first);
+        assert!(builder("names-b", "names-tests").alone().is_ok(), "the first one has ended");
     }
 }

@@ -56,6 +56,8 @@ pub struct Config {
     pub(crate) cookie: Option<Cookie>,
     pub(crate) drain_timeout: Option<Duration>,
     pub(crate) shutdown_grace: Option<Duration>,
+    pub(crate) commit_bound: Option<Duration>,
+    pub(crate) open_bound: Option<Duration>,
     pub(crate) danger_plain_peers: Option<bool>,
 }
 
@@ -137,6 +139,11 @@ settings! {
         |c, t| some(&mut c.drain_timeout, duration(t), "a duration like `20s`");
     "shutdown_grace" "how long requests in flight may take at the end, like `10s`; default `10s`"
         |c, t| some(&mut c.shutdown_grace, duration(t), "a duration like `10s`");
+    "commit_bound" "how long a commit may wait for its copies before its outcome is called unknown; below the 3 s after which a silent \
+                    node counts as dead, each such death fails the commits that wait for it; default `5s`"
+        |c, t| some(&mut c.commit_bound, duration(t), "a duration like `5s`");
+    "open_bound" "how long a request may wait for its session; default `5s`"
+        |c, t| some(&mut c.open_bound, duration(t), "a duration like `5s`");
     "danger_plain_peers" "`true` lets nodes speak unencrypted over a network; default `false`"
         |c, t| some(&mut c.danger_plain_peers, t.parse().ok(), "`true` or `false`");
 }
@@ -153,6 +160,20 @@ fn some_cookie<T>(c: &mut Config, value: Option<T>, set: fn(Cookie, T) -> Cookie
 }
 
 impl Config {
+    /// Environment variables of other parts of Outlive, which a node leaves alone: names, or beginnings of names where they end in `_`.
+    /// Any other `OUTLIVE_` variable that is no setting is an error, because it is a setting that somebody mistyped.
+    pub const ENV_ELSEWHERE: &[&str] = &[
+        "OUTLIVE_CONFIG",
+        "OUTLIVE_CACHE",
+        "OUTLIVE_SKIP",
+        "OUTLIVE_WITHOUT_BROWSER",
+        "OUTLIVE_BENCH_",
+        "OUTLIVE_DEMO_",
+        "OUTLIVE_GATEWAY_",
+        "OUTLIVE_NODE_",
+        "OUTLIVE_SIM_",
+    ];
+
     /// Sets one setting from its text, by its path.
     ///
     /// # Errors
@@ -175,6 +196,7 @@ impl Config {
             let Some(rest) = name.strip_prefix("OUTLIVE_") else { continue };
             let path = SETTINGS.iter().map(|(path, _)| *path).find(|path| path.replace('.', "_").eq_ignore_ascii_case(rest));
             match path.map(|path| self.set(path, &text)) {
+                None if is_elsewhere(&name) => {}
                 None => errors.push(format!("{name} is no setting")),
                 Some(Err(error)) => errors.push(format!("{name}: {error}")),
                 Some(Ok(())) => {}
@@ -188,7 +210,7 @@ impl Config {
     pub(crate) fn merge(&mut self, later: Config) {
         macro_rules! take { ($($field:ident)*) => { $(if later.$field.is_some() { self.$field = later.$field; })* } }
         take!(store durability consistency backups min_backups on_lost lost_after namespace cluster node zone peer advertise http join secret idle_timeout);
-        take!(lifetime max_size cookie drain_timeout shutdown_grace danger_plain_peers);
+        take!(lifetime max_size cookie drain_timeout shutdown_grace commit_bound open_bound danger_plain_peers);
     }
 
     /// What is wrong with the settings that the library itself uses; the engine checks its own.
@@ -206,11 +228,20 @@ impl Config {
         if let Some(size) = self.max_size.filter(|s| !(1024..=RECORD_MAX).contains(s)) {
             errors.push(format!("session.max_size is {size} B, and must be 1 KiB to {} KiB", RECORD_MAX / 1024));
         }
+        for (path, bound) in [("commit_bound", self.commit_bound), ("open_bound", self.open_bound)] {
+            if let Some(bound) = bound.filter(|b| !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(b)) {
+                errors.push(format!("{path} is {} ms, and must be 10 ms to 60 s", bound.as_millis()));
+            }
+        }
         if let (None | Some(Durability::Backup(_)), Some(backups)) = (self.durability, self.backups) {
             errors.push(format!("backups is {backups}, and durability says how many there are: `backup(n)`"));
         }
         if matches!(self.durability, Some(Durability::Backup(n)) if n == 0 || n > 5) {
             errors.push("durability must be `owner`, `backup(1)` to `backup(5)` or `store`".to_owned());
+        }
+        let far = self.join.iter().flatten().find(|addr| !is_local(addr));
+        if let (None, Some(far)) = (self.peer, far) {
+            errors.push(format!("join names {far}, and peer is not set: nodes of other machines cannot connect to a loopback port"));
         }
         if let Err(error) = self.cookie.clone().unwrap_or_default().resolve(self.namespace()) {
             errors.push(error);
@@ -221,6 +252,16 @@ impl Config {
     pub(crate) fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or("session")
     }
+}
+
+fn is_elsewhere(name: &str) -> bool {
+    Config::ENV_ELSEWHERE.iter().any(|known| *known == name || known.ends_with('_') && name.starts_with(known))
+}
+
+/// Whether an address is on this machine alone.
+fn is_local(addr: &str) -> bool {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost") || host.parse::<core::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Characters of a node's name: behind the id and a dot it still fits into the cookie.
@@ -343,6 +384,24 @@ mod tests {
         assert!(errors[0].contains("not built yet") && errors[3].contains("\"30\"") && errors[3].contains("like `30m`"));
         assert!(!errors[2].contains("hunter2"), "a secret is repeated");
         assert!(config.check()[0].starts_with("node is \"a.b\""));
+    }
+
+    #[test]
+    fn variables_of_other_parts_are_left_alone_and_a_mistyped_one_is_not() {
+        let theirs = [("OUTLIVE_GATEWAY_LISTEN", "x"), ("OUTLIVE_DEMO_NODES", "3"), ("OUTLIVE_NODE_NAME", "n"), ("OUTLIVE_CONFIG", "f")];
+        let (config, errors) = env(&theirs);
+        assert!(errors.is_empty() && config.node.is_none(), "{errors:?}");
+        let mistyped = ["OUTLIVE_GATEWAI_LISTEN", "OUTLIVE_NODES", "OUTLIVE_CONFIGS", "OUTLIVE_"];
+        let (_, errors) = env(&mistyped.map(|name| (name, "x")));
+        assert_eq!(errors.len(), mistyped.len(), "{errors:?}");
+    }
+
+    #[test]
+    fn nodes_of_several_machines_need_a_peer_address_and_those_of_one_do_not() {
+        let join = |list: &str, peer| Config { join: Some(super::list(list)), peer, ..Config::default() }.check();
+        assert!(join("127.0.0.1:7400, localhost:1, [::1]:2", None).is_empty());
+        assert!(join("127.0.0.1:7400, 10.0.0.7:7400", None)[0].contains("10.0.0.7:7400, and peer is not set"));
+        assert!(join("db.example:7400", Some(([10, 0, 0, 1], 7400).into())).is_empty());
     }
 
     #[test]

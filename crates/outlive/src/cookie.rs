@@ -173,6 +173,14 @@ pub(crate) enum Mode {
 }
 
 impl Carrier {
+    /// Every name that it reads or sets.
+    pub(crate) fn all_names(&self) -> Vec<String> {
+        match &self.headers {
+            Some((id, token)) => vec![id.to_string(), token.to_string()],
+            None => [&self.usual, &self.loopback].iter().flat_map(|n| [n.id.name.clone(), n.token.name.clone()]).collect(),
+        }
+    }
+
     /// The mode for a request with these headers.
     pub(crate) fn mode(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Mode {
         match self.debug_build && self.secure && self.headers.is_none() && loopback(headers, authority).is_some() {

@@ -47,6 +47,11 @@ pub enum EventKind {
         /// The attributes of which one branch had another value.
         attributes: Vec<Arc<str>>,
     },
+    /// An attribute's bytes did not decode, and its first write put them aside: another release wrote them.
+    Quarantined {
+        /// Its name.
+        attribute: Arc<str>,
+    },
     /// This node made a copy for another.
     Backed {
         /// The owner.
@@ -112,6 +117,7 @@ impl Events {
             Told::Lost { .. } => EventKind::Lost,
             Told::FoundAgain { .. } => EventKind::FoundAgain,
             Told::Conflict { discarded } => EventKind::Conflict { attributes: discarded },
+            Told::Quarantined { attribute } => EventKind::Quarantined { attribute },
             Told::Backed { owner } => EventKind::Backed { owner: name(owner) },
             Told::Replicated { on } => EventKind::Replicated { on: on.into_iter().map(name).collect() },
             _ => return None,

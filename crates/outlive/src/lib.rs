@@ -104,6 +104,7 @@ mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tower;
+mod turn;
 
 pub use builder::Builder;
 pub use config::{Config, Consistency, Durability};

@@ -11,6 +11,7 @@
 
 use crate::codec::{self, Encode, Shared};
 use crate::key::{AsKey, Value};
+use crate::turn::Turns;
 use bytes::Bytes;
 use core::cell::RefCell;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -60,6 +61,7 @@ pub(crate) struct Live {
     successor: Mutex<Option<SessionKey>>,
     external: AtomicU32,
     place_holders: AtomicU32,
+    turns: Turns,
 }
 
 impl core::fmt::Debug for Live {
@@ -274,7 +276,8 @@ impl Live {
     /// A session without attributes.
     pub(crate) fn new() -> Live {
         let state = ReentrantMutex::new(RefCell::new(State::default()));
-        Live { state, successor: Mutex::new(None), external: AtomicU32::new(0), place_holders: AtomicU32::new(1) }
+        let (external, place_holders) = (AtomicU32::new(0), AtomicU32::new(1));
+        Live { state, successor: Mutex::new(None), external, place_holders, turns: Turns::default() }
     }
 
     /// The session of that record; copies handles only, because the engine calls it under a shard lock.
@@ -315,6 +318,11 @@ impl Live {
     /// How many changes of others, as the engine counts them, are in here.
     pub(crate) fn external(&self) -> u32 {
         self.external.load(Ordering::Relaxed)
+    }
+
+    /// Whose turn it is, where requests have the session one at a time.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// A request begins.

@@ -1,5 +1,6 @@
 //! The seam to the runtime: what the library asks of a node, with the answers it needs.
 
+use crate::builder::Names;
 use crate::cookie::Carrier;
 use crate::live::{Changes, Live};
 use crate::session::SessionInfo;
@@ -33,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) shutdown_grace: Duration,
     pub(crate) has_store: bool,
     pub(crate) stats: Counters,
+    /// No other namespace of this process has them while this node lives.
+    pub(crate) _names: Names,
 }
 
 /// What is counted, not kept silent.

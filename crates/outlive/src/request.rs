@@ -2,9 +2,11 @@
 
 use crate::caching;
 use crate::error::{CommitError, OpenError};
+use crate::live::Live;
 use crate::node::{Durable, EndKind, Node, Open, Step};
 use crate::session::{Brought, Committed, Committing, Session};
-use core::sync::atomic::Ordering;
+use crate::turn::{self, Turn};
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use http::uri::Authority;
 use http::{Extensions, HeaderMap, HeaderValue, StatusCode, Uri};
@@ -23,15 +25,24 @@ pub(crate) struct Slot(Arc<Inner>);
 struct Inner {
     node: Arc<Node>,
     session: OnceLock<Session>,
+    /// The session is to be had alone.
+    exclusive: AtomicBool,
+    /// Two handlers' arguments of one request must not wait for each other's turn.
+    taking: tokio::sync::Mutex<()>,
 }
 
 impl Slot {
-    pub(crate) fn new(node: Arc<Node>) -> Slot {
-        Slot(Arc::new(Inner { node, session: OnceLock::new() }))
+    pub(crate) fn new(node: Arc<Node>, exclusive: bool) -> Slot {
+        Slot(Arc::new(Inner { node, session: OnceLock::new(), exclusive: exclusive.into(), taking: tokio::sync::Mutex::new(()) }))
     }
 
     pub(crate) fn is_of(&self, node: &Arc<Node>) -> bool {
         Arc::ptr_eq(&self.0.node, node)
+    }
+
+    /// From here on, whoever asks for the session has it alone.
+    pub(crate) fn make_exclusive(&self) {
+        self.0.exclusive.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn session(&self) -> Option<&Session> {
@@ -40,7 +51,11 @@ impl Slot {
 
     /// The session, opened by the first call.
     fn open(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Step<Result<Session, OpenError>> {
+        let exclusive = self.0.exclusive.load(Ordering::Relaxed);
         if let Some(session) = self.0.session.get() {
+            if exclusive && session.lacks_turn() {
+                return Step::Wait(Box::pin(self.clone().take_turn_late(session.clone())));
+            }
             return Step::Ready(Ok(session.clone()));
         }
         let node = &self.0.node;
@@ -60,6 +75,9 @@ impl Slot {
             node.stats.foreign_tokens.fetch_add(1, Ordering::Relaxed);
         }
         (brought.id, brought.here, brought.token) = (Some(id), route == node.route, token);
+        if exclusive {
+            return Step::Wait(Box::pin(self.clone().take_turn(id, key, brought)));
+        }
         match node.open(key, token) {
             Step::Ready(open) => Step::Ready(self.opened(id, brought, open)),
             Step::Wait(waiting) => {
@@ -67,6 +85,55 @@ impl Slot {
                 Step::Wait(Box::pin(async move { slot.opened(id, brought, waiting.await) }))
             }
         }
+    }
+
+    /// Opens the session when it is this request's turn. The queue is where the session is: when that changes, those who wait look again.
+    async fn take_turn(self, id: SessionId, key: SessionKey, brought: Brought) -> Result<Session, OpenError> {
+        let _one = self.0.taking.lock().await;
+        if let Some(session) = self.0.session.get() {
+            return Ok(session.clone());
+        }
+        let (node, until) = (&self.0.node, turn::until());
+        let (mut held, mut lost): (Option<(Arc<Live>, Turn)>, bool) = (None, false);
+        loop {
+            let mut opened = match node.open(key, brought.token).answer().await {
+                Open::Here(opened) => opened,
+                other => return self.opened(id, brought, other),
+            };
+            lost |= opened.lost;
+            let live = opened.live.clone();
+            if Node::is_guest(&opened) {
+                node.close(&opened);
+                turn::pause(until).await?;
+                continue;
+            }
+            let mine = held.take().filter(|(of, _)| Arc::ptr_eq(of, &live)).map(|(_, turn)| turn);
+            if let Some(turn) = mine.or_else(|| live.turns().try_take()) {
+                opened.lost = lost;
+                let session = Session::opened(node.clone(), brought, id, opened);
+                session.hold(turn);
+                return Ok(self.keep(session));
+            }
+            // Not held open meanwhile: a request that waits must not keep the session from moving.
+            node.close(&opened);
+            let turn = live.turns().take(until).await?;
+            held = Some((live, turn));
+        }
+    }
+
+    /// The same for a session that a layer further out has opened already.
+    async fn take_turn_late(self, session: Session) -> Result<Session, OpenError> {
+        let _one = self.0.taking.lock().await;
+        let until = turn::until();
+        while session.lacks_turn() {
+            let Some(live) = session.live_here() else { return Ok(session) };
+            let turn = live.turns().take(until).await?;
+            session.refresh().await?;
+            if session.live_here().is_some_and(|now| Arc::ptr_eq(&now, &live)) {
+                session.hold(turn);
+            }
+        }
+        Ok(session)
     }
 
     fn opened(&self, id: SessionId, brought: Brought, open: Open) -> Result<Session, OpenError> {
@@ -137,6 +204,7 @@ pub(crate) fn seal<B: Default>(
     session: &Session,
     result: Result<Durable, CommitError>,
     mut answer: http::Response<B>,
+    debug_header: bool,
 ) -> http::Response<B> {
     if let Err(error) = &result {
         tracing::error!(%error, "a session could not be committed");
@@ -150,8 +218,12 @@ pub(crate) fn seal<B: Default>(
         caching::forbid_sharing(answer.headers_mut());
     }
     caching::vary_by(answer.headers_mut(), session.vary());
-    if let Some(durable) = durable {
-        answer.extensions_mut().insert(Committed::of(durable));
+    if let Some(committed) = durable.map(Committed::of) {
+        let text = format_args!("level={} version={}", committed.level, committed.version).to_string();
+        if let (true, Ok(value)) = (debug_header, HeaderValue::from_str(&text)) {
+            answer.headers_mut().insert("outlive-committed", value);
+        }
+        answer.extensions_mut().insert(committed);
     }
     answer
 }

@@ -5,6 +5,7 @@ use crate::error::{CommitError, LoginError, OpenError};
 use crate::key::AsKey;
 use crate::live::{Changes, CutError, Live, Notes, RequestNo, Sent};
 use crate::node::{Commit, CommitFailure, Durable, EndKind, Node, Open, Opened, Step, Waiting};
+use crate::turn::Turn;
 use bytes::Bytes;
 use core::future::Future;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -18,7 +19,7 @@ use outlive_core::output::Event;
 use outlive_core::record::{LIMITS, USER};
 use outlive_core::stamp::Stamp;
 use outlive_core::token::Token;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -136,6 +137,8 @@ struct Inner {
     /// The session ended, or rotated, by somebody else's doing.
     gone: AtomicBool,
     lost: bool,
+    /// Until the request ends nobody else has the session, under `exclusive`.
+    turn: Mutex<Option<Turn>>,
 }
 
 /// Where the handle's data lives; it changes when the session begins, rotates or is invalidated.
@@ -169,7 +172,7 @@ impl Session {
         let place = RwLock::new(Place { request: live.begin(), live, at, rotate: false, ended: false });
         let others = AtomicU32::new(0);
         let [late, known, gone] = [const { AtomicBool::new(false) }; 3];
-        Session { inner: Arc::new(Inner { node, place, brought, late, others, known, gone, lost }) }
+        Session { inner: Arc::new(Inner { node, place, brought, late, others, known, gone, lost, turn: Mutex::new(None) }) }
     }
 
     /// The value as it is now: a snapshot without a lock, which may live across `.await`. The idiom for a default is
@@ -429,6 +432,22 @@ impl Session {
         }
     }
 
+    /// Keeps the session to this request until it ends.
+    pub(crate) fn hold(&self, turn: Turn) {
+        *self.inner.turn.lock() = Some(turn);
+    }
+
+    /// Whether there is a session that other requests may have at the same time.
+    pub(crate) fn lacks_turn(&self) -> bool {
+        !self.is_new() && self.inner.turn.lock().is_none()
+    }
+
+    /// The live session, if there is one.
+    pub(crate) fn live_here(&self) -> Option<Arc<Live>> {
+        let place = self.inner.place.read_recursive();
+        matches!(place.at, At::Here(..)).then(|| place.live.clone())
+    }
+
     fn has_writes(&self) -> bool {
         let place = self.inner.place.read_recursive();
         place.live.has_writes(place.request)
@@ -454,6 +473,7 @@ impl Session {
         if !self.inner.late.swap(true, Ordering::Relaxed) {
             let others = self.inner.close(&self.inner.place.read_recursive());
             self.inner.others.store(others, Ordering::Relaxed);
+            self.inner.turn.lock().take();
         }
     }
 
@@ -625,6 +645,11 @@ impl Inner {
         let moved = place.live.successor().is_some_and(|key| key != opened.key);
         self.gone.fetch_or(moved, Ordering::Relaxed);
         let sent = place.live.commit(place.request, self.node.size_max, |changes| send(&self.node, &place.live, opened, changes));
+        if let Ok((_, notes)) = &sent {
+            for attribute in &notes.quarantined {
+                self.node.runtime.tell(opened.key, Event::Quarantined { attribute: attribute.clone() });
+            }
+        }
         self.sent(sent).unwrap_or_else(|| match self.node.finish_read(opened) {
             Commit::Applied(_, step) => durable(step),
             // It ended or moved meanwhile; the request changed nothing, so there is nothing to refuse.

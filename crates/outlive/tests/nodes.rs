@@ -2,83 +2,26 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+mod support;
+
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::routing::get;
 use core::time::Duration;
 use outlive::testing::{self, Client};
-use outlive::{Builder, CommitError, Committed, Cookie, Durability, EventKind, Key, Level, Outlive, Session, StartError};
-
-const VISITS: Key<u64> = Key::new("visits");
-
-async fn visits(session: Session) -> String {
-    session.update(VISITS, |n| {
-        *n += 1;
-        n.to_string()
-    })
-}
-
-async fn read(session: Session) -> String {
-    session.get(VISITS).unwrap_or_default().to_string()
-}
-
-async fn info(session: Option<Session>) -> String {
-    let info = session.map(|s| s.info()).unwrap_or_default();
-    format!("{} {}", info.owner.unwrap_or_default(), info.backups.join(","))
-}
-
-async fn who(session: Session) -> String {
-    session.user().map_or_else(|| "nobody".to_owned(), |u| u.to_string())
-}
-
-async fn login(session: Session) -> Result<(), outlive::LoginError> {
-    session.login("ada").await
-}
-
-async fn logout(session: Session) -> String {
-    format!("{:?}", session.invalidate().await.unwrap())
-}
-
-fn app(outlive: &Outlive) -> Router {
-    let app = Router::new().route("/", get(visits)).route("/read", get(read)).route("/info", get(info)).route("/who", get(who));
-    app.route("/login", get(login)).route("/logout", get(logout)).layer(outlive.layer())
-}
-
-fn builder(name: &str, cluster: &str) -> Builder {
-    let mut config = outlive::Config::default();
-    config.set("cluster", cluster).unwrap();
-    let cookie = Cookie::new().name("OUTLIVESID").danger_plain_http();
-    Outlive::builder().config(config).node(name).cookie(cookie).peer(([127, 0, 0, 1], 0).into())
-}
-
-/// Nodes a, b, c of one cluster, each joined to the first.
-async fn cluster(name: &str) -> Vec<Outlive> {
-    let a = builder("a", name).start().await.unwrap();
-    let first = a.peer_addr();
-    let mut nodes = vec![a];
-    for node in ["b", "c"] {
-        nodes.push(builder(node, name).join([&first]).start().await.unwrap());
-    }
-    for node in &nodes {
-        while node.members() < 3 {
-            tokio::task::yield_now().await;
-        }
-    }
-    nodes
-}
+use outlive::{CommitError, Committed, Durability, EventKind, Level, OpenError, Outlive, Session, StartError};
+use std::sync::Arc;
+use support::{LAST, Pair, VISITS, app, browser, builder, cluster, routes, until};
+use tokio::sync::Notify;
 
 /// The same browser, at another node.
 fn at(client: &Client<Router>, outlive: &Outlive) -> Client<Router> {
-    let there = testing::client(app(outlive));
-    for (name, value) in client.cookies() {
-        there.set_cookie(&name, &value);
-    }
-    there
+    support::at(client, app(outlive))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_outlives_the_node_that_answered_and_its_cookie_names_the_new_one() {
-    let mut nodes = cluster("outlives").await;
+    let mut nodes = cluster("outlives", 3, &[]).await;
     let client = testing::client(app(&nodes[0]));
     let first = client.get("/").await;
     assert_eq!(first.extensions.get::<Committed>().map(|c| c.level), Some(Level::Backup(1)));
@@ -104,7 +47,7 @@ async fn settled(client: &Client<Router>) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_balancer_without_stickiness_loses_nothing_and_logs_nobody_out() {
-    let nodes = cluster("round-robin").await;
+    let nodes = cluster("round-robin", 3, &[]).await;
     let mut client = testing::client(app(&nodes[0]));
     for n in 0..12 {
         client = at(&client, &nodes[n % 3]);
@@ -139,7 +82,7 @@ async fn a_balancer_without_stickiness_loses_nothing_and_logs_nobody_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_node_hands_its_sessions_over() {
-    let nodes = cluster("drain").await;
+    let nodes = cluster("drain", 3, &[]).await;
     let client = testing::client(app(&nodes[0]));
     client.get("/").await;
     assert_eq!(nodes[0].drain().await.unwrap().abandoned, 0);
@@ -149,7 +92,7 @@ async fn a_drained_node_hands_its_sessions_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_name_the_session_and_say_that_it_moved_and_who_has_a_copy() {
-    let mut nodes = cluster("events").await;
+    let mut nodes = cluster("events", 3, &[]).await;
     let client = testing::client(app(&nodes[0]));
     let (mut here, mut there) = (nodes[0].events(), nodes[1].events());
     client.get("/").await;
@@ -188,4 +131,229 @@ async fn all_settings_that_are_wrong_are_named_at_once() {
     let builder = Outlive::builder().durability(Durability::Store).idle_timeout(Duration::from_millis(1)).namespace("a b");
     let Err(StartError::Config(errors)) = builder.start().await else { panic!("it started") };
     assert_eq!(errors.0.len(), 3, "{errors}");
+}
+
+/// An application in which `/slow` opens the session, says so, waits, and then does what `f` says.
+fn with_slow(outlive: &Outlive, f: fn(&Session)) -> (Router, Arc<Notify>, Arc<Notify>) {
+    let (reached, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (r, g) = (reached.clone(), go.clone());
+    let slow = move |session: Session| async move {
+        let before = session.get(VISITS).unwrap_or_default();
+        r.notify_one();
+        g.notified().await;
+        f(&session);
+        before.to_string()
+    };
+    (routes().route("/slow", get(slow)).layer(outlive.layer()), reached, go)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_runs_while_its_session_moves_commits_there_or_is_told_of_the_conflict() {
+    let writes: [(fn(&Session), _); 2] =
+        [(|s| s.set(LAST, "slow".to_owned()), StatusCode::OK), (|s| s.set(VISITS, 77), StatusCode::SERVICE_UNAVAILABLE)];
+    for (n, (write, want)) in writes.into_iter().enumerate() {
+        let nodes = cluster(&format!("moves-{n}"), 2, &[]).await;
+        let (slow_app, reached, go) = with_slow(&nodes[0], write);
+        let client = browser(slow_app);
+        client.get("/").await;
+        let slow = client.copy();
+        let slow = tokio::spawn(async move { slow.get("/slow").await });
+        reached.notified().await;
+        let there = at(&client, &nodes[1]);
+        while there.get("/").await.text != "2" {}
+        go.notify_one();
+        let answer = slow.await.unwrap();
+        assert_eq!(answer.status, want, "{:?}", answer.extensions.get::<CommitError>());
+        if want != StatusCode::OK {
+            assert!(matches!(answer.extensions.get(), Some(CommitError::Conflict)));
+            assert_eq!(answer.headers[header::RETRY_AFTER], "0");
+        }
+        assert_eq!(there.get("/read").await.text, "2", "and what the other request wrote stays");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_has_begun_goes_on_when_its_request_is_dropped() {
+    let pair = Pair::start("dropped", &[]).await;
+    let client = browser(app(&pair.nodes[0]));
+    assert_eq!(client.get("/").await.extensions.get::<Committed>().map(|c| c.level), Some(Level::Backup(1)));
+    pair.cut();
+    let mut waits = Box::pin(client.get("/"));
+    // The handler has run and its commit is on the way when the future says that it is not ready.
+    tokio::select! {
+        biased;
+        _ = &mut waits => panic!("it left without its copy"),
+        () = core::future::ready(()) => {}
+    }
+    drop(waits);
+    pair.mend();
+    assert_eq!(client.get("/read").await.text, "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_commit_of_which_nobody_knows_is_answered_503_and_leaves_no_cookie_and_no_session() {
+    let pair = Pair::start("first", &["commit_bound=100ms"]).await;
+    let client = browser(app(&pair.nodes[0]));
+    pair.cut();
+    let answer = client.get("/").await;
+    assert_eq!((answer.status, answer.text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
+    assert!(matches!(answer.extensions.get(), Some(CommitError::Unknown)));
+    assert_eq!(answer.headers[header::RETRY_AFTER], "1");
+    assert!(client.cookies().is_empty());
+    until("nothing is left of it", || pair.nodes[0].stats().engine.owned == 0).await;
+    pair.mend();
+    until("it can commit again", || pair.nodes[0].stats().engine.members == 2).await;
+    while client.get("/").await.text != "1" {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_of_which_nobody_knows_is_kept_and_sent_again() {
+    let pair = Pair::start("unknown", &["commit_bound=100ms"]).await;
+    let client = browser(app(&pair.nodes[0]));
+    client.get("/").await;
+    pair.cut();
+    let answer = client.get("/").await;
+    assert!(matches!(answer.extensions.get(), Some(CommitError::Unknown)), "{}", answer.status);
+    pair.mend();
+    // Whoever reads it waits until it is durable: it is there, once.
+    let after = loop {
+        let answer = client.get("/read").await;
+        if answer.status == StatusCode::OK {
+            break answer.text;
+        }
+    };
+    assert_eq!(after, "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_logout_says_whether_every_node_has_heard_of_it() {
+    let pair = Pair::start("pending", &[]).await;
+    let client = browser(app(&pair.nodes[0]));
+    client.get("/").await;
+    pair.cut();
+    let thief = client.copy();
+    assert_eq!(client.get("/logout").await.text, "Pending");
+    assert_eq!(thief.get("/read").await.text, "0", "it is in force here");
+    pair.mend();
+    let there = at(&thief, &pair.nodes[1]);
+    // Told again until it has heard.
+    loop {
+        let answer = there.get("/read").await;
+        if answer.status == StatusCode::OK {
+            break assert_eq!(answer.text, "0");
+        }
+    }
+    client.get("/").await;
+    assert_eq!(client.get("/logout").await.text, "Everywhere");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_is_told_once_and_the_old_state_is_never_served_as_if_it_were_current() {
+    for (on_lost, left) in [("new", 0), ("serve", 1)] {
+        let settings = ["durability=backup(1)", "lost_after=0s", &format!("on_lost={on_lost}")];
+        let mut pair = Pair::start(&format!("loss-{on_lost}"), &settings).await;
+        let mut events = pair.nodes[1].events();
+        let client = browser(app(&pair.nodes[0]));
+        assert_eq!(client.get("/").await.extensions.get::<Committed>().map(|c| c.level), Some(Level::Backup(1)));
+        // The other node is thought dead and has an old copy; then the only one that knows better dies.
+        pair.cut();
+        until("it is thought dead", || pair.nodes[0].members() == 1).await;
+        let alone = client.get("/").await;
+        assert_eq!((alone.text.as_str(), alone.extensions.get::<Committed>().map(|c| c.level)), ("2", Some(Level::Owner)));
+        pair.nodes.remove(0).shutdown_now();
+        let there = at(&client, &pair.nodes[0]);
+        let answer = loop {
+            let answer = there.get("/loss").await;
+            if answer.status == StatusCode::OK {
+                break answer;
+            }
+            assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "never the old state");
+        };
+        assert_eq!(answer.text, format!("lost=true visits={left}"));
+        while events.next().await.unwrap().kind != EventKind::Lost {}
+        assert_eq!(there.get("/loss").await.text, format!("lost=false visits={left}"), "once");
+        assert_eq!(pair.nodes[0].stats().lost, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_cannot_be_had_is_an_error_and_not_a_visitor_without_one() {
+    async fn own(session: Result<Session, OpenError>) -> String {
+        session.map_or_else(|error| format!("{:?} {:?}", error, error.fault()), |_| "here".to_owned())
+    }
+    let pair = Pair::start("unavailable", &["lost_after=1h"]).await;
+    let mut nodes = pair.nodes;
+    let (a, b) = (nodes.remove(0), nodes.remove(0));
+    let client = browser(app(&a));
+    client.get("/").await;
+    b.shutdown_now();
+    until("it is alone", || a.members() == 1).await;
+    client.get("/").await;
+    a.shutdown_now();
+    // A node that starts now knows nothing of the session, and who may hold it is silent.
+    let c = builder("c", "unavailable", &["lost_after=1h"]).start().await.unwrap();
+    let there = support::at(&client, routes().route("/own", get(own)).layer(c.layer()));
+    let optional = there.get("/info").await;
+    assert_eq!(optional.status, StatusCode::SERVICE_UNAVAILABLE, "Option<Session>: {}", optional.text);
+    assert!(optional.headers.contains_key(header::RETRY_AFTER));
+    assert_eq!(there.get("/").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let own = there.get("/own").await.text;
+    assert!(own.starts_with("Stale") && own.ends_with("Peer"), "{own}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moved_session_names_its_new_node_in_the_cookie_of_the_last_request_in_flight() {
+    let nodes = cluster("route", 2, &[]).await;
+    let client = browser(app(&nodes[0]));
+    client.get("/").await;
+    let (there, reached, go) = with_slow(&nodes[1], |_| {});
+    let there = support::at(&client, there);
+    let slow = there.clone();
+    let slow = tokio::spawn(async move { slow.get("/slow").await });
+    reached.notified().await;
+    let names_b = |headers: &axum::http::HeaderMap| headers.get_all(header::SET_COOKIE).iter().any(|v| v.to_str().unwrap().contains(".b;"));
+    let first = there.get("/").await;
+    assert!(first.status == StatusCode::OK && !names_b(&first.headers), "another request of the session is in flight");
+    go.notify_one();
+    assert!(names_b(&slow.await.unwrap().headers));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_exclusive_a_request_that_waits_follows_its_session_to_another_node() {
+    let nodes = cluster("exclusive", 2, &[]).await;
+    let (reached, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (r, g) = (reached.clone(), go.clone());
+    let hold = move |session: Session| async move {
+        session.update(VISITS, |n| *n += 1);
+        r.notify_one();
+        g.notified().await;
+    };
+    let exclusive = |outlive: &Outlive| routes().route("/hold", get(hold.clone())).layer(outlive.layer().exclusive());
+    let client = browser(exclusive(&nodes[0]));
+    client.get("/").await;
+    let holder = client.clone();
+    let holding = tokio::spawn(async move { holder.get("/hold").await.status });
+    reached.notified().await;
+    let waiting: Vec<_> = [&nodes[0], &nodes[1], &nodes[0], &nodes[1]]
+        .map(|node| support::at(&client, exclusive(node)))
+        .into_iter()
+        .map(|client| {
+            tokio::spawn(async move {
+                loop {
+                    let answer = client.get("/").await;
+                    if answer.status == StatusCode::OK {
+                        break answer.text.parse::<u64>().unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    go.notify_one();
+    assert_eq!(holding.await.unwrap(), StatusCode::OK);
+    let mut seen = Vec::new();
+    for waits in waiting {
+        seen.push(waits.await.unwrap());
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [3, 4, 5, 6], "each saw what the one before had committed");
 }

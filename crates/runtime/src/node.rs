@@ -625,6 +625,12 @@ impl<L: Live> Node<L> {
         self.inner.events.subscribe()
     }
 
+    /// Tells those who watch of something that only the application's side can see.
+    pub fn tell(&self, key: SessionKey, event: Event) {
+        // Nobody may be watching.
+        let _ = self.inner.events.send((key, event));
+    }
+
     /// Numbers.
     pub fn stats(&self) -> Stats {
         self.inner.stats()

@@ -1,7 +1,8 @@
 use crate::error::CommitError;
 use crate::node::{Durable, Step, Waiting};
-use crate::request::{Guard, Rollback, seal};
+use crate::request::{Guard, seal};
 use crate::session::Session;
+use crate::tower::layer::Options;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -15,7 +16,7 @@ pin_project! {
         #[pin]
         inner: F,
         guard: Guard,
-        rollback: Rollback,
+        options: Options,
         committing: Option<Committing<R>>,
     }
 }
@@ -41,8 +42,8 @@ impl Drop for Alarm<'_> {
 }
 
 impl<F, R> ResponseFuture<F, R> {
-    pub(crate) fn new(inner: F, guard: Guard, rollback: Rollback) -> Self {
-        ResponseFuture { inner, guard, rollback, committing: None }
+    pub(crate) fn new(inner: F, guard: Guard, options: Options) -> Self {
+        ResponseFuture { inner, guard, options, committing: None }
     }
 }
 
@@ -67,18 +68,18 @@ where
             alarm.armed = matches!(polled, Poll::Ready(Err(_)));
             drop(alarm);
             let answer = ready!(polled)?;
-            let Some((session, step)) = this.guard.finish(this.rollback.keeps(answer.status())) else {
+            let Some((session, step)) = this.guard.finish(this.options.rollback.keeps(answer.status())) else {
                 return Poll::Ready(Ok(answer));
             };
             match step {
-                Step::Ready(result) => return Poll::Ready(Ok(seal(&session, result, answer))),
+                Step::Ready(result) => return Poll::Ready(Ok(seal(&session, result, answer, this.options.debug_header))),
                 Step::Wait(result) => *this.committing = Some(Committing { session, result, answer }),
             }
         }
         let Some(committing) = this.committing else { return Poll::Pending };
         let result = ready!(committing.result.as_mut().poll(cx));
         match this.committing.take() {
-            Some(Committing { session, answer, .. }) => Poll::Ready(Ok(seal(&session, result, answer))),
+            Some(Committing { session, answer, .. }) => Poll::Ready(Ok(seal(&session, result, answer, this.options.debug_header))),
             None => Poll::Pending,
         }
     }

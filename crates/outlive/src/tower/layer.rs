@@ -13,24 +13,54 @@ use tower_layer::Layer;
 #[derive(Clone)]
 pub struct SessionLayer {
     pub(crate) node: Arc<Node>,
+    pub(crate) options: Options,
+}
+
+/// What a layer does differently from the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options {
     pub(crate) rollback: Rollback,
+    pub(crate) exclusive: bool,
+    pub(crate) debug_header: bool,
 }
 
 impl core::fmt::Debug for SessionLayer {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("SessionLayer").field("rollback", &self.rollback).finish_non_exhaustive()
+        f.debug_struct("SessionLayer").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
 impl SessionLayer {
     pub(crate) fn new(node: Arc<Node>) -> SessionLayer {
-        SessionLayer { node, rollback: Rollback::default() }
+        SessionLayer { node, options: Options::default() }
     }
 
     /// Which answers take the request's changes back. Default [`Rollback::ServerError`].
     #[must_use]
     pub fn rollback_on(mut self, rollback: Rollback) -> SessionLayer {
-        self.rollback = rollback;
+        self.options.rollback = rollback;
+        self
+    }
+
+    /// One request of a session at a time, in the order in which they open it: from there to its end a request has the session to itself,
+    /// and what a failed one did is taken back entirely. Inside of another layer of the same node it makes its own routes exclusive.
+    ///
+    /// Requests wait in the memory of the session's owner, up to 64 of them and for 10 s; the others are answered
+    /// [`OpenError::Busy`](crate::OpenError::Busy), 429. A visitor without a session waits for nobody. The limits: requests through a
+    /// layer that is not exclusive do not wait, nor are they waited for; a handler that runs for more than a second while its session
+    /// moves to another node commits there like any other, and is refused if the same attribute was changed; behind a balancer without
+    /// stickiness a node that may not have the session answers `Busy`.
+    #[must_use]
+    pub fn exclusive(mut self) -> SessionLayer {
+        self.options.exclusive = true;
+        self
+    }
+
+    /// Adds `outlive-committed: level=backup(1) version=7` to answers that used the session: for looking, not for clients to rely on.
+    /// The same is in the answer's extensions as [`Committed`](crate::Committed).
+    #[must_use]
+    pub fn debug_header(mut self) -> SessionLayer {
+        self.options.debug_header = true;
         self
     }
 }

@@ -25,14 +25,18 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let joins = request.extensions().get::<Slot>().is_some_and(|outer| outer.is_of(&self.layer.node));
-        let guard = if joins {
+        let options = self.layer.options;
+        let outer = request.extensions().get::<Slot>().filter(|outer| outer.is_of(&self.layer.node));
+        let guard = if let Some(outer) = outer {
+            if options.exclusive {
+                outer.make_exclusive();
+            }
             Guard::none()
         } else {
-            let slot = Slot::new(self.layer.node.clone());
+            let slot = Slot::new(self.layer.node.clone(), options.exclusive);
             request.extensions_mut().insert(slot.clone());
             Guard::new(slot)
         };
-        ResponseFuture::new(self.inner.call(request), guard, self.layer.rollback)
+        ResponseFuture::new(self.inner.call(request), guard, options)
     }
 }
