@@ -84,7 +84,7 @@ impl<L: Live> Shard<L> {
             self.table.insert(key, Slot::Ended(Ended { kind, since: cx.now, until: cx.now + keep }));
         }
         cx.out.event(key, Event::Ended(kind));
-        self.drive_parked(cx, key);
+        self.drive_parked(cx, key, false);
         let store = cx.config.store;
         self.ends.insert(
             key,

@@ -47,12 +47,13 @@ impl<L: Live> Shard<L> {
             resent: false,
         });
         self.set_timer(due, key, Timer::Parked);
-        self.drive_parked(cx, key);
+        self.drive_parked(cx, key, true);
         ticket
     }
 
-    /// Moves what is parked: into the session if it is owned here, to its owner, or to a round that finds one.
-    pub(crate) fn drive_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+    /// Moves what is parked: into the session if it is owned here, to its owner, or, if it `may_ask`, to a round that finds one. Whoever
+    /// calls this because a round has ended may not: the next one would begin at once, and so on.
+    pub(crate) fn drive_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, may_ask: bool) {
         self.give_up_late(cx, key);
         let Some(mut list) = self.parked.remove(&key) else { return };
         if self.ended(key).is_some() {
@@ -76,7 +77,7 @@ impl<L: Live> Shard<L> {
                 self.commit_parked(cx, key, &p);
             }
         } else {
-            self.send_parked(cx, key, &mut list);
+            self.send_parked(cx, key, &mut list, may_ask);
         }
         if !list.is_empty() {
             self.parked.entry(key).or_default().extend(list);
@@ -149,7 +150,7 @@ impl<L: Live> Shard<L> {
         }
     }
 
-    fn send_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, list: &mut [Parked]) {
+    fn send_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, list: &mut [Parked], may_ask: bool) {
         let owner = match self.table.get(&key) {
             Some(Slot::Held(c)) => c.heard.max(c.accepted),
             Some(Slot::Facade(f)) => f.claim,
@@ -157,7 +158,7 @@ impl<L: Live> Shard<L> {
         };
         let link = self.view.link(owner.life).filter(|_| owner.life != self.view.me && !self.view.is_away(owner.life)).cloned();
         let Some(link) = link else {
-            if !self.rounds.contains_key(&key) {
+            if may_ask && !self.rounds.contains_key(&key) {
                 let _ = self.request_round(cx, key, Why::Open, None, None);
             }
             return;

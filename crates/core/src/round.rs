@@ -460,7 +460,7 @@ impl<L: Live> Shard<L> {
         if !included && let (Some(copy), Some(link)) = (self.copy(key).map(|c| c.record.clone()), self.view.link(from).cloned()) {
             link.send(&Message::Kept { key, record: copy.to_wire(cx.now) }, None, cx.out);
         }
-        self.drive_parked(cx, key);
+        self.drive_parked(cx, key, false);
         Some(())
     }
 
@@ -505,7 +505,7 @@ impl<L: Live> Shard<L> {
             for ticket in round.tickets {
                 cx.settle(ticket, Outcome::Unavailable(why, after));
             }
-            self.drive_parked(cx, key);
+            self.drive_parked(cx, key, false);
         }
     }
 
@@ -640,7 +640,7 @@ impl<L: Live> Shard<L> {
         for ticket in round.tickets {
             cx.settle(ticket, Outcome::NotFound);
         }
-        self.drive_parked(cx, key);
+        self.drive_parked(cx, key, false);
     }
 
     /// The claim holds: this node owns the session.
@@ -743,7 +743,7 @@ impl<L: Live> Shard<L> {
         for ticket in round.tickets.into_iter().chain(prior.into_iter().flat_map(|p| p.waiting)) {
             cx.settle(ticket, Outcome::Again);
         }
-        self.drive_parked(cx, key);
+        self.drive_parked(cx, key, false);
     }
 
     /// Tells the holders what they hold now, and whoever may think otherwise who owns it.

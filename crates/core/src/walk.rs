@@ -223,7 +223,7 @@ impl<L: Live> Shard<L> {
                 Timer::Close => self.try_close(cx, key),
                 Timer::Heir => self.heir_due(cx, key),
                 Timer::Ending => self.ending_due(cx, key),
-                Timer::Parked => self.drive_parked(cx, key),
+                Timer::Parked => self.drive_parked(cx, key, true),
                 Timer::Invite => self.invite(cx, key),
                 Timer::Store => self.mark_dirty(cx, key),
             }

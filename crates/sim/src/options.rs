@@ -9,6 +9,9 @@ pub(crate) const MS: i64 = 1000;
 /// A second of simulated time.
 pub(crate) const S: i64 = 1_000_000;
 
+/// About how many requests a seed plays at most.
+const REQUESTS: i64 = 4000;
+
 macro_rules! faults {
     ($($fault:ident = $name:literal,)*) => {
         /// A kind of fault that a seed may play.
@@ -104,7 +107,7 @@ impl Options {
                 faults.push(*f);
             }
         }
-        Options {
+        let mut opts = Options {
             seed,
             nodes,
             durability,
@@ -121,7 +124,10 @@ impl Options {
             tcp_timeout: *r.pick(&[2 * S, 8 * S, 20 * S]).unwrap_or(&S),
             faults,
             plant: None,
-        }
+        };
+        // Many sessions of busy clients find no more than fewer requests of more seeds do.
+        opts.think = opts.think.max(opts.chaos * 2 * opts.sessions as i64 / REQUESTS);
+        opts
     }
 
     pub(crate) fn has(&self, fault: Fault) -> bool {
