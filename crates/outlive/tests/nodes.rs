@@ -11,7 +11,7 @@ use core::time::Duration;
 use outlive::testing::{self, Client};
 use outlive::{CommitError, Committed, Durability, EventKind, Level, OpenError, Outlive, Session, StartError};
 use std::sync::Arc;
-use support::{LAST, Pair, VISITS, app, browser, builder, cluster, routes, until};
+use support::{LAST, VISITS, Wired, app, browser, builder, cluster, routes, until};
 use tokio::sync::Notify;
 
 /// The same browser, at another node.
@@ -174,7 +174,7 @@ async fn a_handler_that_runs_while_its_session_moves_commits_there_or_is_told_of
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_has_begun_goes_on_when_its_request_is_dropped() {
-    let pair = Pair::start("dropped", &[]).await;
+    let pair = Wired::start("dropped", 2, &[]).await;
     let client = browser(app(&pair.nodes[0]));
     assert_eq!(client.get("/").await.extensions.get::<Committed>().map(|c| c.level), Some(Level::Backup(1)));
     pair.cut();
@@ -192,7 +192,7 @@ async fn a_commit_that_has_begun_goes_on_when_its_request_is_dropped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_commit_of_which_nobody_knows_is_answered_503_and_leaves_no_cookie_and_no_session() {
-    let pair = Pair::start("first", &["commit_bound=100ms"]).await;
+    let pair = Wired::start("first", 2, &["commit_bound=100ms"]).await;
     let client = browser(app(&pair.nodes[0]));
     pair.cut();
     let answer = client.get("/").await;
@@ -208,7 +208,7 @@ async fn a_first_commit_of_which_nobody_knows_is_answered_503_and_leaves_no_cook
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_of_which_nobody_knows_is_kept_and_sent_again() {
-    let pair = Pair::start("unknown", &["commit_bound=100ms"]).await;
+    let pair = Wired::start("unknown", 2, &["commit_bound=100ms"]).await;
     let client = browser(app(&pair.nodes[0]));
     client.get("/").await;
     pair.cut();
@@ -227,7 +227,7 @@ async fn a_commit_of_which_nobody_knows_is_kept_and_sent_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_logout_says_whether_every_node_has_heard_of_it() {
-    let pair = Pair::start("pending", &[]).await;
+    let pair = Wired::start("pending", 2, &[]).await;
     let client = browser(app(&pair.nodes[0]));
     client.get("/").await;
     pair.cut();
@@ -251,7 +251,7 @@ async fn a_logout_says_whether_every_node_has_heard_of_it() {
 async fn a_loss_is_told_once_and_the_old_state_is_never_served_as_if_it_were_current() {
     for (on_lost, left) in [("new", 0), ("serve", 1)] {
         let settings = ["durability=backup(1)", "lost_after=0s", &format!("on_lost={on_lost}")];
-        let mut pair = Pair::start(&format!("loss-{on_lost}"), &settings).await;
+        let mut pair = Wired::start(&format!("loss-{on_lost}"), 2, &settings).await;
         let mut events = pair.nodes[1].events();
         let client = browser(app(&pair.nodes[0]));
         assert_eq!(client.get("/").await.extensions.get::<Committed>().map(|c| c.level), Some(Level::Backup(1)));
@@ -281,7 +281,7 @@ async fn a_session_that_cannot_be_had_is_an_error_and_not_a_visitor_without_one(
     async fn own(session: Result<Session, OpenError>) -> String {
         session.map_or_else(|error| format!("{:?} {:?}", error, error.fault()), |_| "here".to_owned())
     }
-    let pair = Pair::start("unavailable", &["lost_after=1h"]).await;
+    let pair = Wired::start("unavailable", 2, &["lost_after=1h"]).await;
     let mut nodes = pair.nodes;
     let (a, b) = (nodes.remove(0), nodes.remove(0));
     let client = browser(app(&a));

@@ -9,6 +9,8 @@ use core::time::Duration;
 use outlive::testing::{self, Client};
 use outlive::{Builder, Config, Cookie, Key, LoginError, Outlive, Session, StartError};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -112,34 +114,41 @@ pub fn at(client: &Client<Router>, app: Router) -> Client<Router> {
 }
 
 /// What stands between a node and those that connect to it.
-pub struct Wire {
+struct Wire {
     addr: SocketAddr,
     carries: watch::Sender<bool>,
+    carried: Arc<AtomicU64>,
 }
 
 impl Wire {
     /// Carries what comes to a free port to `target`.
-    pub async fn to(target: SocketAddr) -> Wire {
+    async fn to(target: SocketAddr) -> Wire {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let (addr, carries) = (listener.local_addr().unwrap(), watch::Sender::new(true));
-        let flow = carries.subscribe();
+        let wire = Wire { addr: listener.local_addr().unwrap(), carries: watch::Sender::new(true), carried: Arc::default() };
+        let (flow, carried) = (wire.carries.subscribe(), wire.carried.clone());
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let flow = flow.clone();
+                let (flow, carried) = (flow.clone(), carried.clone());
                 tokio::spawn(async move {
                     let Ok(far) = TcpStream::connect(target).await else { return };
                     let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
-                    tokio::join!(carry(near_read, far_write, flow.clone()), carry(far_read, near_write, flow));
+                    tokio::join!(carry(near_read, far_write, flow.clone(), &carried), carry(far_read, near_write, flow, &carried));
                 });
             }
         });
-        Wire { addr, carries }
+        wire
     }
 }
 
-async fn carry(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin, mut flow: watch::Receiver<bool>) {
+async fn carry(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+    mut flow: watch::Receiver<bool>,
+    carried: &AtomicU64,
+) {
     let mut bytes = vec![0; 1 << 16];
     while let Ok(n @ 1..) = from.read(&mut bytes).await {
+        carried.fetch_add(n as u64, Ordering::Relaxed);
         if flow.wait_for(|carries| *carries).await.is_err() || to.write_all(&bytes[..n]).await.is_err() {
             break;
         }
@@ -148,17 +157,17 @@ async fn carry(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt +
     let _ = to.shutdown().await;
 }
 
-/// Two nodes, and both directions of the wire between them.
-pub struct Pair {
+/// Nodes a, b, c of one cluster, and the wires between them.
+pub struct Wired {
     pub nodes: Vec<Outlive>,
     wires: Vec<Wire>,
 }
 
-impl Pair {
-    pub async fn start(cluster: &str, settings: &[&str]) -> Pair {
-        let mut pair = Pair { nodes: Vec::new(), wires: Vec::new() };
-        for name in ["a", "b"] {
-            let join: Vec<String> = pair.nodes.iter().map(Outlive::peer_addr).collect();
+impl Wired {
+    pub async fn start(cluster: &str, nodes: usize, settings: &[&str]) -> Wired {
+        let mut wired = Wired { nodes: Vec::new(), wires: Vec::new() };
+        for name in ["a", "b", "c"].into_iter().take(nodes) {
+            let join: Vec<String> = wired.nodes.iter().map(Outlive::peer_addr).collect();
             let (node, wire) = loop {
                 // Whoever connects has to know the port before there is a node; another program may take it first.
                 let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
@@ -171,11 +180,11 @@ impl Pair {
                     Err(error) => panic!("{error}"),
                 }
             };
-            pair.nodes.push(node);
-            pair.wires.push(wire);
+            wired.nodes.push(node);
+            wired.wires.push(wire);
         }
-        met(&pair.nodes).await;
-        pair
+        met(&wired.nodes).await;
+        wired
     }
 
     /// Nothing arrives any more, and nothing is closed.
@@ -190,5 +199,10 @@ impl Pair {
         for wire in &self.wires {
             wire.carries.send_replace(true);
         }
+    }
+
+    /// Bytes that nodes have sent each other.
+    pub fn carried(&self) -> u64 {
+        self.wires.iter().map(|wire| wire.carried.load(Ordering::Relaxed)).sum()
     }
 }
