@@ -5,15 +5,27 @@ use crate::options::{MS, Options, S};
 use crate::scenario;
 use crate::world::World;
 use outlive_core::plant::Bug;
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// One seed a line; what follows it says what it once found.
+const SEEDS: &str = include_str!("../seeds.txt");
+
+/// How often a long run says how far it is.
+const PROGRESS: Duration = Duration::from_secs(5);
 
 const HELP: &str = "\
-outlive-sim run [--seeds N] [--from SEED] [--nodes N] [--all]    plays seeds; stops minimising after the first violation unless --all
+outlive-sim run [--seeds N] [--from SEED] [--nodes N] [--all]    plays seeds; the first violation is made smaller unless --all
+outlive-sim regress                                              plays the seeds that once found something
 outlive-sim replay SEED [--nodes N] [--min]                      the trace; the same bytes every time
 outlive-sim scenario [NAME...]                                   the protocol's traces by name; with names, their steps
 outlive-sim plant [--seeds N] [--from SEED] [NAME...]            one line per planted bug
+--jobs N plays so many seeds at once; default: as many as the machine has cores
 ";
 
 /// What one run found.
@@ -92,19 +104,21 @@ struct Args {
     seeds: u64,
     from: Option<u64>,
     nodes: Option<usize>,
+    jobs: Option<usize>,
     all: bool,
     min: bool,
     rest: Vec<String>,
 }
 
 fn parse(args: &[String]) -> Option<Args> {
-    let mut out = Args { seeds: 100, from: None, nodes: None, all: false, min: false, rest: Vec::new() };
+    let mut out = Args { seeds: 100, from: None, nodes: None, jobs: None, all: false, min: false, rest: Vec::new() };
     let mut it = args.iter();
     while let Some(arg) = it.next() {
         match arg.as_str() {
             "--seeds" => out.seeds = it.next()?.parse().ok()?,
             "--from" => out.from = Some(it.next()?.parse().ok()?),
             "--nodes" => out.nodes = Some(it.next()?.parse().ok().filter(|n| (1..=8).contains(n))?),
+            "--jobs" => out.jobs = Some(it.next()?.parse().ok().filter(|n| *n > 0)?),
             "--all" => out.all = true,
             "--min" => out.min = true,
             other if other.starts_with("--") => return None,
@@ -126,6 +140,7 @@ pub fn main(args: Vec<String>) -> ExitCode {
     };
     match command.as_str() {
         "run" => run(&parsed),
+        "regress" => regress(&parsed),
         "replay" => replay(&parsed),
         "plant" => plant(&parsed),
         "scenario" => scenarios(&parsed),
@@ -158,40 +173,104 @@ fn run(args: &Args) -> ExitCode {
         println!("from seed {seed}");
         seed
     });
-    #[expect(clippy::disallowed_methods, reason = "the rate that is printed at the end")]
-    let begun = Instant::now();
-    let mut marks = vec![0_u64; Mark::ALL.len()];
-    let mut violations = 0;
-    for seed in from..from + args.seeds {
-        let opts = options(seed, args);
-        let found = play(&opts, false);
-        for (all, one) in marks.iter_mut().zip(&found.marks) {
+    play_all(args, (from..from.saturating_add(args.seeds)).collect())
+}
+
+fn regress(args: &Args) -> ExitCode {
+    play_all(args, regressions().collect())
+}
+
+/// The seeds that once found something.
+pub(crate) fn regressions() -> impl Iterator<Item = u64> {
+    SEEDS.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_whitespace().next()?.parse().ok())
+}
+
+/// What the seeds played so far came to.
+struct Tally {
+    seeds: usize,
+    marks: Vec<u64>,
+    violations: usize,
+}
+
+impl Tally {
+    fn add(&mut self, args: &Args, seed: u64, found: Found) {
+        self.seeds += 1;
+        for (all, one) in self.marks.iter_mut().zip(&found.marks) {
             *all += one;
         }
-        if let Some(violation) = found.violation {
-            violations += 1;
-            println!("seed {seed}: {violation}");
-            println!("  {}", opts.line());
-            if violations == 1 && !args.all {
-                let small = minimise(&opts, &violation);
-                let found = play(&small, true);
-                println!("  smaller: {}", small.line());
-                println!("  {}", found.violation.unwrap_or_default());
-                let skip = found.trace.len().saturating_sub(60);
-                for line in found.trace.iter().skip(skip) {
-                    println!("    {line}");
-                }
+        let Some(violation) = found.violation else { return };
+        self.violations += 1;
+        let opts = options(seed, args);
+        println!("seed {seed}: {violation}");
+        println!("  {}", opts.line());
+        if self.violations == 1 && !args.all {
+            let small = minimise(&opts, &violation);
+            let found = play(&small, true);
+            println!("  smaller: {}", small.line());
+            println!("  {}", found.violation.unwrap_or_default());
+            let skip = found.trace.len().saturating_sub(60);
+            for line in found.trace.iter().skip(skip) {
+                println!("    {line}");
             }
         }
+        // A long run is read while it goes on.
+        let _ = std::io::stdout().flush();
     }
-    let missed: Vec<&str> = Mark::ALL.iter().filter(|m| marks[**m as usize] == 0).map(|m| m.name()).collect();
+}
+
+/// Works on all cores; `each` gets the results in their order.
+fn in_order<R: Send>(args: &Args, count: usize, work: impl Fn(usize) -> R + Sync, mut each: impl FnMut(usize, R)) {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = args.jobs.unwrap_or_else(cores).clamp(1, count.max(1));
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let (send, receive) = mpsc::sync_channel(jobs);
+        for _ in 0..jobs {
+            let (send, next, work) = (send.clone(), &next, &work);
+            scope.spawn(move || {
+                while let Some(at) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|at| *at < count) {
+                    if send.send((at, work(at))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        let (mut early, mut turn) = (BTreeMap::new(), 0);
+        while let Ok((at, result)) = receive.recv() {
+            early.insert(at, result);
+            while let Some(result) = early.remove(&turn) {
+                each(turn, result);
+                turn += 1;
+            }
+        }
+    });
+}
+
+/// Plays these seeds, and tells of them in their order.
+fn play_all(args: &Args, seeds: Vec<u64>) -> ExitCode {
+    #[expect(clippy::disallowed_methods, reason = "the rate that is printed at the end")]
+    let begun = Instant::now();
+    let mut tally = Tally { seeds: 0, marks: vec![0; Mark::ALL.len()], violations: 0 };
+    let mut told = Duration::ZERO;
+    let work = |at: usize| play(&options(seeds[at], args), false);
+    in_order(args, seeds.len(), work, |at, found| {
+        tally.add(args, seeds[at], found);
+        let elapsed = begun.elapsed();
+        if elapsed - told >= PROGRESS {
+            told = elapsed;
+            let rate = tally.seeds as f64 / elapsed.as_secs_f64();
+            eprintln!("{} of {} seeds, {} violations, {rate:.1} seeds/s", tally.seeds, seeds.len(), tally.violations);
+        }
+    });
+    let missed: Vec<&str> = Mark::ALL.iter().filter(|m| tally.marks[**m as usize] == 0).map(|m| m.name()).collect();
     if !missed.is_empty() {
         println!("not reached: {}", missed.join(" "));
     }
-    let rate = args.seeds as f64 / begun.elapsed().as_secs_f64().max(0.001);
+    let rate = tally.seeds as f64 / begun.elapsed().as_secs_f64().max(0.001);
     let (reached, all) = (Mark::ALL.len() - missed.len(), Mark::ALL.len());
-    println!("seeds={} violations={violations} seeds_per_s={rate:.1} reached={reached}/{all}", args.seeds);
-    if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("seeds={} violations={} seeds_per_s={rate:.1} reached={reached}/{all}", tally.seeds, tally.violations);
+    if tally.violations == 0 && tally.seeds == seeds.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn replay(args: &Args) -> ExitCode {
@@ -216,23 +295,17 @@ fn replay(args: &Args) -> ExitCode {
 
 fn plant(args: &Args) -> ExitCode {
     let from = args.from.unwrap_or(1);
+    let bugs: Vec<Bug> = Bug::ALL.iter().copied().filter(|b| args.rest.is_empty() || args.rest.iter().any(|n| n == b.name())).collect();
+    let violates = |bug, seed| play(&Options { plant: Some(bug), ..options(seed, args) }, false).violation.is_some();
+    let search = |at: usize| (from..from + args.seeds).find(|seed| violates(bugs[at], *seed));
     let mut all = true;
-    for bug in Bug::ALL {
-        if !args.rest.is_empty() && !args.rest.iter().any(|n| n == bug.name()) {
-            continue;
+    in_order(args, bugs.len(), search, |at, caught| match caught {
+        Some(seed) => println!("{} caught after {} seeds", bugs[at].name(), seed - from + 1),
+        None => {
+            all = false;
+            println!("{} not caught", bugs[at].name());
         }
-        let caught = (from..from + args.seeds).find(|seed| {
-            let opts = Options { plant: Some(*bug), ..options(*seed, args) };
-            play(&opts, false).violation.is_some()
-        });
-        match caught {
-            Some(seed) => println!("{} caught after {} seeds", bug.name(), seed - from + 1),
-            None => {
-                all = false;
-                println!("{} not caught", bug.name());
-            }
-        }
-    }
+    });
     if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
