@@ -385,6 +385,9 @@ impl World {
             }
             let holders = self.holders(session);
             let needed: BTreeSet<u32> = self.sessions[session].expected().map(|(n, _)| n).collect();
+            // Before a drain is over its copies may be gone already: nobody keeps more of them than there are nodes that stay.
+            let leaving = self.nodes.iter().filter(|s| s.proc.as_ref().is_some_and(|p| p.draining.is_some())).count() as u32;
+            let stay = self.nodes[node].proc.as_ref().map_or(0, |p| p.engine.placed(key).len() as u32);
             let fresh = holders.nodes.iter().filter(|(_, _, own)| needed.is_subset(own)).count();
             let mut wrong = None;
             let mut losses = 0;
@@ -411,12 +414,13 @@ impl World {
                     // A drain is done when those who stay have it, and they may be fewer than the level says.
                     v.crashes += 1;
                 }
+                let leaving = if stay <= survives { leaving } else { 0 };
                 let left = all - usize::from(here);
                 if let Some(level) = v.acked
                     && left == 0
                     && !stored
                 {
-                    if crash && v.crashes > survives {
+                    if crash && v.crashes + leaving > survives {
                         v.lost = true;
                         losses += 1;
                     } else {
