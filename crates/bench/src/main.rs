@@ -1,6 +1,19 @@
-//! `outlive-bench app`: one small application on the library, which every load and fault check drives.
+//! `outlive-bench app`: one small application on the library, which every load and fault check drives. `outlive-bench inprocess`: what
+//! the library costs, beside rivals in the same run.
 
 mod app;
+mod children;
+mod cluster;
+mod failover;
+mod inprocess;
+mod measure;
+mod requests;
+#[cfg(feature = "rivals")]
+mod rivals;
+mod subjects;
+mod throughput;
+mod visitors;
+mod wire;
 
 use clap::{Parser, Subcommand};
 
@@ -15,11 +28,25 @@ struct Cli {
 enum Command {
     /// One node of a cluster with the workload's paths; prints `ready http://ADDR` for each address.
     App(app::Args),
+    /// What the library costs: tables of processor time, throughput, bytes to peers and failover, beside tower-sessions in the same run.
+    Inprocess(inprocess::Args),
+    /// Answers requests of 1,000 visitors and prints nothing: for a profiler that counts instructions.
+    Hot {
+        /// Which requests.
+        kind: requests::Hot,
+        /// How many.
+        requests: usize,
+    },
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::App(args) => app::run(args).await,
+        Command::App(args) => threads()?.block_on(app::run(args)),
+        Command::Inprocess(args) => inprocess::run(&args),
+        Command::Hot { kind, requests } => requests::hot(kind, requests),
     }
+}
+
+fn threads() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }

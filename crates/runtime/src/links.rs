@@ -121,8 +121,9 @@ async fn read<L: Live>(inner: &Arc<Inner<L>>, id: LinkId, mut reader: Reader, mu
             _ = closed.wait_for(|closed| *closed) => return,
             read = reader.read_buf(&mut buffer) => read,
         };
-        if !matches!(read, Ok(n) if n > 0) {
-            return;
+        match read {
+            Ok(n) if n > 0 => inner.counters.received_bytes.add_many(n as u64),
+            _ => return,
         }
         // The buffer holds less than one frame and one chunk: the engine refuses longer frames by their first bytes.
         match inner.call_timed(|e, now, out| e.handle_bytes(now, id, &buffer, out)) {
@@ -156,6 +157,7 @@ async fn write<L: Live>(inner: Arc<Inner<L>>, id: LinkId, line: Arc<Line>, mut w
                 line.closing.send_replace(true);
                 return;
             }
+            inner.counters.sent_bytes.add_many(bytes.len() as u64);
             bytes.clear();
             if bytes.capacity() > BUFFER_KEEP {
                 bytes = Vec::new();

@@ -75,6 +75,10 @@ counters! {
     bad_frames,
     /// Connections that did not become links.
     refused_connections,
+    /// Bytes that were written to links with other nodes, without what TCP adds.
+    sent_bytes,
+    /// Bytes that were read from links with other nodes.
+    received_bytes,
     /// Times that this node stood still for more than a second.
     stalls,
     /// Rows that were written to the store.
