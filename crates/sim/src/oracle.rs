@@ -281,19 +281,22 @@ impl World {
             }
         }
         let (_, list) = list_of(record);
-        let listed: BTreeSet<u32> = list.iter().copied().collect();
+        let mut listed = list.clone();
+        listed.sort_unstable();
+        listed.dedup();
         if listed.len() != list.len() {
             wrong = Some(format!("a number is in the list twice: {list:?}"));
         }
+        let there = own_of(record);
         for (n, v) in &s.values {
             let Some(stamp) = v.stamp else { continue };
             if v.cleared || !record.lineage.includes(stamp) {
                 continue;
             }
-            if record.get(&format!("e{n}")).is_none() {
+            if !there.contains(n) {
                 wrong = Some(format!("I1 the lineage {:?} includes {stamp:?}, and e{n} is missing", record.lineage));
             }
-            if v.in_list && !s.list_conflict && !listed.contains(n) {
+            if v.in_list && !s.list_conflict && listed.binary_search(n).is_err() {
                 wrong =
                     Some(format!("I8 the lineage includes {stamp:?}, e{n} is missing in the list {list:?}, and no conflict was reported"));
             }
