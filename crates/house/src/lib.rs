@@ -9,10 +9,12 @@
 //! * [`manifest`] what each crate must declare or share with the workspace
 //! * [`text`] words, tags and places that committed text does not contain
 //! * [`links`] where the links of the documentation lead
+//! * [`named`] which tests the documentation names
 
 pub mod licence;
 pub mod links;
 pub mod manifest;
+pub mod named;
 pub mod repo;
 pub mod text;
 pub mod tree;

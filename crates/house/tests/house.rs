@@ -1,7 +1,7 @@
 //! The house rules over this repository.
 
 use outlive_house::repo::{self, File, Metadata, Package};
-use outlive_house::{licence, links, manifest, text, tree};
+use outlive_house::{licence, links, manifest, named, text, tree};
 use std::sync::LazyLock;
 
 static METADATA: LazyLock<Metadata> = LazyLock::new(|| repo::metadata().expect("cargo knows the packages"));
@@ -102,6 +102,18 @@ fn a_lint_file_of_a_crate_repeats_the_common_bans() {
 #[test]
 fn every_relative_link_leads_somewhere() {
     none(links::links(&FILES));
+}
+
+#[test]
+fn each_mistake_that_the_architecture_lists_has_its_test() {
+    let page = FILES.iter().find(|f| f.path == "ARCHITECTURE.md").unwrap();
+    none(named::tests(page, "## A handler's mistake", &FILES));
+}
+
+#[test]
+fn nobody_compiles_a_database_unasked() {
+    let features = &METADATA.our("outlive").unwrap().features;
+    assert_eq!(features["default"], ["axum"]);
 }
 
 #[test]

@@ -113,7 +113,7 @@ settings! {
         |c, t| some(&mut c.node, Some(t.to_owned()), "text");
     "zone" "where this node stands, so that copies are kept in different places; default: nowhere in particular"
         |c, t| some(&mut c.zone, Some(t.to_owned()), "text");
-    "peer" "the address where other nodes connect; default: a free port on loopback"
+    "peer" "the address where other nodes connect; default: a free port on loopback, which is enough where all nodes are on one machine"
         |c, t| some(&mut c.peer, t.parse().ok(), "an address like `10.0.0.7:7400`");
     "advertise" "the address other nodes are told, `HOST:PORT`; default: that of `peer`"
         |c, t| some(&mut c.advertise, Some(t.to_owned()), "text");

@@ -447,4 +447,60 @@ mod tests {
         assert!(Cookie::new().cross_site().danger_plain_http().resolve("session").is_err());
         assert!(Cookie::header("a b").resolve("session").is_err());
     }
+
+    /// Keeps what is logged.
+    #[derive(Clone, Default)]
+    struct Log(std::sync::Arc<parking_lot::Mutex<Vec<String>>>);
+
+    impl tracing::field::Visit for Log {
+        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn core::fmt::Debug) {
+            if field.name() == "message" {
+                self.0.lock().push(format!("{value:?}"));
+            }
+        }
+    }
+
+    impl tracing::Subscriber for Log {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            event.record(&mut self.clone());
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    /// What a carrier says when visitors without a session come to these hosts.
+    fn hints(carrier: &Carrier, hosts: &[&str]) -> Vec<String> {
+        let log = Log::default();
+        tracing::subscriber::with_default(log.clone(), || {
+            for host in hosts {
+                carrier.hint(&request(&[("host", host)]), None);
+            }
+        });
+        let said = log.0.lock();
+        said.clone()
+    }
+
+    #[test]
+    fn a_release_build_on_a_loopback_host_says_once_which_setting_to_use() {
+        let said = hints(&carrier(Cookie::new(), false), &["shop.example", "localhost:3000", "127.0.0.1:3000", "localhost:3000"]);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].contains("the host is localhost") && said[0].contains("OUTLIVE_COOKIE_SECURE=danger_plain_http"), "{said:?}");
+        for (cookie, debug) in [(Cookie::new(), true), (Cookie::new().danger_plain_http(), false), (Cookie::header("x-session"), false)] {
+            assert!(hints(&carrier(cookie, debug), &["localhost"]).is_empty());
+        }
+    }
 }

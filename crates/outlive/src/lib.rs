@@ -46,8 +46,7 @@
 //! }
 //! # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")] async fn main() {
 //! #     assert_eq!(add(outlive::testing::session(), "bell".into(), "7".into()).await.unwrap(), 1);
-//! # }
-//! # #[cfg(not(feature = "testing"))] fn main() {}
+//! # } #[cfg(not(feature = "testing"))] fn main() {}
 //! ```
 //!
 //! # A login

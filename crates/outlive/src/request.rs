@@ -256,3 +256,74 @@ impl Rollback {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outlive::Outlive;
+    use bytes::Bytes;
+    use http::header::COOKIE;
+    use outlive_core::record::Change;
+
+    /// A session of this node with one attribute: its id and its token.
+    fn begun(node: &Node) -> (SessionId, String) {
+        let id = node.draw_id().unwrap();
+        let key = id.key(&node.keys);
+        let opened = node.create(key, Arc::new(Live::new())).unwrap();
+        let change = Change { name: "n".into(), base: None, value: Some(Bytes::from_static(&[1, 1])) };
+        let crate::node::Commit::Applied(Some(stamp), _) = node.commit(&opened, &core::iter::once(change).collect()) else {
+            panic!("it was not taken")
+        };
+        node.close(&opened);
+        (id, Token { stamp, deadline: node.deadline(&opened) }.seal(&node.keys, &key))
+    }
+
+    fn open_with(node: &Arc<Node>, cookie: &str) -> Session {
+        let (slot, mut headers) = (Slot::new(node.clone(), false), HeaderMap::new());
+        headers.insert(COOKIE, HeaderValue::from_str(cookie).unwrap());
+        let Step::Ready(session) = slot.open(&headers, None) else { panic!("it is here") };
+        session.unwrap()
+    }
+
+    #[test]
+    fn a_session_lives_5_minutes_until_its_cookie_has_come_back_once() {
+        let node = &Outlive::in_memory().node;
+        let (id, _) = begun(node);
+        let left = |opened: &crate::node::Opened| node.deadline(opened).0.saturating_sub(node.runtime.wall().0);
+        let at = |key| {
+            let Step::Ready(Open::Here(opened)) = node.open(key, None) else { panic!("it is here") };
+            node.close(&opened);
+            opened
+        };
+        let orphan = node.create(node.draw_id().unwrap().key(&node.keys), Arc::new(Live::new())).unwrap();
+        assert!((298..=300).contains(&left(&orphan)), "{} s", left(&orphan));
+        let back = left(&at(id.key(&node.keys)));
+        assert!((1798..=1800).contains(&back), "{back} s");
+    }
+
+    #[test]
+    fn a_token_of_another_session_is_counted_and_its_own_is_not() {
+        let node = &Outlive::in_memory().node;
+        let ((ada, own), (_, other)) = (begun(node), begun(node));
+        let cookie = |token: &str| format!("__Host-session={}.{}; __Host-session-v={token}", ada.reveal(), node.route);
+        let foreign = || node.stats.foreign_tokens.load(Ordering::Relaxed);
+        assert!(!open_with(node, &cookie(&own)).is_new() && foreign() == 0);
+        assert!(!open_with(node, &cookie(&other)).is_new() && foreign() == 1);
+        assert!(!open_with(node, &cookie("nonsense")).is_new() && foreign() == 2);
+    }
+
+    #[test]
+    fn a_foreign_cookie_costs_no_look_up() {
+        let node = &Outlive::in_memory().node;
+        let (id, _) = begun(node);
+        assert!(known(node, id.reveal().as_ref()).is_some());
+        let mut foreign = id.reveal().to_string();
+        let last = if foreign.ends_with('A') { "B" } else { "A" };
+        foreign.replace_range(42.., last);
+        for text in [foreign.as_str(), "", "JSESSIONID", &"A".repeat(43), &format!("{}.x", "B".repeat(43)), "ü"] {
+            assert!(known(node, text).is_none(), "{text}");
+            assert!(open_with(node, &format!("__Host-session={}", text.replace('ü', "u"))).is_new());
+        }
+        assert_eq!(node.runtime.stats().engine.rounds, 0);
+    }
+}

@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::routing::get;
 use core::time::Duration;
 use outlive::testing::{self, Client};
-use outlive::{CommitError, Committed, Durability, EventKind, Level, OpenError, Outlive, Session, StartError};
+use outlive::{CommitError, Committed, Durability, EventKind, Level, OpenError, Outlive, RunError, Session, StartError};
 use std::sync::Arc;
 use support::{LAST, VISITS, Wired, app, browser, builder, cluster, routes, until};
 use tokio::sync::Notify;
@@ -88,6 +88,17 @@ async fn a_drained_node_hands_its_sessions_over() {
     assert_eq!(nodes[0].drain().await.unwrap().abandoned, 0);
     assert_eq!(client.get("/").await.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(at(&client, &nodes[1]).get("/").await.text, "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_that_cannot_hand_over_in_time_says_how_many_sessions_it_abandoned() {
+    let wired = Wired::start("abandon", 2, &["drain_timeout=200ms", "durability=owner"]).await;
+    wired.cut();
+    let client = browser(app(&wired.nodes[0]));
+    assert_eq!(client.get("/").await.text, "1");
+    let error = wired.nodes[0].drain().await.unwrap_err();
+    assert!(matches!(error, RunError::Abandoned(1)), "{error}");
+    assert_eq!(error.to_string(), "1 sessions were abandoned: it is not known whether another node or the store has them");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,21 @@
+//! A counter that outlives its server. Start it several times in one folder, each with another `PORT`; end one of them.
+
+use axum::{Router, routing::get};
+use outlive::{Key, Outlive, Session};
+use tokio::net::TcpListener;
+
+const VISITS: Key<u64> = Key::new("visits");
+
+#[rustfmt::skip]
+async fn visits(session: Session) -> String {
+    format!("visit {}\n", session.update(VISITS, |n| { *n += 1; *n }))
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let outlive = Outlive::builder().store("sqlite:sessions.db").start().await?;
+    let app = Router::new().route("/", get(visits)).layer(outlive.layer());
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT")?.parse()?)).await?;
+    println!("http://{}", listener.local_addr()?);
+    Ok(outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await?)
+}

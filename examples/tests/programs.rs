@@ -1,0 +1,246 @@
+//! Each example is started as a process, asked over HTTP, and ended.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+#![allow(clippy::disallowed_methods, reason = "who waits for a process has to give up one day")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes on a busy machine.
+const LONG: Duration = Duration::from_secs(90);
+
+/// A folder of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("outlive-examples-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A file that stays behind does no harm.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A program that runs; it does not outlive the test.
+struct Program {
+    child: Child,
+    addr: String,
+}
+
+impl Program {
+    fn start(program: &str, folder: &Folder) -> Program {
+        let path = match program {
+            "counter" => env!("CARGO_BIN_EXE_counter"),
+            "cart" => env!("CARGO_BIN_EXE_cart"),
+            "login" => env!("CARGO_BIN_EXE_login"),
+            "checkout" => env!("CARGO_BIN_EXE_checkout"),
+            "tested" => env!("CARGO_BIN_EXE_tested"),
+            _ => panic!("there is no example {program}"),
+        };
+        let mut child = Command::new(path).current_dir(&folder.0).env("PORT", "0").stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let addr = line.trim().strip_prefix("http://").unwrap_or_else(|| panic!("{program} said {line:?}")).to_owned();
+        Program { child, addr }
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// SIGTERM, and how it ended.
+    fn terminate(mut self) -> ExitStatus {
+        self.signal("-TERM");
+        let deadline = Instant::now() + LONG;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Answer {
+    status: u16,
+    text: String,
+}
+
+/// A browser: it keeps its cookies, at whichever port.
+#[derive(Clone, Default)]
+struct Browser(BTreeMap<String, String>);
+
+impl Browser {
+    fn get(&mut self, program: &Program, path: &str) -> Answer {
+        self.ask(program, "GET", path, "")
+    }
+
+    fn post(&mut self, program: &Program, path: &str, form: &str) -> Answer {
+        self.ask(program, "POST", path, form)
+    }
+
+    fn ask(&mut self, program: &Program, method: &str, path: &str, form: &str) -> Answer {
+        let cookies: Vec<String> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nCookie: {}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            program.addr,
+            cookies.join("; "),
+            form.len()
+        );
+        let mut stream = TcpStream::connect(&program.addr).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.write_all(format!("{head}{form}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        for line in head.lines() {
+            let Some((name, rest)) =
+                line.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case("set-cookie")).and_then(|(_, v)| v.split_once('='))
+            else {
+                continue;
+            };
+            let (value, attributes) = rest.split_once(';').unwrap_or((rest, ""));
+            if attributes.contains("Max-Age=0") {
+                self.0.remove(name)
+            } else {
+                self.0.insert(name.to_owned(), value.to_owned())
+            };
+        }
+        Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), text: text.to_owned() }
+    }
+}
+
+fn sources() -> impl Iterator<Item = PathBuf> {
+    let folder = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+    folder.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "rs"))
+}
+
+#[test]
+fn the_counter_is_ten_lines_and_one_setting() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("counter.rs")).unwrap();
+    let is_code = |line: &&str| {
+        let line = line.trim();
+        !(line.is_empty() || line.starts_with("//") || line.starts_with("use ") || line.starts_with('#') || line == "}")
+    };
+    let lines: Vec<&str> = text.lines().filter(is_code).collect();
+    assert!(lines.len() <= 10, "{} lines: {lines:#?}", lines.len());
+    let chain = text.split_once("Outlive::builder()").unwrap().1.split_once(".start()").unwrap().0;
+    assert_eq!(chain, ".store(\"sqlite:sessions.db\")");
+}
+
+#[test]
+fn every_example_is_started_by_a_test() {
+    let tests = include_str!("programs.rs");
+    for path in sources() {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(tests.contains(&format!("Program::start(\"{name}\"")), "{name} is not");
+    }
+}
+
+#[test]
+fn the_counter_goes_on_at_another_process_when_its_own_is_ended() {
+    let folder = Folder::new("counter");
+    let mut browser = Browser::default();
+    let first = Program::start("counter", &folder);
+    let second = Program::start("counter", &folder);
+    assert_eq!(browser.get(&first, "/").text, "visit 1\n");
+    assert_eq!(browser.get(&first, "/").text, "visit 2\n");
+    assert!(first.terminate().success());
+    assert_eq!(browser.get(&second, "/").text, "visit 3\n");
+    // The last one has nobody to hand over to, and the store has it.
+    assert!(second.terminate().success());
+    let third = Program::start("counter", &folder);
+    assert_eq!(browser.get(&third, "/").text, "visit 4\n");
+}
+
+#[test]
+fn the_cart_keeps_nothing_of_what_it_refuses() {
+    let folder = Folder::new("cart");
+    let (program, mut browser) = (Program::start("cart", &folder), Browser::default());
+    for _ in 0..3 {
+        assert_eq!(browser.post(&program, "/add", "sku=bell").status, 303);
+    }
+    assert_eq!(browser.post(&program, "/add", "sku=bell").status, 409);
+    browser.post(&program, "/add", "sku=saddle");
+    assert_eq!(browser.get(&program, "/").text, "3 x bell\n1 x saddle\n");
+    browser.post(&program, "/remove", "sku=saddle");
+    assert_eq!(browser.get(&program, "/").text, "3 x bell\n");
+    assert_eq!(browser.get(&program, "/draft?form=7&text=half").text, "half");
+    assert_eq!((browser.get(&program, "/draft?form=7").text, browser.get(&program, "/draft?form=8").text), ("half".into(), String::new()));
+    let mut stranger = Browser::default();
+    stranger.post(&program, "/remove", "sku=bell");
+    assert!(stranger.0.is_empty());
+    assert!(program.terminate().success());
+}
+
+#[test]
+fn the_login_changes_the_id_and_signing_out_ends_it() {
+    let folder = Folder::new("login");
+    let (program, mut browser) = (Program::start("login", &folder), Browser::default());
+    assert_eq!(browser.get(&program, "/account").status, 401);
+    assert_eq!(browser.post(&program, "/login", "user=ada&password=guess").status, 401);
+    assert_eq!(browser.post(&program, "/login", "user=ada&password=open+sesame").status, 303);
+    assert_eq!(browser.get(&program, "/").text, "hello ada\n");
+    let mut before = browser.clone();
+    assert_eq!(browser.post(&program, "/admin", "").status, 303);
+    assert_eq!(browser.get(&program, "/account").text, "user=ada admin=true\n");
+    assert_eq!(before.get(&program, "/account").status, 401, "the id before is dead");
+    let mut copied = browser.clone();
+    assert_eq!(browser.post(&program, "/logout", "").status, 303);
+    assert_eq!(browser.get(&program, "/").text, "hello stranger\n");
+    assert_eq!(copied.get(&program, "/").text, "hello stranger\n", "whoever has the cookie");
+    assert!(program.terminate().success());
+}
+
+#[test]
+fn a_payment_that_another_node_knows_of_survives_a_kill() {
+    let folder = Folder::new("checkout");
+    let mut browser = Browser::default();
+    let nodes: Vec<Program> = (0..3).map(|_| Program::start("checkout", &folder)).collect();
+    let deadline = Instant::now() + LONG;
+    let known = (0..).find(|n| {
+        assert!(Instant::now() < deadline, "no other node ever knows");
+        let answer = browser.get(&nodes[0], &format!("/pay?order={n}&amount=12"));
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.text == "12 is paid; level reached: backup(1)\n"
+    });
+    let order = format!("/pay?order={}&amount=12", known.unwrap());
+    assert_eq!(browser.get(&nodes[0], "/ready").text, "ready");
+    nodes[0].signal("-KILL");
+    loop {
+        let answer = browser.get(&nodes[1], &order);
+        if answer.status == 200 {
+            break assert_eq!(answer.text, "12 was paid already\n");
+        }
+        assert!(answer.status == 503 && Instant::now() < deadline, "{} {}", answer.status, answer.text);
+    }
+    assert!(browser.get(&nodes[1], "/place").text.starts_with("owner "));
+}
+
+#[test]
+fn the_tested_one_runs_as_well() {
+    let folder = Folder::new("tested");
+    let (program, mut browser) = (Program::start("tested", &folder), Browser::default());
+    assert_eq!(browser.post(&program, "/vote", "").text, "vote 1\n");
+    assert_eq!(browser.get(&program, "/").text, "1");
+    assert!(program.terminate().success());
+}
