@@ -59,9 +59,14 @@ pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Cop
     let level = level_of(cx.config, own);
     let durable = reached.unwrap_or(0);
     own.durable_tip = if durable > 0 { own.claim.at(durable) } else { own.adopted };
+    // The list got shorter while commits waited for it. They stay, and more copies may come: but nobody may call them acknowledged.
+    let short = cx.config.durability == Durability::Backup && own.list.len() < usize::from(cx.config.min_backups);
     if own.awaited {
         own.awaited = durable < own.version;
-        cx.out.push(Output::Durable { key, claim: own.claim, version: durable, tip: own.durable_tip, level });
+        cx.out.push(match short {
+            false => Output::Durable { key, claim: own.claim, version: durable, tip: own.durable_tip, level },
+            true => Output::Failed { key, claim: own.claim, version: durable, failure: Failure::Unknown },
+        });
     }
     if durable == own.version {
         orphans.retain(|o| {
@@ -75,7 +80,8 @@ pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Cop
     let claim = own.claim;
     own.late.retain(|late| {
         if late.version <= durable {
-            answer_late(cx, key, view, late, late_done(claim.at(late.version), level));
+            let result = if short { LateResult::Unknown } else { late_done(claim.at(late.version), level) };
+            answer_late(cx, key, view, late, result);
         }
         late.version > durable
     });

@@ -66,7 +66,13 @@ impl Cookie {
         self
     }
 
-    /// `SameSite=None; Partitioned`: for a front end on another site.
+    /// `SameSite=None; Partitioned`: for a front end on another site, which asks with credentials.
+    ///
+    /// With it comes CORS: put the layer that answers it (tower-http's `CorsLayer`, with the front end's origin, not `*`, and
+    /// credentials allowed) *outside* of the session's, added after it. A preflight carries no cookie, opens no session and need not
+    /// reach the application. Without `SameSite=Lax` the browser sends the cookie with every cross-site request, so check `Origin`
+    /// where something is changed. A front end that is no browser, or one that keeps what it is given, can have a pair of headers
+    /// instead: [`Cookie::header`], which CORS then has to list as exposed and allowed.
     #[must_use]
     pub fn cross_site(mut self) -> Cookie {
         self.cross_site = true;

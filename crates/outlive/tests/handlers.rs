@@ -773,3 +773,48 @@ async fn a_session_can_be_sent_to_another_task_and_shared() {
     session.update(VISITS, |n| *n += 1);
     assert_eq!((*value, session.get(VISITS).as_deref()), (7, Some(&8)), "a snapshot stays what it was");
 }
+
+#[tokio::test]
+async fn a_request_opened_under_an_id_that_has_ended_since_is_refused_and_sets_no_cookie() {
+    let (reached, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (r, g) = (reached.clone(), go.clone());
+    let slow = move |session: Session, Query(q): Query<HashMap<String, String>>| async move {
+        r.notify_one();
+        g.notified().await;
+        if q.contains_key("write") {
+            session.set(LAST, "slow".to_owned());
+        }
+    };
+    let client = testing::client(router().route("/slow", get(slow)).layer(Outlive::in_memory().layer()));
+    for (path, want) in [("/slow", StatusCode::OK), ("/slow?write=1", StatusCode::SERVICE_UNAVAILABLE)] {
+        client.get("/").await;
+        let slow = client.copy();
+        let slow = tokio::spawn(async move { slow.get(path).await });
+        reached.notified().await;
+        assert_eq!(client.get("/logout").await.text, "Everywhere");
+        go.notify_one();
+        let answer = slow.await.unwrap();
+        assert_eq!((answer.status, set_cookies(&answer.headers).len()), (want, 0), "{path}");
+        if want != StatusCode::OK {
+            assert!(matches!(answer.extensions.get(), Some(CommitError::Ended)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_our_cookie_is_not_cached_whatever_its_status_and_method() {
+    let cached = |session: Session, Query(q): Query<HashMap<String, String>>| async move {
+        session.update(VISITS, |n| *n += 1);
+        (StatusCode::from_u16(q["s"].parse().unwrap()).unwrap(), [(header::CACHE_CONTROL, "public, max-age=60")])
+    };
+    let client = testing::client(router().route("/cached", get(cached)).layer(Outlive::in_memory().layer()));
+    for (method, status) in [("GET", 200), ("GET", 304), ("HEAD", 200), ("GET", 404)] {
+        let request = axum::http::Request::builder().method(method).uri(format!("/cached?s={status}"));
+        let answer = client.request(request.body(http_body_util::Full::default()).unwrap()).await;
+        assert!(!set_cookies(&answer.headers).is_empty() && answer.status == status);
+        assert_eq!(
+            (&answer.headers[header::CACHE_CONTROL], &answer.headers[header::VARY]),
+            (&"no-store".parse().unwrap(), &"cookie".parse().unwrap())
+        );
+    }
+}

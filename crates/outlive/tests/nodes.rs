@@ -237,6 +237,31 @@ async fn a_commit_of_which_nobody_knows_is_kept_and_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_min_backups_nothing_is_acknowledged_with_fewer_copies_and_reading_goes_on() {
+    let wired = Wired::start("min-backups", 2, &["min_backups=1"]).await;
+    let client = browser(app(&wired.nodes[0]));
+    assert_eq!(client.get("/").await.extensions.get::<Committed>().map(|c| c.level), Some(Level::Backup(1)));
+    wired.cut();
+    // It sets out for the backup, which is then found dead.
+    let answer = client.get("/").await;
+    assert!(matches!(answer.extensions.get(), Some(CommitError::Unknown)), "{}", answer.status);
+    assert_eq!(wired.nodes[0].members(), 1);
+    // With no backup there is nothing to set out for.
+    let answer = client.get("/").await;
+    assert_eq!((answer.status, &answer.headers[header::RETRY_AFTER]), (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap()));
+    assert!(matches!(answer.extensions.get(), Some(CommitError::UnderReplicated)));
+    assert_eq!(client.get("/read").await.text, "2", "what was unknown is kept");
+    wired.mend();
+    until("it is back", || wired.nodes[0].members() == 2).await;
+    loop {
+        let answer = client.get("/").await;
+        if answer.status == StatusCode::OK {
+            break assert_eq!((answer.text.as_str(), answer.extensions.get::<Committed>().map(|c| c.level)), ("3", Some(Level::Backup(1))));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_logout_says_whether_every_node_has_heard_of_it() {
     let pair = Wired::start("pending", 2, &[]).await;
     let client = browser(app(&pair.nodes[0]));
