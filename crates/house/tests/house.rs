@@ -111,6 +111,12 @@ fn each_mistake_that_the_architecture_lists_has_its_test() {
 }
 
 #[test]
+fn each_guarantee_has_its_test() {
+    let page = FILES.iter().find(|f| f.path == "docs/guarantees.md").unwrap();
+    none(named::tests(page, "## Guaranteed", &FILES));
+}
+
+#[test]
 fn nobody_compiles_a_database_unasked() {
     let features = &METADATA.our("outlive").unwrap().features;
     assert_eq!(features["default"], ["axum"]);
