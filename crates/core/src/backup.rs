@@ -675,7 +675,7 @@ impl<L: Live> Shard<L> {
             let (owner, tip) = match self.table.get_mut(&key) {
                 Some(Slot::Held(c)) if c.heard.max(c.accepted).life == me => {
                     // Not known yet: it will be told when this node is.
-                    c.former.push(from);
+                    c.note_former([from]);
                     return;
                 }
                 Some(Slot::Held(c)) => (c.heard.max(c.accepted), c.record.tip),
@@ -883,7 +883,7 @@ impl<L: Live> Shard<L> {
         let Some(mut own) = copy.own.take() else { return };
         orphan(cx, key, view, &mut copy.orphans, &mut own, &copy.record);
         // The claimant too: its claim may come to nothing.
-        copy.former.extend(own.holders.iter().map(|h| h.life).chain([to.life]));
+        copy.note_former(own.holders.iter().map(|h| h.life).chain([to.life]));
         cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
         // Whoever waits for an answer of this ownership should not wait for its bound.
         let closing = own.closing.filter(|closing| closing.claim != to).map(|closing| (closing.claim.life, closing.claim));

@@ -32,6 +32,8 @@ pub const ROUND_TRIES: u8 = 5;
 pub const BACK_OFF: Duration = Duration::from_millis(2);
 /// Ownerships that ended with unacknowledged commits, of one session, whose outcome is waited for.
 pub const ORPHANS_MAX: usize = 4;
+/// Former holders and owners of one session that are still to be told who owns it.
+pub const FORMER_MAX: usize = 16;
 /// An heir's pause per placement rank.
 pub const HEIR_STEP: Duration = Duration::from_millis(100);
 /// Look-up bound for a member that is suspect or missed its last bound.

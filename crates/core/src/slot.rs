@@ -2,7 +2,7 @@
 
 use crate::config::Limits;
 use crate::id::SessionKey;
-use crate::limits::{MOVES_MAX, MOVES_WINDOW};
+use crate::limits::{FORMER_MAX, MOVES_MAX, MOVES_WINDOW};
 use crate::output::{LinkId, Live, Ticket};
 use crate::record::Record;
 use crate::stamp::{Claim, Life, Stamp};
@@ -220,12 +220,24 @@ impl<L: Live> Copy<L> {
     pub(crate) fn accept(&mut self, claim: Claim, now: Mono) {
         self.promise(claim, now);
         let before = self.accepted;
-        if claim > before && before.life != claim.life && before != Claim::NONE && !self.former.contains(&before.life) {
+        if claim > before && before.life != claim.life && before != Claim::NONE {
             // That owner may not have heard that it is none any more.
-            self.former.push(before.life);
+            self.note_former([before.life]);
         }
         self.accepted = self.accepted.max(claim);
         (self.reports, self.disowned) = (0, false);
+    }
+
+    /// Remembers whom to tell who owns the session. Beyond the limit the oldest is forgotten: such a copy looks for its owner itself.
+    pub(crate) fn note_former(&mut self, lives: impl IntoIterator<Item = Life>) {
+        for life in lives {
+            if !self.former.contains(&life) {
+                self.former.push(life);
+            }
+            if self.former.len() > FORMER_MAX {
+                self.former.remove(0);
+            }
+        }
     }
 
     /// Forgets what it was told and has come to include.
