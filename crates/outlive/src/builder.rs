@@ -60,6 +60,9 @@ impl Builder {
     }
 
     /// The application's part of the cluster: ids of one namespace are unknown in every other. Default `session`.
+    ///
+    /// A second namespace in one process is a second node beside this one, with a cookie of its own; a start with a cookie that another
+    /// namespace of the process has is refused. Its layer may stand inside of this one's: it shadows it, and each commits its own.
     pub fn namespace(mut self, namespace: &str) -> Builder {
         self.code.namespace = Some(namespace.to_owned());
         self

@@ -121,17 +121,12 @@ impl Slot {
         }
     }
 
-    /// The same for a session that a layer further out has opened already.
+    /// The same for a session that a layer further out has opened already. It stays open meanwhile, because that layer's changes are in it;
+    /// if it moves away for that, this request is one that runs while its session moves.
     async fn take_turn_late(self, session: Session) -> Result<Session, OpenError> {
         let _one = self.0.taking.lock().await;
-        let until = turn::until();
-        while session.lacks_turn() {
-            let Some(live) = session.live_here() else { return Ok(session) };
-            let turn = live.turns().take(until).await?;
-            session.refresh().await?;
-            if session.live_here().is_some_and(|now| Arc::ptr_eq(&now, &live)) {
-                session.hold(turn);
-            }
+        if let (true, Some(live)) = (session.lacks_turn(), session.live_here()) {
+            session.hold(live.turns().take(turn::until()).await?);
         }
         Ok(session)
     }

@@ -618,6 +618,71 @@ async fn a_request_that_waits_too_long_for_a_session_is_answered_429_and_one_tha
 }
 
 #[tokio::test]
+async fn what_middleware_changed_before_an_exclusive_handler_failed_is_taken_back_as_well() {
+    async fn counts(session: Session, request: Request, next: Next) -> Response {
+        session.update(VISITS, |n| *n += 1);
+        next.run(request).await
+    }
+    let outlive = Outlive::in_memory();
+    let fails = |session: Session| async move {
+        session.set(LAST, "half done".to_owned());
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    let last = |session: Session| async move { session.get(LAST).unwrap_or_default().to_string() };
+    let inner = Router::new().route("/fails", get(fails)).layer(outlive.layer().exclusive()).layer(middleware::from_fn(counts));
+    let client = testing::client(inner.merge(router()).route("/last", get(last)).layer(outlive.layer()));
+    client.get("/").await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/fails").await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    assert_eq!((client.get("/read").await.text, client.get("/last").await.text), ("1".into(), String::new()));
+}
+
+#[tokio::test]
+async fn under_exclusive_who_waited_through_a_login_or_a_logout_does_not_get_the_session() {
+    for (path, want) in [("/slow-login", StatusCode::SERVICE_UNAVAILABLE), ("/slow-logout", StatusCode::OK)] {
+        let (reached, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (r, g) = (reached.clone(), go.clone());
+        let slow = move |session: Session, login: bool| async move {
+            r.notify_one();
+            g.notified().await;
+            if login {
+                session.login("ada").await.unwrap();
+            } else {
+                assert_eq!(session.invalidate().await.unwrap(), Ended::Everywhere);
+            }
+        };
+        let other = slow.clone();
+        let app = router()
+            .route("/slow-login", get(move |s: Session| slow(s, true)))
+            .route("/slow-logout", get(move |s: Session| other(s, false)));
+        let app = app.route(
+            "/user",
+            get(|s: Session| async move {
+                s.update(VISITS, |n| *n += 1);
+                s.user().unwrap_or_default().to_string()
+            }),
+        );
+        let client = testing::client(app.layer(Outlive::in_memory().layer().exclusive()));
+        client.get("/").await;
+        let (holder, waiter) = (client.copy(), client.copy());
+        let holder = tokio::spawn(async move { holder.get(path).await.status });
+        reached.notified().await;
+        let mut waits = Box::pin(waiter.get("/user"));
+        tokio::select! {
+            biased;
+            _ = &mut waits => panic!("it did not wait"),
+            () = core::future::ready(()) => {}
+        }
+        go.notify_one();
+        assert_eq!(holder.await.unwrap(), StatusCode::OK);
+        let answer = waits.await;
+        // It has the id from before: after a login its change is refused, after a logout it begins anew, as if it had come later.
+        assert_eq!((answer.status, answer.text.as_str()), (want, ""), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_handler_that_panics_or_is_dropped_gives_its_turn_back() {
     let (client, _, holding) = held().await;
     holding.abort();
