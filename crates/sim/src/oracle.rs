@@ -376,6 +376,7 @@ impl World {
     /// A process is about to end: which acknowledged commits end with it, and may they?
     pub(crate) fn account_for_loss(&mut self, node: usize, crash: bool) {
         let now = self.now;
+        let drains = self.nodes[node].proc.as_ref().is_some_and(|p| p.draining.is_some());
         let abandons = self.nodes[node].proc.as_ref().is_some_and(|p| p.draining == Some(i64::MIN));
         for session in 0..self.sessions.len() {
             if self.sessions[session].over() {
@@ -413,8 +414,9 @@ impl World {
                     v.crashes += if abandons { 100 } else { 1 };
                     v.recent.push(now);
                 }
-                if !crash && fresh as u32 <= survives {
-                    // A drain is done when those who stay have it, and they may be fewer than the level says.
+                if (!crash || drains && !here) && fresh as u32 <= survives {
+                    // A drain is done when those who stay have it, and they may be fewer than the level says. The same for one that a
+                    // crash cut short after this copy had gone.
                     v.crashes += 1;
                 }
                 let leaving = if stay <= survives { leaving } else { 0 };
@@ -423,7 +425,8 @@ impl World {
                     && left == 0
                     && !stored
                 {
-                    if crash && v.crashes + leaving > survives {
+                    // Who leaves in order takes nothing with it; but its copy may have gone before, on the word of an owner that died.
+                    if (crash || !here) && v.crashes + leaving > survives {
                         v.lost = true;
                         losses += 1;
                     } else {
