@@ -367,8 +367,9 @@ impl<L: Live> Shard<L> {
         let Some(own) = copy.own.as_mut().filter(|own| own.claim == claim && promised > claim) else { return };
         if let Some(h) = own.holder(from) {
             // The link will count the refused frame; it was not applied.
-            (h.sent, h.acked, h.attempt) = (None, None, h.attempt.wrapping_add(1));
+            (h.sent, h.acked, h.attempt, h.dropping) = (None, None, h.attempt.wrapping_add(1), false);
         }
+        own.refused = true;
         if promised.life == me {
             // A claim of this node that came to nothing is in the way of the one that holds: a greater one ends that.
             let _ = self.request_round(cx, key, Why::Doubt, None, None);
@@ -729,7 +730,12 @@ impl<L: Live> Shard<L> {
             Some(copy) => {
                 copy.promise(claim, now);
                 let (tip, expires) = (copy.record.tip, copy.record.expires(cx.config.limits));
-                for o in self.release(cx, key).iter().flat_map(|copy| &copy.orphans) {
+                let released = self.release(cx, key);
+                if let Some(copy) = &released {
+                    // A round that runs may have told others that this copy is here, and "the same" is all that they answer.
+                    self.round_offered(key, &copy.record);
+                }
+                for o in released.iter().flat_map(|copy| &copy.orphans) {
                     // The owner includes the commits, but this node cannot see whether a merge kept their values.
                     settle(cx, key, &self.view, o, (tip == owner_tip).then_some((tip, Level::Owner)));
                 }

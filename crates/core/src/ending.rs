@@ -59,7 +59,8 @@ impl<L: Live> Shard<L> {
         let view = self.view.clone();
         let keep = cx.config.limits.lifetime.min(ENDED_KEEP);
         // Whoever may hold a copy: the list, the holders, the owner this node knows of. One who hears it tells those that it knows.
-        let mut waiting = view.asked(key);
+        // While forks may not have met, anybody may own it.
+        let mut waiting = if view.is_settled() { view.asked(key) } else { view.others().map(|p| p.life).collect() };
         if let Some(Slot::Facade(f)) = self.table.get(&key) {
             waiting.push(f.claim.life);
         }

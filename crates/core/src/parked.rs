@@ -107,8 +107,8 @@ impl<L: Live> Shard<L> {
         changes: &[Change],
         late: Late,
     ) -> Option<LateResult> {
-        // The request's answer includes what it has read: a state without that is no place for its commit.
-        if read.is_some_and(|s| self.copy(key).is_some_and(|c| !c.record.satisfies(s))) {
+        // The request's answer includes what it has read: a state without that, lost or not, is no place for its commit.
+        if read.is_some_and(|s| self.copy(key).is_some_and(|c| !c.record.lineage.includes(s))) {
             return Some(LateResult::Conflict);
         }
         let commit = self.commit_here(cx, key, changes);

@@ -599,7 +599,11 @@ impl<L: Live> Shard<L> {
         let complete = self.answered_by_all(cx, key, &wanted);
         let Some(round) = self.rounds.get(&key) else { return false };
         if !complete {
-            self.give_up(cx, key, Unavailable::Stale, Duration::from_secs(1));
+            let owns = round.why == Why::Doubt && copy.is_some_and(|c| c.own.is_some());
+            match combined.filter(|_| owns) {
+                Some((record, discarded)) => self.install_stale(cx, key, record, (maximal.len() > 1).then_some(discarded)),
+                None => self.give_up(cx, key, Unavailable::Stale, Duration::from_secs(1)),
+            }
         } else if combined.is_none() && (round.tickets.is_empty() || round.expired && !told) {
             self.not_found(cx, key);
         } else {
@@ -641,6 +645,16 @@ impl<L: Live> Shard<L> {
             cx.settle(ticket, Outcome::NotFound);
         }
         self.drive_parked(cx, key, false);
+    }
+
+    /// An owner that doubted itself still owns the session, and cannot serve it to those who know of more. Given up, its promises
+    /// to the new claim would stand against the old one.
+    fn install_stale(&mut self, cx: &mut Cx<'_>, key: SessionKey, record: Record, merged: Option<Vec<Arc<str>>>) {
+        let Some(round) = self.rounds.get_mut(&key) else { return };
+        for ticket in core::mem::take(&mut round.tickets) {
+            cx.settle(ticket, Outcome::Unavailable(Unavailable::Stale, Duration::from_secs(1)));
+        }
+        self.install(cx, key, record, merged, Vec::new());
     }
 
     /// The claim holds: this node owns the session.

@@ -139,6 +139,8 @@ pub(crate) struct Own<L> {
     pub(crate) born: u32,
     /// The doubt that the last round answered.
     pub(crate) confirmed: u32,
+    /// A holder has promised a greater claim: a new round must end that.
+    pub(crate) refused: bool,
     /// Requests that have it open.
     pub(crate) running: u32,
     pub(crate) external: u32,
@@ -294,6 +296,7 @@ impl<L> Own<L> {
             holders: SmallVec::new(),
             born: 0,
             confirmed,
+            refused: false,
             running: 0,
             external: 0,
             closing: None,

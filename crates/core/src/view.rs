@@ -84,6 +84,11 @@ impl View {
         self.peer(life).is_some() || self.dead.iter().any(|(l, _, replaced)| *l == life && !replaced)
     }
 
+    /// Whether all members have finished their walks under this membership.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.past.is_empty() && !self.past_lost
+    }
+
     /// Whether waiting for that life is pointless: unknown, dead, or gone.
     pub(crate) fn is_away(&self, life: Life) -> bool {
         life != self.me && self.peer(life).is_none_or(|p| p.health == Health::Gone)

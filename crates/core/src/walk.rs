@@ -159,8 +159,7 @@ impl<L: Live> Shard<L> {
         let astray = copy.disowned || copy.heard > owner && copy.heard.life != view.me;
         if let Some(own) = &mut copy.own {
             // A round that was to end a refusal came to nothing.
-            let refused = own.list.clone().iter().any(|l| own.holder(*l).is_some_and(|h| h.sent.is_none()) && view.link(*l).is_some());
-            if refused && !self.rounds.contains_key(&key) {
+            if own.refused && !self.rounds.contains_key(&key) {
                 let _ = self.request_round(cx, key, Why::Doubt, None, None);
             }
             return;
