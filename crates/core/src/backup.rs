@@ -147,6 +147,9 @@ impl<L: Live> Shard<L> {
 
     /// Sees to it that this peer learns who owns the session, however often the link breaks.
     pub(crate) fn inform(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
+        if to == self.view.me || !self.view.may_return(to) {
+            return;
+        }
         let list = self.informs.entry(key).or_default();
         if !list.contains(&to) {
             list.push(to);
@@ -463,6 +466,8 @@ impl<L: Live> Shard<L> {
         self.repairing.insert(key);
         self.push_state(cx, key);
         self.mark_dirty(cx, key);
+        // Whoever made the branch may not know that it is none any more.
+        self.inform(cx, key, branch.tip.claim.life);
     }
 
     pub(crate) fn handle_dropped(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey) {
@@ -814,9 +819,9 @@ impl<L: Live> Shard<L> {
             copy.heard = copy.heard.max(claim);
             let covered = lineage.as_ref().is_some_and(|l| l.covers(&copy.record.lineage));
             let owns = copy.own.as_ref().map(|own| own.claim);
-            if owns.is_some_and(|mine| claim < mine && claim.life == from) {
+            if owns.is_some_and(|mine| claim < mine) {
                 // Two owners: the one with the lesser claim steps down when it hears of the other.
-                self.inform(cx, key, from);
+                self.inform(cx, key, claim.life);
             } else if owns.is_some_and(|mine| claim > mine) {
                 copy.promise(claim, now);
                 self.step_down(cx, key, claim);

@@ -8,7 +8,7 @@ use crate::shard::{Cx, Shard, Timer};
 use crate::slot::{Ended, Slot};
 use crate::stamp::Life;
 use crate::time::Mono;
-use crate::view::Lives;
+use crate::view::{Lives, View};
 use crate::wire::{EndKind, LateResult, Message};
 use core::time::Duration;
 
@@ -102,9 +102,24 @@ impl<L: Live> Shard<L> {
         self.settle_end(cx, key);
     }
 
-    /// A life that was dead to this node is back, with all that it held: it hears of every end since shortly before it went.
-    pub(crate) fn tell_ends(&mut self, cx: &mut Cx<'_>, life: Life, died: Mono) {
-        let since = died - SILENT;
+    /// Lives that this view has and the one before had not: one that was dead comes back with all that it held, and a new one may
+    /// have got copies from members that were cut off. They hear of the ends that may not have come to them.
+    pub(crate) fn tell_newcomers(&mut self, cx: &mut Cx<'_>, before: &View) {
+        let view = self.view.clone();
+        let missing = |view: &View| view.dead.iter().filter(|(.., over)| !over).map(|(_, died, _)| *died).min();
+        if before.is_settled() && missing(before).is_none() {
+            self.cut_since = None;
+        }
+        for peer in view.others().filter(|p| before.peer(p.life).is_none()) {
+            let died = before.dead.iter().find(|(l, ..)| *l == peer.life).map(|(_, died, _)| *died - SILENT);
+            if let Some(since) = died.or(self.cut_since) {
+                self.tell_ends(cx, peer.life, since);
+            }
+        }
+        self.cut_since = self.cut_since.or(missing(&view).map(|died| died - SILENT));
+    }
+
+    fn tell_ends(&mut self, cx: &mut Cx<'_>, life: Life, since: Mono) {
         let missed = |slot: &Slot<L>| matches!(slot, Slot::Ended(e) if e.since >= since);
         let mut keys: Vec<SessionKey> = self.table.iter().filter(|(_, slot)| missed(slot)).map(|(key, _)| *key).collect();
         keys.sort_unstable();

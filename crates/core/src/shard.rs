@@ -94,6 +94,8 @@ pub(crate) struct Shard<L> {
     /// Sessions whose newest commit the store lacks; those that a response waits for are in front.
     pub(crate) dirty: VecDeque<SessionKey>,
     pub(crate) ends: Map<SessionKey, crate::ending::Ending>,
+    /// Since when there may be copies that no end of a session reaches, because members are missing.
+    pub(crate) cut_since: Option<Mono>,
     /// Peers that must learn who owns a session, until they acknowledged it.
     pub(crate) informs: Map<SessionKey, crate::view::Lives>,
     pub(crate) parked: Map<SessionKey, Vec<Parked>>,
@@ -119,6 +121,7 @@ impl<L: Live> Shard<L> {
             timers: BTreeSet::new(),
             dirty: VecDeque::new(),
             ends: Map::default(),
+            cut_since: None,
             informs: Map::default(),
             parked: Map::default(),
             walk: VecDeque::new(),
@@ -599,6 +602,10 @@ impl<L: Live> Shard<L> {
 
     /// One message about a session; `None` if it cannot be one.
     pub(crate) fn handle(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, message: Message<'_>) -> Option<()> {
+        if !self.not_found.is_empty() {
+            // Somebody speaks of it: that nobody has it may be over.
+            self.not_found.remove(&key);
+        }
         match message {
             Message::Ask { claim, why, have, .. } => self.handle_ask(cx, from, key, claim, why, have),
             Message::Busy { claim, ms, .. } => self.handle_busy(cx, from, key, claim, ms),

@@ -8,8 +8,6 @@ use crate::output::Live;
 use crate::plant::Bug;
 use crate::shard::{Cx, Shard, Timer};
 use crate::slot::{Copy, Slot};
-use crate::stamp::Life;
-use crate::time::Mono;
 use crate::view::View;
 use crate::wire::{Message, Why};
 use core::time::Duration;
@@ -22,12 +20,8 @@ impl<L: Live> Shard<L> {
     /// Takes a new view, and plans a visit to every copy: first those that a response waits for.
     pub(crate) fn set_view(&mut self, cx: &mut Cx<'_>, view: Arc<View>) {
         let same = self.view.places_like(&view);
-        let back: Vec<(Life, Mono)> =
-            self.view.dead.iter().filter(|(l, ..)| view.peer(*l).is_some()).map(|(life, died, _)| (*life, *died)).collect();
-        self.view = view;
-        for (life, died) in back {
-            self.tell_ends(cx, life, died);
-        }
+        let before = core::mem::replace(&mut self.view, view);
+        self.tell_newcomers(cx, &before);
         if same {
             return self.rounds_after_change(cx);
         }

@@ -11,7 +11,7 @@ use outlive_core::id::SessionKey;
 use outlive_core::lineage::Lineage;
 use outlive_core::output::{Event, Opened};
 use outlive_core::record::Record;
-use outlive_core::stamp::{Claim, Stamp};
+use outlive_core::stamp::{Claim, Life, Stamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What a client was told of a commit.
@@ -204,6 +204,7 @@ impl World {
         });
         let now = self.now;
         let holders = self.holders(session);
+        let (leaving, stay) = self.leaving(self.sessions[session].key, &holders);
         let mut missing = None;
         for n in values {
             let Some(v) = self.sessions[session].values.get_mut(n) else { continue };
@@ -219,7 +220,10 @@ impl World {
                 // A holder may have crashed while its acknowledgement was on its way.
                 let enough = match level {
                     Level::Owner => nodes + v.crashes as usize >= 1 || stored,
-                    Level::Backup(k) => nodes + usize::from(stored) + v.crashes as usize > usize::from(k),
+                    Level::Backup(k) => {
+                        let leaving = if stay <= u32::from(k) { leaving as usize } else { 0 };
+                        nodes + usize::from(stored) + v.crashes as usize + leaving > usize::from(k)
+                    }
                     Level::Store => stored,
                 };
                 if !enough {
@@ -373,6 +377,23 @@ impl World {
         Holders { nodes, stored }
     }
 
+    /// How many nodes drain, and how many stay to hold copies. Before a drain is over its copies may be gone already, and nobody
+    /// keeps more of them than there are nodes that stay (rules 6 and 21).
+    fn leaving(&self, key: SessionKey, holders: &Holders) -> (u32, u32) {
+        let procs = || self.nodes.iter().filter_map(|s| s.proc.as_ref());
+        let stay = holders.nodes.iter().filter_map(|(n, ..)| Some(self.nodes[*n].proc.as_ref()?.engine.placed(key).len())).min();
+        (procs().filter(|p| p.draining.is_some()).count() as u32, stay.unwrap_or(0) as u32)
+    }
+
+    /// How many copies with all of these values an owner sees to. Others are on their way out: they may be told to go at any time.
+    fn kept(&self, key: SessionKey, holders: &Holders, needed: &BTreeSet<u32>) -> usize {
+        let has = |node: usize| holders.nodes.iter().any(|(n, _, own)| *n == node && needed.is_subset(own));
+        let engine = |node: usize| self.nodes[node].proc.as_ref().map(|p| &p.engine);
+        let owned = |node: usize| engine(node).and_then(|e| e.info(key)).filter(|i| i.owned && has(node));
+        let backed = |life: Life| (0..self.nodes.len()).any(|n| has(n) && engine(n).is_some_and(|e| e.life() == life));
+        (0..self.nodes.len()).filter_map(owned).map(|i| 1 + i.backups.iter().filter(|l| backed(**l)).count()).max().unwrap_or(0)
+    }
+
     /// A process is about to end: which acknowledged commits end with it, and may they?
     pub(crate) fn account_for_loss(&mut self, node: usize, crash: bool) {
         let now = self.now;
@@ -389,10 +410,8 @@ impl World {
             }
             let holders = self.holders(session);
             let needed: BTreeSet<u32> = self.sessions[session].expected().map(|(n, _)| n).collect();
-            // Before a drain is over its copies may be gone already: nobody keeps more of them than there are nodes that stay.
-            let leaving = self.nodes.iter().filter(|s| s.proc.as_ref().is_some_and(|p| p.draining.is_some())).count() as u32;
-            let stay = self.nodes[node].proc.as_ref().map_or(0, |p| p.engine.placed(key).len() as u32);
-            let fresh = holders.nodes.iter().filter(|(_, _, own)| needed.is_subset(own)).count();
+            let (leaving, stay) = self.leaving(key, &holders);
+            let fresh = self.kept(key, &holders, &needed);
             let mut wrong = None;
             let mut losses = 0;
             for (n, v) in &mut self.sessions[session].values {
