@@ -1,7 +1,8 @@
 //! Three nodes, and what a handler does where others have a say: how many nodes know of a payment before the money moves, and what to
 //! answer when nobody knows whether a change survived, or when somebody else was faster.
 //!
-//! Start it three times in one folder, each with another `PORT`, and kill one of them.
+//! Start it three times in one folder, each with another `PORT`, and kill one of them. It reads its environment: `OUTLIVE_NODE=a` names
+//! a node, `OUTLIVE_MIN_BACKUPS=1` refuses a payment that no other node would know of.
 
 use axum::extract::Query;
 use axum::http::StatusCode;
@@ -51,7 +52,7 @@ async fn place(session: Session) -> String {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let outlive = Outlive::builder().store("sqlite:sessions.db").start().await?;
+    let outlive = Outlive::builder().store("sqlite:sessions.db").env().start().await?;
     let app = Router::new().route("/pay", get(pay)).route("/place", get(place)).layer(outlive.layer());
     // A balancer asks here whether to send requests: 503 as soon as this node begins to leave.
     let app = app.route("/ready", get(outlive.readiness()));

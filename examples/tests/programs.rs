@@ -39,19 +39,26 @@ struct Program {
 
 impl Program {
     fn start(program: &str, folder: &Folder) -> Program {
-        let path = match program {
+        Program::start_with(Command::new(Program::path(program)), folder)
+    }
+
+    fn path(program: &str) -> &'static str {
+        match program {
             "counter" => env!("CARGO_BIN_EXE_counter"),
             "cart" => env!("CARGO_BIN_EXE_cart"),
             "login" => env!("CARGO_BIN_EXE_login"),
             "checkout" => env!("CARGO_BIN_EXE_checkout"),
             "tested" => env!("CARGO_BIN_EXE_tested"),
             _ => panic!("there is no example {program}"),
-        };
-        let mut child = Command::new(path).current_dir(&folder.0).env("PORT", "0").stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let addr = line.trim().strip_prefix("http://").unwrap_or_else(|| panic!("{program} said {line:?}")).to_owned();
-        Program { child, addr }
+        }
+    }
+
+    fn start_with(mut program: Command, folder: &Folder) -> Program {
+        let child = program.current_dir(&folder.0).env("PORT", "0").stdout(Stdio::piped()).spawn().unwrap();
+        let (mut program, mut line) = (Program { child, addr: String::new() }, String::new());
+        BufReader::new(program.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        program.addr = line.trim().strip_prefix("http://").unwrap_or_else(|| panic!("it said {line:?}")).to_owned();
+        program
     }
 
     fn signal(&self, signal: &str) {
@@ -152,7 +159,10 @@ fn every_example_is_started_by_a_test() {
     let tests = include_str!("programs.rs");
     for path in sources() {
         let name = path.file_stem().unwrap().to_str().unwrap();
-        assert!(tests.contains(&format!("Program::start(\"{name}\"")), "{name} is not");
+        assert!(
+            tests.contains(&format!("Program::start(\"{name}\"")) || tests.contains(&format!("Program::path(\"{name}\"")),
+            "{name} is not"
+        );
     }
 }
 
@@ -215,7 +225,13 @@ fn the_login_changes_the_id_and_signing_out_ends_it() {
 fn a_payment_that_another_node_knows_of_survives_a_kill() {
     let folder = Folder::new("checkout");
     let mut browser = Browser::default();
-    let nodes: Vec<Program> = (0..3).map(|_| Program::start("checkout", &folder)).collect();
+    let start = |name: &str| {
+        let mut program = Command::new(Program::path("checkout"));
+        // The gateway's settings may lie in the same environment.
+        program.env("OUTLIVE_NODE", name).env("OUTLIVE_GATEWAY_LISTEN", "127.0.0.1:80");
+        Program::start_with(program, &folder)
+    };
+    let nodes = ["a", "b", "c"].map(start);
     let deadline = Instant::now() + LONG;
     let known = (0..).find(|n| {
         assert!(Instant::now() < deadline, "no other node ever knows");
@@ -233,7 +249,18 @@ fn a_payment_that_another_node_knows_of_survives_a_kill() {
         }
         assert!(answer.status == 503 && Instant::now() < deadline, "{} {}", answer.status, answer.text);
     }
-    assert!(browser.get(&nodes[1], "/place").text.starts_with("owner "));
+    assert!(browser.get(&nodes[1], "/place").text.starts_with("owner b, "));
+}
+
+#[test]
+fn an_environment_that_cannot_be_is_refused_with_all_that_is_wrong() {
+    let folder = Folder::new("environment");
+    let mut program = Command::new(Program::path("checkout"));
+    program.env("OUTLIVE_DURABILITY", "disk").env("OUTLIVE_NDOE", "a").current_dir(&folder.0).env("PORT", "0");
+    let output = program.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty());
+    assert!(said.contains("OUTLIVE_NDOE is no setting") && said.contains("durability is \"disk\", and must be `owner`"), "{said}");
 }
 
 #[test]
