@@ -342,8 +342,10 @@ impl<L: Live> Shard<L> {
             }
             _ => false,
         };
-        // A token says that there was a session: if nobody has it, that is a loss, and to be said as one.
-        if token.is_none_or(|t| t.expired) && self.not_found.get(&key).is_some_and(|at| cx.now.since(*at) < NOT_FOUND_KEEP) {
+        // A token says that there was a session: if nobody has it, that is a loss, and to be said as one. A copy or a facade that has come
+        // since is news: after a loss the session goes on under the same id.
+        let asked = self.not_found.get(&key).is_some_and(|at| cx.now.since(*at) < NOT_FOUND_KEEP) && !self.table.contains_key(&key);
+        if asked && token.is_none_or(|t| t.expired) {
             return Open::NotFound;
         }
         let ticket = cx.ticket();
