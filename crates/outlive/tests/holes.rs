@@ -20,7 +20,7 @@ use outlive_runtime::{CommitFailure, Node, NodeConfig, Open, OpenFailure, Readin
 use outlive_store::{Answer, End, LoadError, Loaded, MemoryStore, Put, PutError, RowResult, Store, Swept, Touch};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use support::{LAST, LONG, VISITS, Wired, app, at, browser, cluster, routes, until};
+use support::{LAST, LONG, VISITS, Wired, app, at, browser, cluster, heard, insist, routes, until};
 use tokio::sync::watch;
 
 const BLOB: Key<String> = Key::new("blob");
@@ -29,20 +29,6 @@ const BLOB_LEN: u64 = 200_000;
 /// The version that an answer's session has.
 fn version(answer: &outlive::testing::Answer) -> u32 {
     answer.extensions.get::<Committed>().unwrap().version
-}
-
-/// Asks until there is an answer other than 503.
-async fn insist(client: &Client<axum::Router>, path: &str) -> String {
-    let deadline = tokio::time::Instant::now() + LONG;
-    loop {
-        let answer = client.get(path).await;
-        if answer.status == StatusCode::OK {
-            return answer.text;
-        }
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.text);
-        assert!(tokio::time::Instant::now() < deadline, "{path} is never answered");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -412,7 +398,7 @@ async fn no_expiry_no_delete_on_logout_no_index_unrestricted_deserialisation() {
     let mut events = nodes[1].events();
     assert_eq!(insist(&there, "/look").await, "None");
     insist(&there, "/fill").await;
-    while events.next().await.unwrap().kind != (EventKind::Quarantined { attribute: "hole-8-cart".into() }) {}
+    heard(&mut events, EventKind::Quarantined { attribute: "hole-8-cart".into() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

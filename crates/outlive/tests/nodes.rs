@@ -11,7 +11,7 @@ use core::time::Duration;
 use outlive::testing::{self, Client};
 use outlive::{CommitError, Committed, Durability, EventKind, Level, OpenError, Outlive, RunError, Session, StartError};
 use std::sync::Arc;
-use support::{LAST, VISITS, Wired, app, browser, builder, cluster, routes, until};
+use support::{LAST, VISITS, Wired, app, browser, builder, cluster, heard, in_time, insist, routes, until};
 use tokio::sync::Notify;
 
 /// The same browser, at another node.
@@ -35,16 +35,6 @@ async fn a_session_outlives_the_node_that_answered_and_its_cookie_names_the_new_
     assert!(client.get("/info").await.text.starts_with("b "));
 }
 
-/// What the session holds, as soon as it can be had.
-async fn settled(client: &Client<Router>) -> String {
-    loop {
-        let answer = client.get("/read").await;
-        if answer.status == StatusCode::OK {
-            return answer.text;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_balancer_without_stickiness_loses_nothing_and_logs_nobody_out() {
     let nodes = cluster("round-robin", 3, &[]).await;
@@ -52,19 +42,21 @@ async fn a_balancer_without_stickiness_loses_nothing_and_logs_nobody_out() {
     for n in 0..12 {
         client = at(&client, &nodes[n % 3]);
         let want = (n + 1).to_string();
-        loop {
-            let answer = client.get("/").await;
-            if answer.status == StatusCode::OK {
-                assert_eq!(answer.text, want);
-                break;
+        in_time(async {
+            loop {
+                let answer = client.get("/").await;
+                if answer.status == StatusCode::OK {
+                    break assert_eq!(answer.text, want);
+                }
+                assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+                // "Unknown" says that it may be there: whoever tries again looks first.
+                let unknown = matches!(answer.extensions.get(), Some(CommitError::Unknown));
+                if unknown && insist(&client, "/read").await == want {
+                    break;
+                }
             }
-            assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-            // "Unknown" says that it may be there: whoever tries again looks first.
-            let unknown = matches!(answer.extensions.get(), Some(CommitError::Unknown));
-            if unknown && settled(&client).await == want {
-                break;
-            }
-        }
+        })
+        .await;
     }
     // The owner is elsewhere for two of them: the login makes a session here and ends the old one.
     let thief = at(&client, &nodes[0]);
@@ -111,10 +103,10 @@ async fn events_name_the_session_and_say_that_it_moved_and_who_has_a_copy() {
     assert_eq!((created.kind, created.key.len()), (EventKind::Created, 32));
     nodes.remove(0).shutdown_now();
     let client = at(&client, &nodes[0]);
-    while client.get("/").await.text != "2" {}
+    in_time(async { while client.get("/").await.text != "2" {} }).await;
     let mut moved = false;
     loop {
-        let event = there.next().await.unwrap();
+        let event = in_time(there.next()).await.unwrap();
         assert_eq!(event.key, created.key);
         match event.kind {
             // It came from the copy here, or from the node that was just leaving.
@@ -130,6 +122,9 @@ async fn a_store_whose_feature_is_off_says_which_one() {
     let builder = Outlive::builder().store("postgres://me:hunter2@db/x");
     let Err(error @ StartError::Store { .. }) = builder.start().await else { panic!("it started") };
     assert!(error.to_string().contains("postgres") && !error.to_string().contains("hunter2"), "{error}");
+    // What one reads without the feature; a build of all our programs has it.
+    let off = outlive_store::OpenError::Feature { scheme: "sqlite" };
+    assert_eq!(off.to_string(), "`sqlite:` needs the feature `sqlite` of outlive");
     #[cfg(not(feature = "sqlite"))]
     {
         let error = Outlive::builder().store("sqlite:x.db").start().await.unwrap_err().to_string();
@@ -171,7 +166,7 @@ async fn a_handler_that_runs_while_its_session_moves_commits_there_or_is_told_of
         let slow = tokio::spawn(async move { slow.get("/slow").await });
         reached.notified().await;
         let there = at(&client, &nodes[1]);
-        while there.get("/").await.text != "2" {}
+        in_time(async { while there.get("/").await.text != "2" {} }).await;
         go.notify_one();
         let answer = slow.await.unwrap();
         assert_eq!(answer.status, want, "{:?}", answer.extensions.get::<CommitError>());
@@ -214,7 +209,7 @@ async fn a_first_commit_of_which_nobody_knows_is_answered_503_and_leaves_no_cook
     until("nothing is left of it", || pair.nodes[0].stats().engine.owned == 0).await;
     pair.mend();
     until("it can commit again", || pair.nodes[0].stats().engine.members == 2).await;
-    while client.get("/").await.text != "1" {}
+    in_time(async { while client.get("/").await.text != "1" {} }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -227,13 +222,7 @@ async fn a_commit_of_which_nobody_knows_is_kept_and_sent_again() {
     assert!(matches!(answer.extensions.get(), Some(CommitError::Unknown)), "{}", answer.status);
     pair.mend();
     // Whoever reads it waits until it is durable: it is there, once.
-    let after = loop {
-        let answer = client.get("/read").await;
-        if answer.status == StatusCode::OK {
-            break answer.text;
-        }
-    };
-    assert_eq!(after, "2");
+    assert_eq!(insist(&client, "/read").await, "2");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -253,12 +242,8 @@ async fn with_min_backups_nothing_is_acknowledged_with_fewer_copies_and_reading_
     assert_eq!(client.get("/read").await.text, "2", "what was unknown is kept");
     wired.mend();
     until("it is back", || wired.nodes[0].members() == 2).await;
-    loop {
-        let answer = client.get("/").await;
-        if answer.status == StatusCode::OK {
-            break assert_eq!((answer.text.as_str(), answer.extensions.get::<Committed>().map(|c| c.level)), ("3", Some(Level::Backup(1))));
-        }
-    }
+    assert_eq!(insist(&client, "/").await, "3");
+    assert_eq!(client.get("/").await.extensions.get::<Committed>().map(|c| c.level), Some(Level::Backup(1)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -273,12 +258,7 @@ async fn a_logout_says_whether_every_node_has_heard_of_it() {
     pair.mend();
     let there = at(&thief, &pair.nodes[1]);
     // Told again until it has heard.
-    loop {
-        let answer = there.get("/read").await;
-        if answer.status == StatusCode::OK {
-            break assert_eq!(answer.text, "0");
-        }
-    }
+    assert_eq!(insist(&there, "/read").await, "0");
     client.get("/").await;
     assert_eq!(client.get("/logout").await.text, "Everywhere");
 }
@@ -298,15 +278,9 @@ async fn a_loss_is_told_once_and_the_old_state_is_never_served_as_if_it_were_cur
         assert_eq!((alone.text.as_str(), alone.extensions.get::<Committed>().map(|c| c.level)), ("2", Some(Level::Owner)));
         pair.nodes.remove(0).shutdown_now();
         let there = at(&client, &pair.nodes[0]);
-        let answer = loop {
-            let answer = there.get("/loss").await;
-            if answer.status == StatusCode::OK {
-                break answer;
-            }
-            assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "never the old state");
-        };
-        assert_eq!(answer.text, format!("lost=true visits={left}"));
-        while events.next().await.unwrap().kind != EventKind::Lost {}
+        // 503 or the truth, and never the old state.
+        assert_eq!(insist(&there, "/loss").await, format!("lost=true visits={left}"));
+        heard(&mut events, EventKind::Lost).await;
         assert_eq!(there.get("/loss").await.text, format!("lost=false visits={left}"), "once");
         assert_eq!(pair.nodes[0].stats().lost, 1);
     }
@@ -375,12 +349,15 @@ async fn under_exclusive_a_request_that_waits_follows_its_session_to_another_nod
         .into_iter()
         .map(|client| {
             tokio::spawn(async move {
-                loop {
-                    let answer = client.get("/").await;
-                    if answer.status == StatusCode::OK {
-                        break answer.text.parse::<u64>().unwrap();
+                in_time(async {
+                    loop {
+                        let answer = client.get("/").await;
+                        if answer.status == StatusCode::OK {
+                            break answer.text.parse::<u64>().unwrap();
+                        }
                     }
-                }
+                })
+                .await
             })
         })
         .collect();

@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::routing::get;
 use core::time::Duration;
 use outlive::testing::{self, Client};
-use outlive::{Builder, Config, Cookie, Key, LoginError, Outlive, Session, StartError};
+use outlive::{Builder, Config, Cookie, EventKind, Events, Key, LoginError, Outlive, Session, StartError};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -97,6 +98,31 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(tokio::time::Instant::now() < deadline, "in {LONG:?} it did not come about that {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// What comes of it, within the time that a busy machine may take.
+pub async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LONG, what).await.expect("it takes too long")
+}
+
+/// Asks until there is an answer other than 503.
+pub async fn insist(client: &Client<Router>, path: &str) -> String {
+    in_time(async {
+        loop {
+            let answer = client.get(path).await;
+            if answer.status == StatusCode::OK {
+                return answer.text;
+            }
+            assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.text);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+}
+
+/// Waits for an event of this kind.
+pub async fn heard(events: &mut Events, kind: EventKind) {
+    in_time(async { while events.next().await.unwrap().kind != kind {} }).await;
 }
 
 /// A browser at this application.
