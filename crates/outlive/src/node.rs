@@ -196,6 +196,11 @@ impl Node {
         }
     }
 
+    /// Whether the session has left this node since it was opened.
+    pub(crate) fn has_left(&self, at: &Opened) -> bool {
+        matches!(&at.at, At::Owned(opened) if self.runtime.read(opened, |_, _| ()).is_none())
+    }
+
     /// Whether the session is a copy whose owner is elsewhere.
     pub(crate) fn is_guest(at: &Opened) -> bool {
         matches!(at.at, At::Guest(_))

@@ -642,6 +642,12 @@ impl Inner {
     }
 
     fn commit(&self, place: &Place, opened: &Opened) -> Committing {
+        if self.turn.lock().is_some() && place.live.has_writes(place.request) && self.node.has_left(opened) {
+            // Somebody else may have it to themselves there by now, and must not find half of what was done here.
+            let stayed = place.live.rollback(place.request);
+            self.count_stayed(stayed);
+            return Step::Ready(Err(CommitError::Conflict));
+        }
         let moved = place.live.successor().is_some_and(|key| key != opened.key);
         self.gone.fetch_or(moved, Ordering::Relaxed);
         let sent = place.live.commit(place.request, self.node.size_max, |changes| send(&self.node, &place.live, opened, changes));

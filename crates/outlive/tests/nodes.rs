@@ -370,3 +370,30 @@ async fn under_exclusive_a_request_that_waits_follows_its_session_to_another_nod
     seen.sort_unstable();
     assert_eq!(seen, [3, 4, 5, 6], "each saw what the one before had committed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_exclusive_what_a_handler_did_while_its_session_moved_away_is_refused() {
+    let nodes = cluster("exclusive-moves", 2, &[]).await;
+    let (reached, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (r, g) = (reached.clone(), go.clone());
+    let hold = move |session: Session| async move {
+        session.set(LAST, "half".to_owned());
+        r.notify_one();
+        g.notified().await;
+    };
+    let last = |session: Session| async move { session.get(LAST).unwrap_or_default().to_string() };
+    let app = |outlive: &Outlive| routes().route("/hold", get(hold.clone())).route("/last", get(last)).layer(outlive.layer().exclusive());
+    let client = browser(app(&nodes[0]));
+    client.get("/").await;
+    let holder = client.clone();
+    let holding = tokio::spawn(async move { holder.get("/hold").await });
+    reached.notified().await;
+    let there = support::at(&client, app(&nodes[1]));
+    assert_eq!(insist(&there, "/").await, "2");
+    go.notify_one();
+    // Another attribute than the one that was changed there: without `exclusive` it would be merged.
+    let answer = holding.await.unwrap();
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(matches!(answer.extensions.get(), Some(CommitError::Conflict)));
+    assert_eq!((insist(&there, "/read").await.as_str(), insist(&there, "/last").await.as_str()), ("2", ""));
+}

@@ -46,10 +46,12 @@ impl SessionLayer {
     /// and what a failed one did is taken back entirely. Inside of another layer of the same node it makes its own routes exclusive.
     ///
     /// Requests wait in the memory of the session's owner, up to 64 of them and for 10 s; the others are answered
-    /// [`OpenError::Busy`](crate::OpenError::Busy), 429. A visitor without a session waits for nobody. The limits: requests through a
-    /// layer that is not exclusive do not wait, nor are they waited for; a handler that runs for more than a second while its session
-    /// moves to another node commits there like any other, and is refused if the same attribute was changed; behind a balancer without
-    /// stickiness a node that may not have the session answers `Busy`.
+    /// [`OpenError::Busy`](crate::OpenError::Busy), 429. A visitor without a session waits for nobody. The limits:
+    ///
+    /// - Requests through a layer that is not exclusive do not wait, nor are they waited for.
+    /// - A session that is wanted at another node moves there after a second, whatever runs here. What the handler here has changed and
+    ///   not committed by then is refused as [`CommitError::Conflict`](crate::CommitError::Conflict), 503.
+    /// - Behind a balancer without stickiness a node that may not have the session for now waits, and answers `Busy`.
     #[must_use]
     pub fn exclusive(mut self) -> SessionLayer {
         self.options.exclusive = true;
