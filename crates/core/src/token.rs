@@ -21,27 +21,31 @@ const TAG: usize = 16;
 const BODY_MAX: usize = 1 + 5 + 8 + 5 + 4;
 
 impl Token {
-    /// The token as text for the session `key`: 46 to 52 characters of base64url.
-    pub fn seal(&self, keys: &IdKeys, key: &SessionKey) -> String {
-        let mut bytes: Vec<u8> = Vec::with_capacity(BODY_MAX + TAG);
-        bytes.push(KEY_ID);
-        let fields = (self.stamp.claim.epoch, self.stamp.claim.life, self.stamp.version, self.deadline.0.to_be_bytes());
-        #[expect(clippy::expect_used, reason = "a vector that grows takes every token")]
-        let mut bytes = postcard::to_extend(&fields, bytes).expect("a token always encodes");
-        let tag = tag(keys, key, &bytes);
-        bytes.extend_from_slice(&tag);
-        URL_SAFE_NO_PAD.encode(bytes)
+    /// Characters of the longest token.
+    pub const TEXT_MAX: usize = ((BODY_MAX + TAG) * 4).div_ceil(3);
+
+    /// The token as text for the session `key`, in `text`: 42 to 52 characters of base64url.
+    pub fn seal<'a>(&self, keys: &IdKeys, key: &SessionKey, text: &'a mut [u8; Token::TEXT_MAX]) -> &'a str {
+        let fields = (KEY_ID, self.stamp.claim.epoch, self.stamp.claim.life, self.stamp.version, self.deadline.0.to_be_bytes());
+        let mut bytes = [0; BODY_MAX + TAG];
+        #[expect(clippy::expect_used, reason = "the longest token fits")]
+        let length = postcard::to_slice(&fields, &mut bytes[..BODY_MAX]).expect("a token always encodes").len();
+        let (body, rest) = bytes.split_at_mut(length);
+        let tag = tag(keys, key, body);
+        rest.iter_mut().zip(tag).for_each(|(to, from)| *to = from);
+        let sealed = bytes.get(..length + TAG).unwrap_or_default();
+        #[expect(clippy::expect_used, reason = "the longest token fits")]
+        let length = URL_SAFE_NO_PAD.encode_slice(sealed, &mut text[..]).expect("the text of a token fits");
+        text.get(..length).and_then(|text| core::str::from_utf8(text).ok()).unwrap_or_default()
     }
 
     /// The token that `text` is for the session `key`. Whatever else it is, it counts as absent.
     pub fn open(keys: &IdKeys, key: &SessionKey, text: &str) -> Option<Token> {
-        let mut buffer = [0; 64];
-        if text.len() > 80 {
-            return None;
-        }
+        // A little more than the longest token: the decoder rounds up.
+        let mut buffer = [0; BODY_MAX + TAG + 3];
         let length = URL_SAFE_NO_PAD.decode_slice(text, &mut buffer).ok()?;
         let bytes = buffer.get(..length)?;
-        let (body, got) = bytes.split_at_checked(length.checked_sub(TAG)?)?;
+        let (body, got) = bytes.split_at_checked(bytes.len().checked_sub(TAG)?)?;
         if body.len() > BODY_MAX {
             return None;
         }
@@ -76,18 +80,31 @@ mod tests {
         let keys = Secret::new([3; 32]).keys("default");
         let key = SessionKey::from_bytes([1; 16]);
         let token = Token { stamp: Claim { epoch: 300, life: Life::new(u64::MAX) }.at(70_000), deadline: WallSeconds(u32::MAX) };
-        let text = token.seal(&keys, &key);
-        assert!(text.len() <= 52, "{}", text.len());
-        assert_eq!(Token::open(&keys, &key, &text), Some(token));
-        assert_eq!(Token::open(&keys, &SessionKey::from_bytes([2; 16]), &text), None);
+        let mut text = [0; Token::TEXT_MAX];
+        let text = token.seal(&keys, &key, &mut text);
+        assert!(text.len() <= Token::TEXT_MAX, "{}", text.len());
+        assert_eq!(Token::open(&keys, &key, text), Some(token));
+        assert_eq!(Token::open(&keys, &SessionKey::from_bytes([2; 16]), text), None);
         for at in 0..text.len() {
             for bit in 0..6 {
-                let mut bytes = text.clone().into_bytes();
+                let mut bytes = text.as_bytes().to_vec();
                 bytes[at] ^= 1 << bit;
                 let Ok(other) = String::from_utf8(bytes) else { continue };
                 assert_eq!(Token::open(&keys, &key, &other), None, "character {at}, bit {bit}");
             }
         }
+    }
+
+    #[test]
+    fn the_longest_token_fits() {
+        let keys = Secret::new([3; 32]).keys("default");
+        let key = SessionKey::from_bytes([1; 16]);
+        let stamp = Claim { epoch: u32::MAX, life: Life::new(u64::MAX) }.at(u32::MAX);
+        let token = Token { stamp, deadline: WallSeconds(u32::MAX) };
+        let mut text = [0; Token::TEXT_MAX];
+        let text = token.seal(&keys, &key, &mut text);
+        assert_eq!(text.len(), Token::TEXT_MAX);
+        assert_eq!(Token::open(&keys, &key, text), Some(token));
     }
 
     proptest::proptest! {

@@ -3,7 +3,6 @@
 //! The `Cookie` header is scanned by hand, because parsing every pair costs more than the session; `Set-Cookie` is built by a crate.
 //! Two cookies and not one: in one, an answer that began before a login would put the old id back and log the user out.
 
-use bytes::Bytes;
 use cookie::SameSite;
 use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use http::uri::Authority;
@@ -152,8 +151,11 @@ impl Template {
     /// Adds `Set-Cookie` for these parts of a value; without one, it takes the cookie away from the client.
     fn set(&self, headers: &mut HeaderMap, value: &[&str]) {
         let end = if value.is_empty() { "; Max-Age=0" } else { "" };
-        let text = [&[self.name.as_str(), "="], value, &[self.attributes.as_str(), end]].concat().concat();
-        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
+        let mut text: SmallVec<[u8; 256]> = SmallVec::new();
+        for part in [self.name.as_str(), "="].iter().chain(value).chain(&[self.attributes.as_str(), end]) {
+            text.extend_from_slice(part.as_bytes());
+        }
+        if let Ok(value) = HeaderValue::from_bytes(&text) {
             headers.append(SET_COOKIE, value);
         }
     }

@@ -214,8 +214,7 @@ pub(crate) fn seal<B: Default>(
     }
     caching::vary_by(answer.headers_mut(), session.vary());
     if let Some(committed) = durable.map(Committed::of) {
-        let text = format_args!("level={} version={}", committed.level, committed.version).to_string();
-        if let (true, Ok(value)) = (debug_header, HeaderValue::from_str(&text)) {
+        if debug_header && let Ok(value) = HeaderValue::from_str(&format!("level={} version={}", committed.level, committed.version)) {
             answer.headers_mut().insert("outlive-committed", value);
         }
         answer.extensions_mut().insert(committed);
@@ -270,7 +269,7 @@ mod tests {
             panic!("it was not taken")
         };
         node.close(&opened);
-        (id, Token { stamp, deadline: node.deadline(&opened) }.seal(&node.keys, &key))
+        (id, Token { stamp, deadline: node.deadline(&opened) }.seal(&node.keys, &key, &mut [0; Token::TEXT_MAX]).to_owned())
     }
 
     fn open_with(node: &Arc<Node>, cookie: &str) -> Session {

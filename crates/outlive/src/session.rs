@@ -618,7 +618,8 @@ impl Session {
             let step = u32::try_from(node.limits.touch_step().as_secs()).unwrap_or(u32::MAX).max(1);
             let current = brought.token.is_some_and(|t| same && t.stamp == stamp && t.deadline.0.saturating_add(step) > deadline.0);
             if !current {
-                node.carrier.set_token(brought.mode, headers, &Token { stamp, deadline }.seal(&node.keys, &opened.key));
+                let mut text = [0; Token::TEXT_MAX];
+                node.carrier.set_token(brought.mode, headers, Token { stamp, deadline }.seal(&node.keys, &opened.key, &mut text));
                 any = true;
             }
         }

@@ -1,6 +1,6 @@
 //! The clocks and the entropy of the process. Nothing else in this crate asks for the time or for randomness.
 
-use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use outlive_core::time::{Mono, WallSeconds};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -19,13 +19,15 @@ pub(crate) struct Clock {
     origin: Instant,
     /// When the timer task last looked; `i64::MIN` if there is none.
     looked: AtomicI64,
+    /// What the wall clock said then.
+    looked_wall: AtomicU32,
     jitter: AtomicU64,
 }
 
 impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
     pub(crate) fn start(seed: u64) -> Clock {
-        Clock { origin: Instant::now(), looked: AtomicI64::new(i64::MIN), jitter: AtomicU64::new(seed) }
+        Clock { origin: Instant::now(), looked: AtomicI64::new(i64::MIN), looked_wall: AtomicU32::new(0), jitter: AtomicU64::new(seed) }
     }
 
     pub(crate) fn now(&self) -> Mono {
@@ -41,10 +43,19 @@ impl Clock {
         }
     }
 
+    /// The wall clock, as [`lately`](Clock::lately): for the deadline in version tokens alone.
+    pub(crate) fn wall_lately(&self) -> WallSeconds {
+        match self.looked.load(Ordering::Acquire) {
+            i64::MIN => wall_seconds(),
+            _ => WallSeconds(self.looked_wall.load(Ordering::Relaxed)),
+        }
+    }
+
     /// The time, for the timer task.
     pub(crate) fn look(&self) -> Mono {
+        self.looked_wall.store(wall_seconds().0, Ordering::Relaxed);
         let now = self.now();
-        self.looked.store(now.micros(), Ordering::Relaxed);
+        self.looked.store(now.micros(), Ordering::Release);
         now
     }
 
@@ -67,8 +78,7 @@ pub(crate) fn wall_micros() -> u64 {
     u64::try_from(wall().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The wall clock, for the deadline in version tokens alone.
-pub(crate) fn wall_seconds() -> WallSeconds {
+fn wall_seconds() -> WallSeconds {
     WallSeconds(u32::try_from(wall().as_secs()).unwrap_or(u32::MAX))
 }
 

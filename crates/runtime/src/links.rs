@@ -302,7 +302,8 @@ mod tests {
             node.close(&at);
             tokio::task::yield_now().await;
             sent += big.len();
-            assert!(sent < OUTBOX_MAX * 2, "the link is still open after {sent} bytes");
+            // One outbox is being written, another filled behind it; what sockets hold is little beside them.
+            assert!(sent < OUTBOX_MAX * 3, "the link is still open after {sent} bytes");
         }
         closed(&mut reader).await;
     }

@@ -3,7 +3,7 @@
 //! Calls of the application go into the engine on the caller's own thread; what the engine wants done is dispatched after each
 //! call: bytes to the links' writers, answers to whoever waits, loads and writes to the store's tasks.
 
-use crate::clock::{Clock, EntropyError, entropy, wall_seconds};
+use crate::clock::{Clock, EntropyError, entropy};
 use crate::dial::Dials;
 use crate::drain::DrainReport;
 use crate::links::Links;
@@ -574,13 +574,13 @@ impl<L: Live> Node<L> {
 
     /// When a session that is used now may have expired, by the wall clock: for the deadline in its token alone.
     pub fn deadline(&self, at: &Opened<L>) -> WallSeconds {
-        let left = at.expires.since(self.inner.clock.now()).as_secs();
-        WallSeconds(wall_seconds().0.saturating_add(u32::try_from(left).unwrap_or(u32::MAX)))
+        let left = at.expires.since(self.inner.clock.lately()).as_secs();
+        WallSeconds(self.wall().0.saturating_add(u32::try_from(left).unwrap_or(u32::MAX)))
     }
 
-    /// The wall clock, for judging a token's deadline.
+    /// The wall clock some milliseconds ago, for judging a token's deadline.
     pub fn wall(&self) -> WallSeconds {
-        wall_seconds()
+        self.inner.clock.wall_lately()
     }
 
     /// This node's clock, as in [`Opened::expires`].
