@@ -10,6 +10,7 @@ mod measure;
 mod requests;
 #[cfg(feature = "rivals")]
 mod rivals;
+mod store;
 mod subjects;
 mod throughput;
 mod visitors;
@@ -30,6 +31,8 @@ enum Command {
     App(app::Args),
     /// What the library costs: tables of processor time, throughput, bytes to peers and failover, beside tower-sessions in the same run.
     Inprocess(inprocess::Args),
+    /// How many small updates a second go into a SQLite file, and what one costs.
+    Store(store::Args),
     /// Answers requests of 1,000 visitors and prints nothing: for a profiler that counts instructions.
     Hot {
         /// Which requests.
@@ -43,6 +46,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::App(args) => threads()?.block_on(app::run(args)),
         Command::Inprocess(args) => inprocess::run(&args),
+        Command::Store(args) => threads()?.block_on(store::run(args)),
         Command::Hot { kind, requests } => requests::hot(kind, requests),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::measure::{Rounds, Table, micros};
 use crate::subjects::{Bare, Engine, Subject, Web, app, plain};
+use core::time::Duration;
 use outlive::{Durability, Outlive};
 use std::sync::Arc;
 use tower_layer::Layer as _;
@@ -38,7 +39,8 @@ const BARE: &str = "bare service, no sessions";
 fn lines(runtime: &Arc<tokio::runtime::Runtime>, with_reads: bool) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
     let mut add = |name, plain, subject| lines.push(Line { name, plain, subject, per_request: Rounds::default() });
-    let outlive = || runtime.block_on(Outlive::builder().durability(Durability::Owner).start());
+    let outlive = || start(runtime);
+    let _tasks_run_here = runtime.enter();
     add("node alone: open, read, commit", None, Box::new(Engine::new(true)?) as Box<dyn Subject>);
     if with_reads {
         add("node alone: open, read", None, Box::new(Engine::new(false)?));
@@ -67,6 +69,15 @@ fn lines(runtime: &Arc<tokio::runtime::Runtime>, with_reads: bool) -> anyhow::Re
 
 fn runtime() -> anyhow::Result<Arc<tokio::runtime::Runtime>> {
     Ok(Arc::new(tokio::runtime::Builder::new_current_thread().enable_all().build()?))
+}
+
+/// A node whose tasks have begun.
+fn start(runtime: &tokio::runtime::Runtime) -> anyhow::Result<Outlive> {
+    runtime.block_on(async {
+        let outlive = Outlive::builder().durability(Durability::Owner).start().await?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok(outlive)
+    })
 }
 
 /// The table for this many sessions, drawn at random.
@@ -111,9 +122,10 @@ pub(crate) fn measure(rounds: usize, sessions: usize, batches: usize, with_reads
     Ok(())
 }
 
-fn shuffle(visitors: &mut [usize], draw: &mut Draw) {
-    for at in (1..visitors.len()).rev() {
-        visitors.swap(at, draw.below(at + 1));
+/// Puts them in an order of chance.
+pub(crate) fn shuffle<T>(items: &mut [T], draw: &mut Draw) {
+    for at in (1..items.len()).rev() {
+        items.swap(at, draw.below(at + 1));
     }
 }
 
@@ -139,7 +151,7 @@ pub(crate) enum Hot {
 /// Answers that many requests of 1,000 visitors and prints nothing: for a profiler that counts instructions.
 pub(crate) fn hot(kind: Hot, requests: usize) -> anyhow::Result<()> {
     let runtime = runtime()?;
-    let outlive = runtime.block_on(Outlive::builder().durability(Durability::Owner).start())?;
+    let outlive = start(&runtime)?;
     let mut subject: Box<dyn Subject> = match kind {
         Hot::Node => Box::new(Engine::new(true)?),
         Hot::BarePlain => Box::new(Web::new(&runtime, "/plain", Bare::Plain)),

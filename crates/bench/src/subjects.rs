@@ -28,9 +28,14 @@ const BLOB: Key<String> = Key::new("blob");
 /// Bytes that `/heavy` adds to a session.
 pub(crate) const HEAVY: usize = 100_000;
 
-/// A handler that knows nothing of sessions.
+/// A handler that knows nothing of sessions, and writes what the others write.
 pub(crate) fn plain() -> Router {
-    Router::new().route("/plain", get(|| async { format!("{NAME} 1\n") }))
+    Router::new().route("/plain", get(|| async { line() }))
+}
+
+fn line() -> String {
+    let (name, n) = core::hint::black_box((NAME, 1));
+    format!("{name} {n}\n")
 }
 
 async fn read(session: Session) -> String {
@@ -86,7 +91,7 @@ impl Service<Request<Body>> for Bare {
         match self {
             Bare::Plain => Box::pin(async move {
                 drop(request);
-                Ok(Response::new(format!("{NAME} 1\n")))
+                Ok(Response::new(line()))
             }),
             Bare::Session => Box::pin(async move {
                 let session = outlive::tower::session(&request).await?;
