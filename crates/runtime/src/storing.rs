@@ -1,8 +1,11 @@
 //! The way to the store: a writer, a reader, the node's own row, the search for others, the sweep.
 
 use crate::node::Inner;
-use core::future::Future;
+use core::future::{Future, poll_fn};
+use core::panic::AssertUnwindSafe;
+use core::pin::pin;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::task::Poll;
 use core::time::Duration;
 use outlive_core::id::SessionKey;
 use outlive_core::output::Live;
@@ -12,6 +15,7 @@ use outlive_core::{Loaded, Write, Written};
 use outlive_store::{self as store, End, Expect, Node as Row, Put, PutError, RowResult, Store};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -95,13 +99,21 @@ impl StoreSide {
     pub(crate) async fn withdraw(&self, life: Life) {
         let mut withdrawn = self.withdrawn.lock().await;
         *withdrawn = true;
-        let _ = tokio::time::timeout(PATIENCE / 4, self.store.withdraw(life)).await;
+        let _ = tokio::time::timeout(PATIENCE / 4, patiently(self.store.withdraw(life))).await;
     }
 }
 
-/// Waits for the store, but not for ever.
+/// Waits for the store, but not for ever. A driver that panics has not answered either, and takes nothing of the node with it.
 async fn patiently<T>(answer: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(PATIENCE, answer).await.ok()
+    let mut answer = pin!(answer);
+    let caught = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Some),
+        Err(_) => {
+            tracing::error!("the store's driver panicked");
+            Poll::Ready(None)
+        }
+    });
+    tokio::time::timeout(PATIENCE, caught).await.ok().flatten()
 }
 
 fn kind_byte(kind: EndKind) -> u8 {

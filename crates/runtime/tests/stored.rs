@@ -89,7 +89,7 @@ async fn sessions_are_served_while_the_store_is_down_and_written_when_it_comes_b
     let store = MemoryStore::new();
     let node = Node::<()>::start(stored("n0", Arc::new(store.clone()))).await.unwrap();
     let mut tip = None;
-    for health in [Health::Down, Health::Mute] {
+    for health in [Health::Down, Health::Mute, Health::Broken] {
         store.set_health(health);
         // Each failed write counts; five in a row, and it is left alone.
         let mut n = 0;

@@ -31,6 +31,8 @@ pub enum Health {
     Down,
     /// Writes happen, but their answers are lost; reads fail.
     Mute,
+    /// Every call panics, as a driver with a bug does.
+    Broken,
 }
 
 impl MemoryStore {
@@ -54,22 +56,29 @@ impl MemoryStore {
         let state = self.0.lock();
         match state.health {
             Health::Up => Ok(read(&state)),
+            Health::Broken => broken(),
             Health::Down | Health::Mute => Err(LoadError::Unavailable("the memory store was told to fail".into())),
         }
     }
 
     fn write<T>(&self, write: impl FnOnce(&mut State, Duration) -> T) -> Result<T, PutError> {
         let mut state = self.0.lock();
-        if state.health == Health::Down {
-            return Err(PutError::Failed("the memory store was told to fail".into()));
+        match state.health {
+            Health::Down => return Err(PutError::Failed("the memory store was told to fail".into())),
+            Health::Broken => broken(),
+            Health::Up | Health::Mute => {}
         }
         let now = state.clock.now();
         let answer = write(&mut state, now);
         match state.health {
             Health::Mute => Err(PutError::Unknown("the memory store was told to lose its answers".into())),
-            Health::Up | Health::Down => Ok(answer),
+            _ => Ok(answer),
         }
     }
+}
+
+fn broken() -> ! {
+    panic!("the memory store was told to panic")
 }
 
 impl fmt::Debug for MemoryStore {
