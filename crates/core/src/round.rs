@@ -752,8 +752,9 @@ impl<L: Live> Shard<L> {
         if !lost.is_empty() {
             cx.out.event(key, Event::Lost { stamps: lost });
         }
-        let silent: Lives =
-            round.asked.iter().filter(|(_, r)| *r == Reply::Silent).map(|(l, _)| *l).chain(before).chain([round.heard.life]).collect();
+        let silent = round.asked.iter().filter(|(_, r)| *r == Reply::Silent).map(|(l, _)| *l);
+        // And whoever this node knows, or has promised, as an owner.
+        let silent: Lives = silent.chain(before).chain([round.heard.life, round.before.life]).collect();
         self.after_install(cx, key, &round.answers.iter().map(|a| a.life).collect::<Lives>(), &silent, &view);
         for ticket in round.tickets.into_iter().chain(prior.into_iter().flat_map(|p| p.waiting)) {
             cx.settle(ticket, Outcome::Again);

@@ -24,7 +24,7 @@ outlive-sim run [--seeds N] [--from SEED] [--nodes N] [--all]    plays seeds; th
 outlive-sim regress                                              plays the seeds that once found something
 outlive-sim replay SEED [--nodes N] [--min]                      the trace; the same bytes every time
 outlive-sim scenario [NAME...]                                   the protocol's traces by name; with names, their steps
-outlive-sim plant [--seeds N] [--from SEED] [NAME...]            one line per planted bug
+outlive-sim plant [--seeds N] [--from SEED] [NAME...]            whether scenarios or seeds notice each planted bug
 --jobs N plays so many seeds at once; default: as many as the machine has cores
 ";
 
@@ -297,10 +297,14 @@ fn plant(args: &Args) -> ExitCode {
     let from = args.from.unwrap_or(1);
     let bugs: Vec<Bug> = Bug::ALL.iter().copied().filter(|b| args.rest.is_empty() || args.rest.iter().any(|n| n == b.name())).collect();
     let violates = |bug, seed| play(&Options { plant: Some(bug), ..options(seed, args) }, false).violation.is_some();
-    let search = |at: usize| (from..from + args.seeds).find(|seed| violates(bugs[at], *seed));
+    let broken = |bug| move |s: &&scenario::Scenario| scenario::play(s.name, Some(bug), false).is_some_and(|(v, _)| v.is_some());
+    let search = |at: usize| match scenario::ALL.iter().find(broken(bugs[at])) {
+        Some(s) => Some(format!("caught by {}", s.name)),
+        None => (from..from + args.seeds).find(|s| violates(bugs[at], *s)).map(|s| format!("caught after {} seeds", s - from + 1)),
+    };
     let mut all = true;
     in_order(args, bugs.len(), search, |at, caught| match caught {
-        Some(seed) => println!("{} caught after {} seeds", bugs[at].name(), seed - from + 1),
+        Some(how) => println!("{} {how}", bugs[at].name()),
         None => {
             all = false;
             println!("{} not caught", bugs[at].name());
@@ -312,7 +316,7 @@ fn plant(args: &Args) -> ExitCode {
 fn scenarios(args: &Args) -> ExitCode {
     let mut bad = 0;
     for s in scenario::ALL.iter().filter(|s| args.rest.is_empty() || args.rest.iter().any(|n| n == s.name)) {
-        let Some((violation, trace)) = scenario::play(s.name, !args.rest.is_empty()) else { continue };
+        let Some((violation, trace)) = scenario::play(s.name, None, !args.rest.is_empty()) else { continue };
         for line in trace {
             println!("{line}");
         }

@@ -28,6 +28,8 @@ pub(crate) struct Client {
     busy: bool,
     /// Its last read after the faults was answered.
     pub(crate) done: bool,
+    /// That read lacked what the store alone had when it was opened: it reads again.
+    pub(crate) looked: bool,
     /// Attempts on a session that has ended.
     ended_tries: u32,
     /// The last answer, and what it showed.
@@ -44,6 +46,7 @@ impl Client {
             node: None,
             busy: false,
             done: false,
+            looked: false,
             ended_tries: 0,
             last: None,
         }

@@ -5,6 +5,7 @@ use crate::client::{Answer, Client, Kind};
 use crate::options::{MS, Options, S};
 use crate::world::{Phase, World};
 use outlive_core::config::{Durability, Level, OnLost, Reach};
+use outlive_core::plant::Bug;
 use std::collections::BTreeSet;
 
 /// A scenario.
@@ -28,7 +29,7 @@ macro_rules! scenarios {
             $(
                 #[test]
                 fn $name() {
-                    let found = super::play(stringify!($name), false).expect("the scenario exists");
+                    let found = super::play(stringify!($name), None, false).expect("the scenario exists");
                     assert_eq!(found.0, None);
                 }
             )*
@@ -43,6 +44,7 @@ scenarios! {
     delta_on_hole,
     replacement_loses_copy,
     acks_of_nodes_that_nobody_asks,
+    the_owner_is_asked_wherever_it_is,
     not_found_is_not_fresh,
     version_reuse,
     read_of_undurable,
@@ -69,9 +71,10 @@ scenarios! {
 }
 
 /// Plays one, and says what it violated; `None` if there is no such scenario.
-pub(crate) fn play(name: &str, trace: bool) -> Option<(Option<String>, Vec<String>)> {
+pub(crate) fn play(name: &str, plant: Option<Bug>, trace: bool) -> Option<(Option<String>, Vec<String>)> {
     let scenario = ALL.iter().find(|s| s.name == name)?;
     let mut script = Script::new(trace);
+    script.w.opts.plant = plant;
     (scenario.play)(&mut script);
     Some((script.w.violation.take(), script.w.trace.take().unwrap_or_default()))
 }
@@ -320,6 +323,20 @@ fn acks_of_nodes_that_nobody_asks(s: &mut Script) {
     s.ok(with, 1, Kind::Append);
     s.crash(1);
     s.ok(with, 2, Kind::Read);
+    s.end();
+}
+
+fn the_owner_is_asked_wherever_it_is(s: &mut Script) {
+    (s.w.opts.durability, s.w.opts.reach) = (Durability::Owner, Reach::Placement);
+    s.nodes(4);
+    let (with, without) = s.session_at(2, &[0, 1]);
+    s.hold(2, 0);
+    s.hold(2, 1);
+    let (_, wrote) = s.ok(with, 2, Kind::Append);
+    // The holders lack the commit; their answers name the owner, and that has it.
+    let (_, read) = s.ok(without, 3, Kind::Read);
+    s.check(wrote.is_subset(&read), "a stranger reads what the owner has answered");
+    s.mend();
     s.end();
 }
 
