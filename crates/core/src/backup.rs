@@ -147,7 +147,14 @@ impl<L: Live> Shard<L> {
 
     /// Sees to it that this peer learns who owns the session, however often the link breaks.
     pub(crate) fn inform(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
-        if to == self.view.me || !self.view.may_return(to) {
+        if to == self.view.me || to == Claim::NONE.life {
+            return;
+        }
+        if !self.view.may_return(to) {
+            // It may become a member yet: a record of the store can be from a node that this one has never met.
+            if let Some(own) = self.copy(key).and_then(|c| c.own.as_mut()) {
+                own.stranger = Some(to);
+            }
             return;
         }
         let list = self.informs.entry(key).or_default();
@@ -192,9 +199,6 @@ impl<L: Live> Shard<L> {
             own.holder_or_new(life);
         }
         own.shown = Stamp::default();
-        if copy.record.tip.version > 0 && (own.by_list() != Some(own.version) || own.holders.len() > own.list.len()) {
-            self.repairing.insert(key);
-        }
     }
 
     /// A link closed: what was sent on it may not have arrived.
@@ -298,9 +302,10 @@ impl<L: Live> Shard<L> {
         }
         if own.holders.len() > own.list.len() {
             // Who is only thought dead keeps its copy: it may be the other one that there is.
-            for h in own.holders.iter_mut().filter(|h| !own.list.contains(&h.life) && !h.dropping && view.peer(h.life).is_some()) {
+            for h in own.holders.iter_mut().filter(|h| !own.list.contains(&h.life) && !h.dropping && !view.is_away(h.life)) {
                 if let Some(link) = view.link(h.life) {
-                    h.dropping = true;
+                    // What it acknowledges from here on it had before it dropped it.
+                    *h = Holder { sent: None, acked: None, attempt: h.attempt.wrapping_add(1), dropping: true, ..*h };
                     let lineage = (&record.lineage).into();
                     link.send(&Message::Drop { key, claim: own.claim, tip: record.tip, lineage }, None, cx.out);
                 }
@@ -593,9 +598,6 @@ impl<L: Live> Shard<L> {
                 copy.record.used = used;
                 copy.stored = stored.or(copy.stored);
                 copy.accept(claim, now);
-                if copy.branch.as_ref().is_some_and(|b| copy.record.lineage.covers(&b.lineage)) {
-                    copy.branch = None;
-                }
                 copy.settle_told();
                 self.settle_orphans(cx, key);
             }
@@ -639,9 +641,6 @@ impl<L: Live> Shard<L> {
             Some(copy) if copy.record.tip == tip => {
                 copy.accept(claim, now);
                 copy.record.used = copy.record.used.max(now - Duration::from_millis(u64::from(idle_ms)));
-                if copy.branch.as_ref().is_some_and(|b| copy.record.lineage.covers(&b.lineage)) {
-                    copy.branch = None;
-                }
                 copy.settle_told();
                 self.settle_orphans(cx, key);
                 false

@@ -139,6 +139,8 @@ pub(crate) struct Own<L> {
     pub(crate) born: u32,
     /// The doubt that the last round answered.
     pub(crate) confirmed: u32,
+    /// Who had the session before this node, and was no member then.
+    pub(crate) stranger: Option<Life>,
     /// A holder has promised a greater claim: a new round must end that.
     pub(crate) refused: bool,
     /// Requests that have it open.
@@ -242,9 +244,10 @@ impl<L: Live> Copy<L> {
         }
     }
 
-    /// Forgets what it was told and has come to include.
+    /// Forgets what it was told, and the branch, if the record has come to include it.
     pub(crate) fn settle_told(&mut self) {
         let record = &self.record;
+        self.branch.take_if(|b| record.lineage.covers(&b.lineage));
         self.told.retain(|s| !record.satisfies(*s));
     }
 
@@ -296,6 +299,7 @@ impl<L> Own<L> {
             holders: SmallVec::new(),
             born: 0,
             confirmed,
+            stranger: None,
             refused: false,
             running: 0,
             external: 0,

@@ -116,13 +116,18 @@ impl<L: Live> Shard<L> {
                 link.send(&Message::Drop { key, claim, tip, lineage }, None, cx.out);
             }
         }
-        let own = match self.own(key) {
-            Some((Copy { own: Some(own), .. }, _)) => own,
-            _ => return,
-        };
+        let Some((Copy { own: Some(own), record, .. }, _)) = self.own(key) else { return };
+        let repairs = record.tip.version > 0 && (own.by_list() != Some(own.version) || own.holders.len() > own.list.len());
+        let stranger = own.stranger.take_if(|life| view.may_return(*life));
         let ask: Vec<_> = own.holders.iter().filter(|h| h.sent.is_none()).map(|h| h.life).collect();
+        if repairs {
+            self.repairing.insert(key);
+        }
         for life in ask {
             self.push_have(cx, key, life);
+        }
+        if let Some(life) = stranger {
+            self.inform(cx, key, life);
         }
         self.advance(cx, key);
         if view.leaving {

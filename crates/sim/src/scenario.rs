@@ -56,6 +56,8 @@ scenarios! {
     successor_dies_while_the_owner_drains,
     store_cas_is_equality,
     paused_owner,
+    paused_owner_asks_before_it_serves,
+    past_lists_are_asked,
     logout_across_partition,
     logout_of_a_paused_holder,
     refused_owner_shops,
@@ -490,6 +492,47 @@ fn paused_owner(s: &mut Script) {
     // It goes on, and doubts what it owned before it answers.
     let (_, seen) = s.ok(without, 0, Kind::Read);
     s.check(seen.len() == 2, "the old owner asks before it serves");
+    s.end();
+}
+
+fn paused_owner_asks_before_it_serves(s: &mut Script) {
+    (s.w.opts.durability, s.w.opts.reach) = (Durability::Owner, Reach::Placement);
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    s.w.pause(0, 2 * S);
+    // Nobody can tell it what it missed before it is asked.
+    s.hold(1, 0);
+    s.hold(2, 0);
+    let (_, wrote) = s.ok(with, 1, Kind::Append);
+    s.run(1850);
+    let read = s.begin(without, 0, Kind::Read, 1);
+    s.run(5);
+    s.mend();
+    s.wait(read);
+    let seen = s.w.clients[without].last.clone().map(|(_, seen)| seen).unwrap_or_default();
+    s.check(wrote.is_subset(&seen), "the old owner asks before it serves");
+    s.end();
+}
+
+fn past_lists_are_asked(s: &mut Script) {
+    s.w.opts.reach = Reach::Placement;
+    s.nodes(4);
+    let (with, without) = s.session(&[0, 1]);
+    let key = s.w.sessions[s.w.clients[with].session.unwrap_or(0)].key;
+    // The backup stands still until it counts as dead; what is written then is with the next of the list.
+    s.w.pause(1, 3600 * S);
+    s.run(8000);
+    let (_, wrote) = s.ok(with, 0, Kind::Append);
+    let stranger = if s.placed(0, key).contains(&2) { 3 } else { 2 };
+    // It comes back with its old copy, and the owner stands still before it has brought that up to date.
+    s.w.break_between(0, 1);
+    s.hold(0, 1);
+    let generation = s.w.nodes[1].proc.as_ref().map_or(0, |p| p.generation);
+    s.w.resume(1, generation);
+    s.run(2500);
+    s.w.pause(0, 3600 * S);
+    let (_, seen) = s.ok(without, stranger, Kind::Read);
+    s.check(wrote.is_subset(&seen), "whoever was on the list a moment ago is asked as well");
     s.end();
 }
 
