@@ -582,7 +582,7 @@ impl<L: Live> Shard<L> {
         let now = cx.now;
         match self.copy(key) {
             None => {
-                let mut copy = Copy::new(record, claim);
+                let mut copy = Copy::new(record, claim, self.view.leaving);
                 copy.stored = stored;
                 copy.promise(claim, now);
                 self.hold(cx, key, copy);

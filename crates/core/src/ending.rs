@@ -124,16 +124,40 @@ impl<L: Live> Shard<L> {
         let mut keys: Vec<SessionKey> = self.table.iter().filter(|(_, slot)| missed(slot)).map(|(key, _)| *key).collect();
         keys.sort_unstable();
         for key in keys {
-            let Some(Slot::Ended(ended)) = self.table.get(&key) else { continue };
-            let (kind, keep) = (ended.kind, ended.until.since(cx.now));
-            let waiting = Lives::new();
-            let e = self.ends.entry(key).or_insert(Ending { kind, keep, waiting, store: false, writing: false, ticket: None });
-            if !e.waiting.contains(&life) {
-                e.waiting.push(life);
-            }
-            self.send_pending_end(cx, key, life);
-            self.set_timer(cx.now + AGAIN, key, Timer::Ending);
+            self.tell_end(cx, key, life);
         }
+    }
+
+    /// Who has come to be on the session's list hears of its end: otherwise the marker would go with the nodes that were there.
+    pub(crate) fn spread_end(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let had = self.walked.list(key);
+        for life in self.view.list(key) {
+            if life != self.view.me && !had.contains(&life) {
+                self.tell_end(cx, key, life);
+            }
+        }
+    }
+
+    fn tell_end(&mut self, cx: &mut Cx<'_>, key: SessionKey, life: Life) {
+        let Some(ended) = self.ended(key) else { return };
+        let (kind, keep) = (ended.kind, ended.until.since(cx.now));
+        let waiting = Lives::new();
+        let e = self.ends.entry(key).or_insert(Ending { kind, keep, waiting, store: false, writing: false, ticket: None });
+        if !e.waiting.contains(&life) {
+            e.waiting.push(life);
+        }
+        self.send_pending_end(cx, key, life);
+        self.set_timer(cx.now + AGAIN, key, Timer::Ending);
+    }
+
+    /// Ends of which nobody who is to know and stays has heard, as far as this node can say.
+    pub(crate) fn ends_left(&self) -> u64 {
+        let unheard = |(key, e): (&SessionKey, &Ending)| {
+            let list = self.view.list(*key);
+            !list.is_empty() && list.iter().all(|life| e.waiting.contains(life))
+        };
+        let unvisited = self.walk.iter().filter(|key| self.ended(**key).is_some()).count();
+        self.ends.iter().filter(|e| unheard(*e)).count() as u64 + unvisited as u64
     }
 
     fn send_pending_end(&self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {

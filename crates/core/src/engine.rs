@@ -53,8 +53,11 @@ pub enum LinkEvent {
 /// How a drain is going.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Records held here that are not known to be safe elsewhere.
+    /// What is held here and not known to be safe elsewhere.
     pub left: u64,
+    /// So many of them came when the node was leaving already, from clients that did not care. They keep coming for as long as requests
+    /// do.
+    pub newcomers: u64,
     /// There is nobody who could take them.
     pub alone: bool,
 }
@@ -436,10 +439,15 @@ impl<L: Live> Engine<L> {
         self.after_world(now, &mut world, true, out);
     }
 
-    /// Begins to leave: successors are invited to claim what is owned here.
+    /// Begins to leave: successors are invited to claim what is owned here. Called again: once more, at once.
     pub fn drain(&self, now: Mono, out: &mut Outputs) {
         let mut world = self.world.lock();
-        if !world.leaving {
+        if world.leaving {
+            drop(world);
+            for at in 0..self.shards.len() {
+                self.with(now, at, out, |s, cx| s.invite_all(cx));
+            }
+        } else {
             world.leaving = true;
             world.members.leave(now);
             self.after_world(now, &mut world, true, out);
@@ -448,14 +456,14 @@ impl<L: Live> Engine<L> {
 
     /// How the drain is going. When `left` is 0 the process may exit.
     pub fn drained(&self) -> Drained {
-        let mut left = 0;
-        let mut alone = true;
+        let (mut left, mut newcomers, mut alone) = (0, 0, true);
         for shard in &self.shards {
             let shard = shard.lock();
             alone &= !shard.view.others().any(|p| !p.leaving && p.health != Health::Gone);
-            left += shard.left(&self.config);
+            let (all, new) = shard.left(&self.config);
+            (left, newcomers) = (left + all, newcomers + new);
         }
-        Drained { left, alone }
+        Drained { left, newcomers, alone }
     }
 
     /// The last word: peers hear that this life is down.

@@ -10,6 +10,8 @@ use core::time::Duration;
 
 /// How often an invitation is repeated.
 const INVITE_AGAIN: Duration = Duration::from_millis(500);
+/// When a session that began on a leaving node is looked at again if it has no commit yet.
+const FIRST_COMMIT: Duration = Duration::from_millis(50);
 
 impl<L: Live> Shard<L> {
     pub(crate) fn handle_ask(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, claim: Claim, why: Why, have: Option<Stamp>) {
@@ -133,12 +135,13 @@ impl<L: Live> Shard<L> {
 
     // ---- drain ----------------------------------------------------------------------------------------------------------
 
-    /// Invites the first of the list to claim this session.
+    /// If this node leaves: invites the first of the list to claim this session.
     pub(crate) fn invite(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let Some((copy, view)) = self.own(key) else { return };
         let Some(own) = copy.own.as_ref().filter(|own| view.leaving && own.closing.is_none()) else { return };
         if copy.record.tip.version == 0 {
-            return;
+            // Its first commit comes soon, or never.
+            return self.set_timer(cx.now + FIRST_COMMIT, key, Timer::Invite);
         }
         let Some(first) = own.list.first().copied().or_else(|| view.list(key).first().copied()) else { return };
         if let Some(link) = view.link(first) {
@@ -147,17 +150,32 @@ impl<L: Live> Shard<L> {
         self.set_timer(cx.now + INVITE_AGAIN, key, Timer::Invite);
     }
 
+    /// Invites for all that is owned here.
+    pub(crate) fn invite_all(&mut self, cx: &mut Cx<'_>) {
+        let owned = |slot: &Slot<L>| matches!(slot, Slot::Held(copy) if copy.own.is_some());
+        let mut keys: Vec<SessionKey> = self.table.iter().filter(|(_, slot)| owned(slot)).map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        for key in keys {
+            self.invite(cx, key);
+        }
+    }
+
     pub(crate) fn handle_invite(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey) {
-        if self.own(key).is_some() || self.ended(key).is_some() || self.view.leaving {
+        if let Some(ended) = self.ended(key) {
+            return self.send_end(cx, key, &ended, from);
+        }
+        if self.own(key).is_some() {
+            // The one who leaves has not heard of that.
+            return self.inform(cx, key, from);
+        }
+        if self.view.leaving {
             return;
         }
-        let now = cx.now;
         if self.copy(key).is_none() {
             // So that the round asks the inviting owner first.
             let claim = Claim { epoch: 1, life: from };
             self.note_owner(cx, key, claim, Stamp::default());
         }
-        let _ = now;
         let _ = self.request_round(cx, key, Why::Invited, None, None);
     }
 }

@@ -665,7 +665,7 @@ impl<L: Live> Shard<L> {
         let before = self.last_owner(key);
         let mut copy = match self.release_for_claim(cx, key) {
             Some(copy) => *copy,
-            None => Copy::new(Record::new(cx.now), Claim::NONE),
+            None => Copy::new(Record::new(cx.now), Claim::NONE, view.leaving),
         };
         let mut prior = copy.own.take();
         let changed = copy.record.tip != record.tip || merged.is_some() || !lost.is_empty();
@@ -776,6 +776,7 @@ impl<L: Live> Shard<L> {
         }
         self.mark_dirty(cx, key);
         self.advance(cx, key);
+        self.invite(cx, key);
     }
 
     fn last_owner(&mut self, key: SessionKey) -> Option<Life> {

@@ -100,6 +100,8 @@ pub(crate) struct Shard<L> {
     pub(crate) informs: Map<SessionKey, crate::view::Lives>,
     pub(crate) parked: Map<SessionKey, Vec<Parked>>,
     pub(crate) walk: VecDeque<SessionKey>,
+    /// The view under which the last walk was finished.
+    pub(crate) walked: Arc<View>,
     /// Owned sessions whose list does not hold the newest version since the membership changed.
     pub(crate) repairing: Set<SessionKey>,
     /// Puts on their way to the store.
@@ -111,6 +113,7 @@ pub(crate) struct Shard<L> {
 impl<L: Live> Shard<L> {
     pub(crate) fn new(view: Arc<View>, seed: u64) -> Shard<L> {
         Shard {
+            walked: view.clone(),
             view,
             table: Map::default(),
             rounds: Map::default(),
@@ -279,7 +282,7 @@ impl<L: Live> Shard<L> {
         for life in own.list.clone() {
             own.holder_or_new(life);
         }
-        let mut copy = Copy::new(record, claim);
+        let mut copy = Copy::new(record, claim, view.leaving);
         copy.own = Some(Box::new(own));
         cx.shared.owned.fetch_add(1, Ordering::Relaxed);
         self.hold(cx, key, copy);
@@ -289,6 +292,7 @@ impl<L: Live> Shard<L> {
             self.mark_dirty(cx, key);
             self.advance(cx, key);
         }
+        self.invite(cx, key);
         self.opened(cx, key)
     }
 
@@ -592,14 +596,19 @@ impl<L: Live> Shard<L> {
         }
     }
 
-    /// Copies that are not known to be safe elsewhere.
-    pub(crate) fn left(&self, config: &Checked) -> u64 {
-        let unsafe_copy = |slot: &&Slot<L>| match slot {
-            Slot::Held(c) if config.planted(Bug::DrainOwnedOnly) => c.own.is_some(),
-            Slot::Held(c) => c.record.tip.version > 0 && !(config.store && c.stored == Some(c.record.tip)),
-            Slot::Facade(_) | Slot::Ended(_) => false,
+    /// What is not known to be safe elsewhere: copies, and markers of ends that nobody who stays has confirmed. The second number counts
+    /// those that came when this node was leaving already.
+    pub(crate) fn left(&self, config: &Checked) -> (u64, u64) {
+        let unsafe_copy = |c: &&Copy<L>| match config.planted(Bug::DrainOwnedOnly) {
+            true => c.own.is_some(),
+            false => c.record.tip.version > 0 && !(config.store && c.stored == Some(c.record.tip)),
         };
-        self.table.values().filter(unsafe_copy).count() as u64
+        let held = self.table.values().filter_map(|slot| match slot {
+            Slot::Held(c) => Some(&**c),
+            Slot::Facade(_) | Slot::Ended(_) => None,
+        });
+        let (copies, newcomers) = held.filter(unsafe_copy).fold((0, 0), |(n, new), c| (n + 1, new + u64::from(c.newcomer)));
+        (copies + self.ends_left(), newcomers)
     }
 
     /// One message about a session; `None` if it cannot be one.

@@ -112,6 +112,8 @@ pub(crate) struct Copy<L> {
     pub(crate) disowned: bool,
     /// How often it was reported to whoever may own the session, without an answer.
     pub(crate) reports: u8,
+    /// It came when this node was leaving already.
+    pub(crate) newcomer: bool,
     pub(crate) own: Option<Box<Own<L>>>,
 }
 
@@ -189,7 +191,7 @@ pub(crate) struct Closing {
 }
 
 impl<L: Live> Copy<L> {
-    pub(crate) fn new(record: Record, accepted: Claim) -> Copy<L> {
+    pub(crate) fn new(record: Record, accepted: Claim, newcomer: bool) -> Copy<L> {
         Copy {
             promised: accepted,
             promised_at: Mono::ZERO,
@@ -207,6 +209,7 @@ impl<L: Live> Copy<L> {
             reported: None,
             disowned: false,
             reports: 0,
+            newcomer,
             own: None,
         }
     }

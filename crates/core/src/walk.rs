@@ -28,9 +28,10 @@ impl<L: Live> Shard<L> {
         let mut waiting: Vec<SessionKey> = Vec::new();
         let mut others: Vec<SessionKey> = Vec::new();
         for (key, slot) in &self.table {
-            if let Slot::Held(copy) = slot {
-                let pending = copy.own.as_ref().is_some_and(|own| !own.all_durable());
-                if pending { waiting.push(*key) } else { others.push(*key) }
+            match slot {
+                Slot::Held(copy) if copy.own.as_ref().is_some_and(|own| !own.all_durable()) => waiting.push(*key),
+                Slot::Held(_) | Slot::Ended(_) => others.push(*key),
+                Slot::Facade(_) => {}
             }
         }
         // The order of a hash map is nobody's business; one seed must replay to the same bytes.
@@ -63,7 +64,10 @@ impl<L: Live> Shard<L> {
     /// Visits up to `budget` copies of the walk; what is left of the budget.
     pub(crate) fn walk(&mut self, cx: &mut Cx<'_>, mut budget: usize) -> usize {
         while budget > 0 {
-            let Some(key) = self.walk.pop_front() else { return budget };
+            let Some(key) = self.walk.pop_front() else {
+                self.walked = self.view.clone();
+                return budget;
+            };
             self.visit(cx, key);
             budget -= 1;
         }
@@ -77,6 +81,9 @@ impl<L: Live> Shard<L> {
 
     fn visit(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let view = self.view.clone();
+        if self.ended(key).is_some() {
+            return self.spread_end(cx, key);
+        }
         let Some(copy) = self.copy(key) else { return };
         if copy.own.is_some() {
             return self.visit_owned(cx, key);
@@ -130,9 +137,7 @@ impl<L: Live> Shard<L> {
             self.inform(cx, key, life);
         }
         self.advance(cx, key);
-        if view.leaving {
-            self.invite(cx, key);
-        }
+        self.invite(cx, key);
     }
 
     /// Tells the owner which copy this node has.

@@ -7,6 +7,7 @@ use core::fmt;
 use core::future::{Future, IntoFuture, poll_fn};
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
+use core::time::Duration;
 use std::io;
 use tokio::sync::watch;
 
@@ -64,7 +65,9 @@ impl Outlive {
             served = &mut server => Some(served),
             () = signals.next() => None,
         };
+        let mut timeout = self.node.drain_timeout;
         if served.is_none() {
+            let began = tokio::time::Instant::now();
             let mut handover = pin!(self.node.runtime.hand_over(self.node.drain_timeout));
             loop {
                 tokio::select! {
@@ -74,6 +77,8 @@ impl Outlive {
                 }
             }
             stop.send_replace(true);
+            // What came meanwhile goes in what is left of the time, or a little longer.
+            timeout = timeout.saturating_sub(began.elapsed()).max(timeout / 4);
         }
         if served.is_none() {
             let mut grace = pin!(tokio::time::sleep(self.node.shutdown_grace));
@@ -86,7 +91,7 @@ impl Outlive {
                 tracing::warn!("requests were still running after the grace time; they are cut");
             }
         }
-        let drain = self.drain().await;
+        let drain = self.drain_within(timeout).await;
         if let Some(Err(error)) = served {
             return Err(RunError::Serve(error.into()));
         }
@@ -99,8 +104,12 @@ impl Outlive {
     /// # Errors
     /// [`RunError::Abandoned`].
     pub async fn drain(&self) -> Result<Drain, RunError> {
+        self.drain_within(self.node.drain_timeout).await
+    }
+
+    async fn drain_within(&self, timeout: Duration) -> Result<Drain, RunError> {
         let alone = self.node.runtime.members().len() <= 1 && !self.node.has_store;
-        let drain = self.node.runtime.drain(self.node.drain_timeout).await;
+        let drain = self.node.runtime.drain(timeout).await;
         match drain.abandoned {
             0 => Ok(drain),
             _ if alone => Ok(drain),

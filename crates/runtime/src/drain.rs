@@ -2,6 +2,7 @@
 
 use crate::node::Inner;
 use core::time::Duration;
+use outlive_core::engine::Drained;
 use outlive_core::output::Live;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub struct DrainReport {
 
 impl<L: Live> Inner<L> {
     pub(crate) async fn drain(self: &Arc<Self>, deadline: Duration) -> DrainReport {
-        let report = self.hand_over(deadline).await;
+        let report = self.hand_over(deadline, |drained| drained.left == 0).await;
         if report.abandoned > 0 {
             tracing::error!(abandoned = report.abandoned, "sessions are abandoned");
         }
@@ -28,7 +29,7 @@ impl<L: Live> Inner<L> {
         report
     }
 
-    pub(crate) async fn hand_over(self: &Arc<Self>, deadline: Duration) -> DrainReport {
+    pub(crate) async fn hand_over(self: &Arc<Self>, deadline: Duration, enough: impl Fn(&Drained) -> bool) -> DrainReport {
         let until = tokio::time::Instant::now() + deadline;
         let flush_only = self.flush_only.subscribe();
         self.call_timed(|e, now, out| e.drain(now, out));
@@ -37,7 +38,7 @@ impl<L: Live> Inner<L> {
             let dirty = if self.store.is_some() { self.engine.stats(self.clock.now()).dirty } else { 0 };
             let nobody = drained.alone || *flush_only.borrow();
             // With a store `left` counts what is on its way there too; `dirty` alone does not.
-            let done = drained.left == 0 || (nobody && self.store.is_none()) || (*flush_only.borrow() && dirty == 0);
+            let done = enough(&drained) || (nobody && self.store.is_none()) || (*flush_only.borrow() && dirty == 0);
             if done || tokio::time::Instant::now() >= until {
                 break drained.left;
             }

@@ -655,10 +655,10 @@ impl<L: Live> Node<L> {
 
     /// The first part of a [`drain`](Node::drain), for a server that still has requests in flight: others take over what is owned here,
     /// and the store's queue is flushed, until `deadline` at the latest. The node goes on: requests are served, their commits go to the
-    /// sessions' new owners.
+    /// sessions' new owners. Sessions that begin here meanwhile are handed over too, but not waited for: they come as long as requests do.
     pub async fn hand_over(&self, deadline: Duration) -> DrainReport {
         self.begin_to_leave();
-        self.inner.hand_over(deadline).await
+        self.inner.hand_over(deadline, |drained| drained.left == drained.newcomers).await
     }
 
     /// Leaves in order: others take over what is owned here, copies held for others move, the store's queue is flushed. Requests are

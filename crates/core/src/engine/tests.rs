@@ -355,11 +355,43 @@ fn a_drained_node_keeps_nothing_that_others_lack() {
     waited(net.append(0, &opened, 1));
     net.call(0, |e, now, out| e.drain(now, out));
     net.run(Duration::from_secs(2));
-    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 0, alone: false });
+    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 0, newcomers: 0, alone: false });
     assert_eq!(net.holders(), [1, 2]);
     net.call(0, |e, now, out| e.stop(now, out));
     net.kill(0);
     assert_eq!(net.read(1, None).unwrap(), [1]);
+}
+
+#[test]
+fn a_session_that_begins_on_a_leaving_node_is_handed_over() {
+    let mut net = Net::new(3, Config::default());
+    net.call(0, |e, now, out| e.drain(now, out));
+    net.deliver();
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 1, newcomers: 1, alone: false });
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 0, newcomers: 0, alone: false });
+    assert_eq!(net.holders(), [1, 2]);
+}
+
+#[test]
+fn an_end_outlives_the_nodes_that_heard_of_it() {
+    let mut net = Net::new(3, Config::default());
+    let opened = net.create(0);
+    let stamp = waited(net.append(0, &opened, 1));
+    net.call(0, |e, now, out| e.end(now, KEY, EndKind::Invalidated, out));
+    for at in 0..3 {
+        net.run(Duration::from_secs(1));
+        net.kill(at);
+        net.run(Duration::from_secs(1));
+        net.start(at);
+    }
+    net.run(Duration::from_secs(1));
+    for at in 0..3 {
+        let read = net.read(at, Some(stamp));
+        assert!(matches!(read, Err(Outcome::Ended(EndKind::Invalidated, _))), "node {at}: {read:?}");
+    }
 }
 
 #[test]
