@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use core::fmt::Write as _;
 use core::time::Duration;
-use outlive::{CommitError, Config, Cookie, Key, LoginError, Outlive, Session};
+use outlive::{CommitError, Committed, Config, Cookie, Key, LoginError, Outlive, Session};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
@@ -77,6 +77,8 @@ struct Params {
 /// Starts the node and serves until SIGTERM, which drains it.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut config = Config::default();
+    // For a gateway that learns its members.
+    let http = args.http.iter().find(|addr| addr.port() != 0).map(SocketAddr::to_string).unwrap_or_default();
     let settings = [
         ("store", args.store.as_str()),
         ("durability", &args.durability),
@@ -84,6 +86,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         ("on_lost", "serve"),
         ("node", &args.name),
         ("cluster", "outlive-bench"),
+        ("http", &http),
     ];
     let wrong: Vec<String> = settings.iter().filter_map(|(path, text)| config.set(path, text).err()).collect();
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("; "));
@@ -141,6 +144,7 @@ fn router(outlive: &Outlive, name: &str) -> Router {
         .route("/info", get(info))
         .route_layer(from_fn(misbehave))
         .layer(outlive.layer())
+        .layer(from_fn(tell))
         .route("/plain", get(plain))
         .route("/heap", get(heap))
         .with_state(app)
@@ -154,6 +158,26 @@ async fn misbehave(Query(q): Query<Params>, request: Request, next: Next) -> Res
         panic!("as asked");
     }
     if q.fail == Some(1) { StatusCode::INTERNAL_SERVER_ERROR.into_response() } else { answer }
+}
+
+/// For a client that asks for it: the level that the commit reached, or whether it is unknown or refused. Only known when the session's
+/// layer has ended the request.
+async fn tell(request: Request, next: Next) -> Response {
+    let wanted = request.headers().contains_key("tell");
+    let mut answer = next.run(request).await;
+    if wanted {
+        let (done, failed) = (answer.extensions().get::<Committed>(), answer.extensions().get::<CommitError>());
+        let outcome = match (done, failed) {
+            (_, Some(CommitError::Unknown)) => Some("unknown".to_owned()),
+            (_, Some(_)) => Some("refused".to_owned()),
+            (Some(done), None) => Some(done.level.to_string()),
+            (None, None) => None,
+        };
+        if let Some(outcome) = outcome.and_then(|text| text.parse().ok()) {
+            answer.headers_mut().insert("outcome", outcome);
+        }
+    }
+    answer
 }
 
 impl App {

@@ -1,7 +1,9 @@
 //! `outlive-bench app`: one small application on the library, which every load and fault check drives. `outlive-bench inprocess`: what
-//! the library costs, beside rivals in the same run.
+//! the library costs, beside rivals in the same run. `outlive-bench chaos`: a cluster of the application whose nodes are killed and
+//! drained under load.
 
 mod app;
+mod chaos;
 mod children;
 mod cluster;
 mod failover;
@@ -17,6 +19,7 @@ mod visitors;
 mod wire;
 
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -40,15 +43,19 @@ enum Command {
         /// How many.
         requests: usize,
     },
+    /// Kills and drains the nodes of a cluster under load, and checks that nothing acknowledged is lost. Exits with 1 if something is.
+    Chaos(chaos::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::App(args) => threads()?.block_on(app::run(args)),
-        Command::Inprocess(args) => inprocess::run(&args),
-        Command::Store(args) => threads()?.block_on(store::run(args)),
-        Command::Hot { kind, requests } => requests::hot(kind, requests),
+        Command::App(args) => threads()?.block_on(app::run(args))?,
+        Command::Inprocess(args) => inprocess::run(&args)?,
+        Command::Store(args) => threads()?.block_on(store::run(args))?,
+        Command::Hot { kind, requests } => requests::hot(kind, requests)?,
+        Command::Chaos(args) => return threads()?.block_on(chaos::run(args)),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn threads() -> std::io::Result<tokio::runtime::Runtime> {
