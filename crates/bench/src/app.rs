@@ -100,11 +100,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     for addr in &args.http {
         listeners.push(TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}"))?);
     }
-    for listener in &listeners {
-        println!("ready http://{}", listener.local_addr()?);
-    }
     outlive
         .run(|drained| async move {
+            // Here signals are listened to already: whoever reads this may ask the node to leave at once.
+            for listener in &listeners {
+                println!("ready http://{}", listener.local_addr()?);
+            }
             let (stop, stopped) = tokio::sync::watch::channel(false);
             let mut servers = tokio::task::JoinSet::new();
             for listener in listeners {
