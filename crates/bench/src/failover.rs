@@ -13,6 +13,9 @@ use std::net::{SocketAddr, TcpStream};
 /// Sessions whose owner fails, in each round.
 const SESSIONS: usize = 64;
 
+/// How long a cluster stands before its node fails: nodes that have just met still ask more of each other.
+const STANDS: [Duration; 2] = [Duration::from_secs(6), Duration::ZERO];
+
 /// A connection that is kept.
 struct Connection(BufReader<TcpStream>);
 
@@ -104,7 +107,7 @@ struct Seen {
     refused: u32,
 }
 
-fn fail(silent: bool, seen: &mut Seen) -> anyhow::Result<()> {
+fn fail(silent: bool, stands: Duration, seen: &mut Seen) -> anyhow::Result<()> {
     let mut nodes = cluster()?;
     let mut cases = cases(&nodes[0])?;
     let mut connections = HashMap::new();
@@ -113,6 +116,7 @@ fn fail(silent: bool, seen: &mut Seen) -> anyhow::Result<()> {
         connection.get(&mut Visitor::default(), "/plain")?;
         connections.insert(node.name.clone(), connection);
     }
+    std::thread::sleep(stands);
     if silent {
         nodes[0].process.freeze()?;
     } else {
@@ -151,10 +155,15 @@ fn fail(silent: bool, seen: &mut Seen) -> anyhow::Result<()> {
 pub(crate) fn measure(rounds: usize) -> anyhow::Result<()> {
     println!("### The first request on another node after the owner failed\n");
     let mut table = Table::new(&["three processes, `backup(1)`, over HTTP", "median ms", "p99 ms", "largest ms"]);
-    for (silent, what) in [(false, "killed"), (true, "silent")] {
+    for (silent, stands, what) in [
+        (false, STANDS[0], "killed"),
+        (true, STANDS[0], "silent"),
+        (false, STANDS[1], "killed in a cluster just started"),
+        (true, STANDS[1], "silent in a cluster just started"),
+    ] {
         let mut seen = Seen::default();
         for _ in 0..rounds {
-            fail(silent, &mut seen)?;
+            fail(silent, stands, &mut seen)?;
         }
         for (name, times) in [
             ("the very first session asked for", &seen.very_first),

@@ -39,6 +39,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let redis = Redis::start()?;
     println!("Machine: {}.\n", machine());
     if wanted(Part::Requests) {
+        // So few that their memory stays in the processor's caches, then as many as a busy node has at a time.
+        requests::measure(args.rounds, 64, 80, false)?;
         requests::measure(args.rounds, 1000, 20, true)?;
     }
     if wanted(Part::Cold) {
