@@ -5,11 +5,11 @@ use crate::id::SessionKey;
 use crate::limits::{ATTRIBUTES_MAX, HEIR_STEP, NAME_MAX, ORPHANS_MAX, RECORD_MAX};
 use crate::lineage::Lineage;
 use crate::link::{Sent, What};
-use crate::merge::merge;
 use crate::output::{Event, Failure, Live, Output};
 use crate::parked::{answer_late, late_done};
 use crate::plant::Bug;
 use crate::record::{Change, Record, WireRecord};
+use crate::round::combine;
 use crate::shard::{Cx, Shard, Timer, level_of};
 use crate::slot::{Copy, Facade, Holder, Orphan, Own, Slot};
 use crate::stamp::{Claim, Life, Stamp};
@@ -451,15 +451,12 @@ impl<L: Live> Shard<L> {
     pub(crate) fn merge_in(&mut self, cx: &mut Cx<'_>, key: SessionKey, branch: &Record) {
         let Some((copy, _)) = self.own(key) else { return };
         let Some(own) = copy.own.as_mut() else { return };
-        let merged = if cx.planted(Bug::CompareEpochFirst) {
-            crate::merge::Merged {
-                record: if branch.tip > copy.record.tip { branch.clone() } else { copy.record.clone() },
-                discarded: Vec::new(),
-            }
-        } else {
-            merge(&copy.record, branch)
+        let merged = match cx.planted(Bug::CompareEpochFirst) {
+            true => combine(&[if branch.tip > copy.record.tip { branch } else { &copy.record }], false),
+            false => combine(&[&copy.record, branch], cx.planted(Bug::MergeKeepsRemoved)),
         };
-        copy.record = merged.record;
+        let Some((record, discarded)) = merged else { return };
+        copy.record = record;
         own.version += 1;
         own.external += 1;
         for h in &mut own.holders {
@@ -467,7 +464,7 @@ impl<L: Live> Shard<L> {
         }
         copy.record.commit(own.claim.at(own.version), &[]);
         copy.settle_told();
-        cx.out.event(key, Event::Conflict { discarded: merged.discarded.iter().map(|a| a.name.clone()).collect() });
+        cx.out.event(key, Event::Conflict { discarded });
         self.repairing.insert(key);
         self.push_state(cx, key);
         self.mark_dirty(cx, key);
@@ -851,9 +848,32 @@ impl<L: Live> Shard<L> {
                 }
             }
         } else {
-            self.note_facade(cx, key, claim, tip, now + Duration::from_millis(u64::from(expires_ms)));
+            let facade = Facade { claim, tip, expires: now + Duration::from_millis(u64::from(expires_ms)) };
+            if self.view.list(key).contains(&self.view.me) {
+                self.match_owners(cx, key, facade);
+            }
+            self.note_facade(cx, key, claim, tip, facade.expires);
         }
         self.kick(cx, key);
+    }
+
+    /// A node of the list hears of two owners: the lesser one learns of the other.
+    fn match_owners(&mut self, cx: &mut Cx<'_>, key: SessionKey, new: Facade) {
+        let known = match self.table.get(&key) {
+            Some(Slot::Facade(f)) if f.claim.life != new.claim.life => *f,
+            Some(_) => return,
+            None => {
+                // Whatever the reach: the list knows.
+                self.table.insert(key, Slot::Facade(new));
+                return;
+            }
+        };
+        let (lesser, greater) = if known.claim < new.claim { (known, new) } else { (new, known) };
+        if let Some(link) = self.view.link(lesser.claim.life) {
+            let note = Sent { key, claim: greater.claim, version: 0, attempt: 0, what: What::Note };
+            let (claim, tip) = (greater.claim, greater.tip);
+            link.send(&Message::Facade { key, claim, tip, expires_ms: 60_000, lineage: None }, Some(note), cx.out);
+        }
     }
 
     fn note_facade(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, tip: Stamp, expires: crate::time::Mono) {

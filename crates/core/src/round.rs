@@ -828,7 +828,7 @@ fn maximal<'a>(candidates: &[&'a Record], epoch_first: bool) -> Vec<&'a Record> 
 }
 
 /// Merges branches into one record, and names what was discarded.
-fn combine(maximal: &[&Record], keep_removed: bool) -> Option<(Record, Vec<Arc<str>>)> {
+pub(crate) fn combine(maximal: &[&Record], keep_removed: bool) -> Option<(Record, Vec<Arc<str>>)> {
     let (first, rest) = maximal.split_first()?;
     let (mut record, mut discarded) = ((*first).clone(), Vec::new());
     for other in rest {

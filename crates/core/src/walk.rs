@@ -7,8 +7,8 @@ use crate::link::{Sent, What};
 use crate::output::Live;
 use crate::plant::Bug;
 use crate::shard::{Cx, Shard, Timer};
-use crate::slot::{Copy, Slot};
-use crate::view::View;
+use crate::slot::{Copy, Slot, jitter};
+use crate::view::{Lives, View};
 use crate::wire::{Message, Why};
 use core::time::Duration;
 use std::sync::Arc;
@@ -125,6 +125,7 @@ impl<L: Live> Shard<L> {
         }
         let Some((Copy { own: Some(own), record, .. }, _)) = self.own(key) else { return };
         let repairs = record.tip.version > 0 && (own.by_list() != Some(own.version) || own.holders.len() > own.list.len());
+        let listed: Lives = own.holders.iter().map(|h| h.life).collect();
         let stranger = own.stranger.take_if(|life| view.may_return(*life));
         let ask: Vec<_> = own.holders.iter().filter(|h| h.sent.is_none()).map(|h| h.life).collect();
         if repairs {
@@ -133,7 +134,8 @@ impl<L: Live> Shard<L> {
         for life in ask {
             self.push_have(cx, key, life);
         }
-        if let Some(life) = stranger {
+        // The first n + 1 of the list know the owner, copy or not: there two owners are found out who have no holder in common.
+        for life in view.list(key).into_iter().filter(|life| !listed.contains(life)).chain(stranger) {
             self.inform(cx, key, life);
         }
         self.advance(cx, key);
@@ -184,8 +186,11 @@ impl<L: Live> Shard<L> {
         if !self.rounds.contains_key(&key) {
             let _ = self.request_round(cx, key, Why::Heir, None, None);
         }
-        // If the round is refused, somebody else has it by then; if it fails, this tries again.
-        self.set_timer(cx.now + HEIR_STEP * 10, key, Timer::Heir);
+        // If the round is refused, somebody else has it by then; if it fails, this tries again. Heirs that refuse each other must not
+        // go on in step.
+        let pause = HEIR_STEP * 10;
+        let again = pause * (1 + view.my_rank(key)) + jitter(self.random(), pause);
+        self.set_timer(cx.now + again, key, Timer::Heir);
     }
 
     /// Expires what has outlived its limits: owned sessions by their own clock, facades and markers when they are due.

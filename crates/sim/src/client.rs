@@ -62,6 +62,8 @@ pub(crate) enum Kind {
     Append,
     /// Sets an attribute of its own.
     Set,
+    /// The same, and sets or removes an attribute that others have in common.
+    Flag(bool),
     Logout,
     Rotate,
 }
@@ -114,6 +116,8 @@ pub(crate) enum Answer {
 }
 
 const LIST: &str = "log";
+/// The attribute that scenarios set and remove.
+pub(crate) const FLAG: &str = "flag";
 
 fn own_name(value: u32) -> Arc<str> {
     format!("e{value}").into()
@@ -325,7 +329,7 @@ impl World {
         }
         match r.kind {
             Kind::Read => self.finish_read(id),
-            Kind::Create | Kind::Append | Kind::Set => self.commit(id),
+            Kind::Create | Kind::Append | Kind::Set | Kind::Flag(_) => self.commit(id),
             Kind::Logout => self.logout(id),
             Kind::Rotate => self.rotate(id),
         }
@@ -362,7 +366,7 @@ impl World {
         }
         let value = self.next_value;
         self.next_value += 1;
-        let in_list = kind != Kind::Set;
+        let in_list = matches!(kind, Kind::Create | Kind::Append);
         let Some(r) = self.reqs.get_mut(&id) else { return };
         r.value = Some(value);
         let (base, mut list) = r.list.clone();
@@ -374,6 +378,11 @@ impl World {
         let mut changes = vec![Change { name: own_name(value), base: None, value: Some(encode(family, &[value])) }];
         if in_list {
             changes.push(Change { name: LIST.into(), base, value: Some(encode(family, &list)) });
+        }
+        if let Kind::Flag(up) = kind {
+            let engine = self.nodes[node].proc.as_ref().map(|p| p.engine.clone());
+            let base = engine.zip(opened.as_ref()).and_then(|(e, o)| e.read(o, |r, _| r.get(FLAG).map(|a| a.dot))).flatten();
+            changes.push(Change { name: FLAG.into(), base, value: up.then(|| encode(family, &[])) });
         }
         let key = self.sessions[session].key;
         let Some(opened) = opened else {

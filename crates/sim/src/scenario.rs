@@ -2,7 +2,7 @@
 //! oracle's last look at everything.
 
 use crate::client::{Answer, Client, Kind};
-use crate::options::{MS, Options, S};
+use crate::options::{Fault, MS, Options, S};
 use crate::world::{Phase, World};
 use outlive_core::config::{Durability, Level, OnLost, Reach};
 use outlive_core::plant::Bug;
@@ -60,6 +60,8 @@ scenarios! {
     past_lists_are_asked,
     logout_across_partition,
     logout_of_a_paused_holder,
+    logout_on_links_that_break,
+    what_was_removed_stays_away,
     refused_owner_shops,
     lost_token_recovers,
     restart_same_name,
@@ -561,6 +563,41 @@ fn logout_of_a_paused_holder(s: &mut Script) {
     let (answer, _) = s.ask(without, 0, Kind::Append);
     s.check(!matches!(answer, Answer::Ok { .. }), "the paused owner has heard of the end");
     s.end();
+}
+
+fn logout_on_links_that_break(s: &mut Script) {
+    s.nodes(3);
+    let (with, without) = s.session(&[0, 1]);
+    // It has moved so often that it stays where it is: 2 is a guest, whom no holder reports to.
+    s.ok(with, 1, Kind::Read);
+    s.ok(with, 0, Kind::Read);
+    s.begin(with, 2, Kind::Logout, 50);
+    // The ends are lost, and break the links; nobody is away for long enough to count as dead.
+    s.run(45);
+    s.w.garble_kinds = vec![Fault::Loss];
+    s.w.garbling = (1000, s.w.now + 10 * MS);
+    s.run(4000);
+    let (answer, _) = s.ask(without, 0, Kind::Append);
+    s.check(!matches!(answer, Answer::Ok { .. }), "an end is sent until it is confirmed");
+    s.end();
+}
+
+fn what_was_removed_stays_away(s: &mut Script) {
+    s.nodes(4);
+    let (with, without) = s.session(&[0, 1]);
+    s.ok(with, 0, Kind::Flag(true));
+    for (a, b) in [(0, 1), (0, 2), (3, 1), (3, 2)] {
+        s.cut(a, b);
+    }
+    s.run(6000);
+    s.ok(with, 0, Kind::Flag(false));
+    s.ok(without, 1, Kind::Set);
+    s.mend();
+    s.end();
+    let key = s.w.sessions[s.w.clients[with].session.unwrap_or(0)].key;
+    let flag = |e: &outlive_core::engine::Engine<()>| e.peek(key, |r, _| r.get(crate::client::FLAG).is_some());
+    let there = s.w.nodes.iter().filter_map(|n| flag(&n.proc.as_ref()?.engine)).any(|there| there);
+    s.check(!there, "a merge leaves out what one side has removed");
 }
 
 fn refused_owner_shops(s: &mut Script) {
