@@ -499,11 +499,13 @@ impl World {
             }
             if !self.sessions[session].over() {
                 let holders = self.holders(session);
-                let nowhere = self.sessions[session]
+                // All of them at once: a copy may have been dropped on the word of an owner that died.
+                let nowhere: Vec<_> = self.sessions[session]
                     .expected()
-                    .find(|(n, v)| v.stamp.is_some_and(|s| holders.of(*n, s).next().is_none() && !holders.stored(*n, s)));
-                let nowhere = nowhere.map(|(n, v)| (n, v.acked, v.stamp, v.crashes));
-                if let Some((n, level, stamp, crashes)) = nowhere {
+                    .filter(|(n, v)| v.stamp.is_some_and(|s| holders.of(*n, s).next().is_none() && !holders.stored(*n, s)))
+                    .map(|(n, v)| (n, v.acked, v.stamp, v.crashes))
+                    .collect();
+                for (n, level, stamp, crashes) in nowhere {
                     let survives = match level {
                         Some(Level::Backup(k)) => u32::from(k),
                         Some(Level::Store) => u32::MAX,
