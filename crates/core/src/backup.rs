@@ -90,7 +90,7 @@ pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Cop
 
 /// Answers the commits of a former ownership: with the newest commit and the level at which they are in it, or that nobody can tell.
 pub(crate) fn settle(cx: &mut Cx<'_>, key: SessionKey, view: &View, o: &Orphan, kept: Option<(Stamp, Level)>) {
-    let (claim, version) = (o.stamp.claim, o.stamp.version);
+    let (claim, version) = (o.claim, o.version);
     cx.out.push(match kept {
         Some((tip, level)) => Output::Durable { key, claim, version, tip, level },
         // Either a merge preferred other values or a later commit built on these and replaced them: dots do not tell which.

@@ -474,7 +474,7 @@ impl<L: Live> Shard<L> {
         match (&copy.own, copy.orphans.last()) {
             (Some(own), _) if own.tenure == at.tenure => self.leave_when_durable(cx, at.key, None),
             // The session moved while the request ran, and left commits behind that the request may have read.
-            (_, Some(o)) => Commit::Wait { claim: o.stamp.claim, version: o.stamp.version, stamp: None },
+            (_, Some(o)) => Commit::Wait { claim: o.claim, version: o.version, stamp: None },
             _ => Commit::Done { tip: None, level: Level::Owner, stamp: None },
         }
     }
@@ -484,7 +484,7 @@ impl<L: Live> Shard<L> {
         let Some(own) = copy.own.as_mut() else {
             // The commit came when a claimant had waited long enough, and went to it with the session.
             return match (stamp, copy.orphans.last()) {
-                (Some(Stamp { claim, version }), Some(o)) if o.stamp.claim == claim => Commit::Wait { claim, version, stamp },
+                (Some(Stamp { claim, version }), Some(o)) if o.claim == claim => Commit::Wait { claim, version, stamp },
                 _ => Commit::Done { tip: stamp, level: Level::Owner, stamp },
             };
         };

@@ -39,10 +39,13 @@ pub(crate) struct Ended {
 /// Stamps that this node was told and its copy does not include: a claimant treats them as tokens.
 pub(crate) type Told = SmallVec<[Stamp; 1]>;
 
-/// Commits that were not acknowledged when their ownership ended.
+/// What was not acknowledged when its ownership ended: commits, or the state that it had adopted, which somebody has read.
 #[derive(Clone, Debug)]
 pub(crate) struct Orphan {
-    /// The last of them.
+    pub(crate) claim: Claim,
+    /// What waits for this version of the claim or a lesser one waits for this.
+    pub(crate) version: u32,
+    /// The last commit in it.
     pub(crate) stamp: Stamp,
     /// What they had set: if a merge preferred other values, they are not kept.
     pub(crate) dots: Vec<(Arc<str>, Stamp)>,
@@ -63,15 +66,17 @@ pub(crate) struct Late {
 }
 
 impl Orphan {
-    /// The commits of an ownership that ends and are not durable.
+    /// What is not durable of an ownership that ends.
     pub(crate) fn of<L>(own: &mut Own<L>, record: &Record) -> Option<Orphan> {
-        if own.all_durable() || own.version == 0 {
+        if own.all_durable() {
             return None;
         }
         let durable = own.durable.unwrap_or(0);
         let unacked = record.attributes().iter().filter(|a| a.dot.claim == own.claim && a.dot.version > durable);
         let dots = unacked.map(|a| (a.name.clone(), a.dot)).collect();
-        Some(Orphan { stamp: own.claim.at(own.version), dots, late: core::mem::take(&mut own.late) })
+        let (claim, version) = (own.claim, own.version);
+        let stamp = if version > 0 { claim.at(version) } else { own.adopted };
+        Some(Orphan { claim, version, stamp, dots, late: core::mem::take(&mut own.late) })
     }
 
     /// Whether this record carries all that they had set.
@@ -104,7 +109,7 @@ pub(crate) struct Copy<L> {
     pub(crate) moved: Mono,
     /// Who may have copies from the time when this node owned the session: they learn who owns it now when this node does.
     pub(crate) former: SmallVec<[Life; 2]>,
-    /// Commits made here that nobody acknowledged before ownership ended, oldest first: resolved by inclusion.
+    /// What nobody acknowledged before ownership ended, oldest first: resolved by inclusion.
     pub(crate) orphans: Vec<Orphan>,
     /// The link to its owner on which either last spoke of it.
     pub(crate) reported: Option<LinkId>,

@@ -68,6 +68,7 @@ scenarios! {
     heal_without_traffic,
     late_commit_after_handover,
     late_commit_of_an_owner_that_hands_over,
+    read_of_an_owner_that_hands_over,
     balancer_without_stickiness,
     rotation_with_parallel_requests,
     both_sides_go_on,
@@ -689,6 +690,23 @@ fn late_commit_of_an_owner_that_hands_over(s: &mut Script) {
     let (done, unknown) =
         (s.w.marks[crate::marks::Mark::LateCommitDone as usize], s.w.marks[crate::marks::Mark::LateCommitUnknown as usize]);
     s.check((done, unknown) == (1, 0), "the slow request hears that its commit went with the session");
+    s.mend();
+    s.end();
+}
+
+fn read_of_an_owner_that_hands_over(s: &mut Script) {
+    s.nodes(4);
+    let (with, without) = s.session_at(0, &[1, 2]);
+    // 2 claims, and what it has adopted is not durable yet when 3 takes the session over.
+    s.hold(1, 2);
+    let read = s.begin(without, 2, Kind::Read, 1);
+    s.run(500);
+    let waits = s.w.reqs.contains_key(&read);
+    s.check(waits, "what was read is not durable yet");
+    s.ok(with, 3, Kind::Read);
+    s.wait(read);
+    let answered = matches!(s.w.clients[without].last, Some((Answer::Ok { .. }, _)));
+    s.check(answered, "the read hears that what it read went with the session");
     s.mend();
     s.end();
 }
