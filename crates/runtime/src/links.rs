@@ -292,7 +292,11 @@ mod tests {
         let mut sent = 0;
         for n in 0_u32.. {
             if !node.inner.links.reaches(Life::new(77)) {
-                break;
+                return closed(&mut reader).await;
+            }
+            if node.stats().engine.members < 2 {
+                // A machine so busy that the silent peer was dead before its outbox was full: it gets nothing more either.
+                return;
             }
             let key = SessionKey::from_bytes(*blake3::hash(&n.to_be_bytes()).as_bytes().first_chunk().unwrap());
             let at = node.create(key).unwrap();
@@ -305,6 +309,5 @@ mod tests {
             // One outbox is being written, another filled behind it; what sockets hold is little beside them.
             assert!(sent < OUTBOX_MAX * 3, "the link is still open after {sent} bytes");
         }
-        closed(&mut reader).await;
     }
 }
