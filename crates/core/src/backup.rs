@@ -442,7 +442,11 @@ impl<L: Live> Shard<L> {
         } else if self.round_offered(key, &record) || claim.is_some() {
             // The round will combine it; or an owner that no longer is one hears of it, and the holder keeps its copy.
         } else if let Some(copy) = self.copy(key).filter(|c| !c.record.lineage.covers(&record.lineage)) {
+            let known = copy.branch.as_ref().is_some_and(|b| b.tip == record.tip);
             copy.branch = Some(Box::new(record));
+            if !known {
+                self.report(cx, key);
+            }
         }
         Some(())
     }
