@@ -451,6 +451,14 @@ impl<L: Live> Shard<L> {
         Some(())
     }
 
+    /// The branch beside this copy, if its owner's state still lacks it: only the owner can merge it.
+    pub(crate) fn offer_branch(&mut self, cx: &mut Cx<'_>, key: SessionKey, owner: Life) {
+        let view = self.view.clone();
+        if let (Some(Copy { branch: Some(branch), .. }), Some(link)) = (self.copy(key), view.link(owner)) {
+            link.send(&Message::Kept { key, record: branch.to_wire(cx.now) }, None, cx.out);
+        }
+    }
+
     /// Merges a branch into the session this node owns: a commit of its own.
     pub(crate) fn merge_in(&mut self, cx: &mut Cx<'_>, key: SessionKey, branch: &Record) {
         let Some((copy, _)) = self.own(key) else { return };
@@ -601,6 +609,7 @@ impl<L: Live> Shard<L> {
                 copy.accept(claim, now);
                 copy.settle_told();
                 self.settle_orphans(cx, key);
+                self.offer_branch(cx, key, from);
             }
             Some(copy) => {
                 // Neither may overwrite the other. The owner gets this copy and merges.
@@ -644,6 +653,7 @@ impl<L: Live> Shard<L> {
                 copy.record.used = copy.record.used.max(now - Duration::from_millis(u64::from(idle_ms)));
                 copy.settle_told();
                 self.settle_orphans(cx, key);
+                self.offer_branch(cx, key, from);
                 false
             }
             Some(copy) if lineage.covers(&copy.record.lineage) => {

@@ -413,10 +413,12 @@ impl<L: Live> Shard<L> {
         match held {
             Held::Nothing | Held::Told(_) => {}
             Held::Same => self.track(cx, key, from),
-            Held::Copy { record, .. } => {
-                let theirs = Record::from_wire(record, cx.now).ok()?;
-                if self.copy(key).is_some_and(|c| !c.record.lineage.covers(&theirs.lineage)) {
-                    self.handle_diverged(cx, from, key, Some(claim), record)?;
+            Held::Copy { record, branch, .. } => {
+                for wire in core::iter::once(record).chain(branch) {
+                    let theirs = Record::from_wire(wire, cx.now).ok()?;
+                    if self.copy(key).is_some_and(|c| !c.record.lineage.covers(&theirs.lineage)) {
+                        self.handle_diverged(cx, from, key, Some(claim), wire)?;
+                    }
                 }
                 self.track(cx, key, from);
             }

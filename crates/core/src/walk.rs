@@ -151,13 +151,10 @@ impl<L: Live> Shard<L> {
         copy.reported = Some(link.id);
         let idle_ms = cx.now.since(copy.record.used).as_millis() as u32;
         let note = Sent { key, claim: owner, version: 0, attempt: 0, what: What::Note };
-        if let Some(branch) = &copy.branch {
-            // Only its owner can merge it.
-            link.send(&Message::Kept { key, record: branch.to_wire(cx.now) }, None, cx.out);
-        }
         let lineage = (&copy.record.lineage).into();
         // A claim that is not the sender's says that this is a holder's report.
         link.send(&Message::Have { key, claim: owner, version: 0, tip: copy.record.tip, idle_ms, lineage }, Some(note), cx.out);
+        self.offer_branch(cx, key, owner.life);
     }
 
     /// A holder whose owner is dead inherits, after a pause by rank.
