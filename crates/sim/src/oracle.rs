@@ -382,7 +382,8 @@ impl World {
     fn leaving(&self, key: SessionKey, holders: &Holders) -> (u32, u32) {
         let procs = || self.nodes.iter().filter_map(|s| s.proc.as_ref());
         let stay = holders.nodes.iter().filter_map(|(n, ..)| Some(self.nodes[*n].proc.as_ref()?.engine.placed(key).len())).min();
-        (procs().filter(|p| p.draining.is_some()).count() as u32, stay.unwrap_or(0) as u32)
+        // A copy that went when there were fewer does not come back with them at once.
+        (procs().filter(|p| p.draining.is_some()).count() as u32, (stay.unwrap_or(0) as u32).min(self.fewest))
     }
 
     /// How many copies with all of these values an owner sees to. Others are on their way out: they may be told to go at any time.

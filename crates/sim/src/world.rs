@@ -163,6 +163,8 @@ pub(crate) struct World {
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) hash: u64,
     lives: u64,
+    /// How few nodes there were to hold a session, in the eyes of any node, since the drains that go on began.
+    pub(crate) fewest: u32,
     /// A script decides what happens; handlers take this long.
     pub(crate) scripted: bool,
     pub(crate) handler: i64,
@@ -219,6 +221,7 @@ impl World {
             trace: trace.then(Vec::new),
             hash: 0xcbf2_9ce4_8422_2325,
             lives: 0,
+            fewest: u32::MAX,
             scripted: false,
             handler: MS,
             opts,
@@ -416,12 +419,7 @@ impl World {
                 self.nodes[node].boot = self.nodes[node].boot.max(boot);
             }
             Output::Superseded(_) => self.todo.push_back(Todo::Superseded(node, generation)),
-            Output::Members => {
-                if self.trace.is_some() {
-                    let members = self.nodes[node].proc.as_ref().map(|p| p.engine.clone());
-                    let _ = members;
-                }
-            }
+            Output::Members => self.note_fewest(node),
             _ => {}
         }
     }
@@ -790,11 +788,29 @@ impl World {
         self.at(back, Ev::Start { node });
     }
 
+    fn drains(&self) -> bool {
+        self.nodes.iter().any(|s| s.proc.as_ref().is_some_and(|p| p.draining.is_some()))
+    }
+
+    /// While somebody leaves: how few nodes this one thinks there are to hold a session.
+    fn note_fewest(&mut self, node: usize) {
+        let places = self.nodes[node].proc.as_ref().map(|p| p.engine.placed(SessionKey::from_bytes([0; 16])).len() as u32);
+        if let Some(places) = places.filter(|_| self.drains()) {
+            self.fewest = self.fewest.min(places);
+        }
+    }
+
     pub(crate) fn drain(&mut self, node: usize) {
         let deadline = self.now + 25 * S;
+        if !self.drains() {
+            self.fewest = u32::MAX;
+        }
         let Some(p) = self.nodes[node].proc.as_mut().filter(|p| p.draining.is_none()) else { return };
         p.draining = Some(deadline);
         let generation = p.generation;
+        for node in 0..self.nodes.len() {
+            self.note_fewest(node);
+        }
         self.log(node, || "drains".into());
         self.call(node, |e, now, out| e.drain(now, out));
         self.at(100 * MS, Ev::DrainCheck { node, generation });
