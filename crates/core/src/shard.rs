@@ -346,10 +346,8 @@ impl<L: Live> Shard<L> {
             }
             _ => false,
         };
-        // A token says that there was a session: if nobody has it, that is a loss, and to be said as one. A copy or a facade that has come
-        // since is news: after a loss the session goes on under the same id.
-        let asked = self.not_found.get(&key).is_some_and(|at| cx.now.since(*at) < NOT_FOUND_KEEP) && !self.table.contains_key(&key);
-        if asked && token.is_none_or(|t| t.expired) {
+        // A token says that there was a session: if nobody has it, that is a loss, and to be said as one.
+        if token.is_none_or(|t| t.expired) && self.not_found.get(&key).is_some_and(|at| cx.now.since(*at) < NOT_FOUND_KEEP) {
             return Open::NotFound;
         }
         let ticket = cx.ticket();
@@ -614,7 +612,7 @@ impl<L: Live> Shard<L> {
     /// One message about a session; `None` if it cannot be one.
     pub(crate) fn handle(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, message: Message<'_>) -> Option<()> {
         if !self.not_found.is_empty() {
-            // Somebody speaks of it: that nobody has it may be over.
+            // Somebody speaks of it: that nobody has it may be over, for after a loss a session goes on under its id.
             self.not_found.remove(&key);
         }
         match message {

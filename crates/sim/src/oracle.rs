@@ -6,7 +6,7 @@ use crate::options::S;
 use crate::rows::Row;
 use crate::world::World;
 use core::time::Duration;
-use outlive_core::config::{Durability, Level, OnLost};
+use outlive_core::config::{Level, OnLost};
 use outlive_core::id::SessionKey;
 use outlive_core::lineage::Lineage;
 use outlive_core::output::{Event, Opened};
@@ -703,7 +703,6 @@ impl World {
                 return Some(format!("{key:?} is held by {holders:?} as {tips:?}"));
             }
             let want = (usize::from(self.opts.backups) + 1).min(running.len());
-            let _ = Durability::Owner;
             if holders.len() != want {
                 return Some(format!("{key:?} is held by {holders:?}, and should be by {want}"));
             }
