@@ -300,8 +300,9 @@ impl<L: Live> Shard<L> {
         if repaired && !own.list.is_empty() {
             cx.out.event(key, Event::Replicated { on: own.list.to_vec() });
         }
-        if own.holders.len() > own.list.len() {
-            // Who is only thought dead keeps its copy: it may be the other one that there is.
+        // Who is only thought dead keeps its copy: it may be the other one that there is. So does everybody while the list is of a
+        // membership before this one, which can be this node alone: the visit that makes it new comes here again.
+        if own.holders.len() > own.list.len() && own.list == view.holders(key, view.me) {
             for h in own.holders.iter_mut().filter(|h| !own.list.contains(&h.life) && !h.dropping && !view.is_away(h.life)) {
                 if let Some(link) = view.link(h.life) {
                     // What it acknowledges from here on it had before it dropped it.
@@ -844,6 +845,10 @@ impl<L: Live> Shard<L> {
                 if let Some(link) = self.view.link(from) {
                     link.send(&Message::Kept { key, record: mine.to_wire(now) }, None, cx.out);
                 }
+            }
+            if covered && claim.life == from && self.copy(key).is_some_and(|c| c.own.is_none() && c.record.tip == tip) {
+                // The owner has this very state: whoever waits for it need not wait for a copy to say so.
+                self.settle_orphans(cx, key);
             }
             if let Some(copy) = self.copy(key) {
                 copy.tell(tip);

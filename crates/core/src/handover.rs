@@ -21,7 +21,11 @@ impl<L: Live> Shard<L> {
             let held = Held::Ended(ended.kind);
             return link.send(&Message::Answer { key, claim, accepted: Claim::NONE, moves: 0, held }, None, cx.out);
         }
-        let promised = self.promised(key);
+        let mut promised = self.promised(key);
+        if let Some(Slot::Facade(f)) = self.table.get(&key) {
+            // An older claim would own what it has not heard of: its questions were answered before this owner's first commit.
+            promised = promised.max(f.claim);
+        }
         let repeated = claim == promised && claim.life == from;
         if claim <= promised && !repeated && !cx.planted(crate::plant::Bug::NoPromise) {
             link.send(&Message::Refused { key, claim, promised }, None, cx.out);

@@ -82,6 +82,8 @@ pub(crate) struct Round {
     row: Option<Record>,
     store: StoreReply,
     stored: Option<Stamp>,
+    /// The owner stays, and this is what it has.
+    stay: Option<(Claim, Record)>,
     ended: Option<EndKind>,
     heard: Claim,
     tries: u8,
@@ -131,6 +133,7 @@ impl<L: Live> Shard<L> {
             row: None,
             store: StoreReply::NotAsked,
             stored: None,
+            stay: None,
             ended: None,
             heard: Claim::NONE,
             tries: 0,
@@ -205,7 +208,7 @@ impl<L: Live> Shard<L> {
         round.answers.clear();
         round.branches.clear();
         round.told.clear();
-        (round.row, round.store) = (None, StoreReply::NotAsked);
+        (round.row, round.store, round.stay) = (None, StoreReply::NotAsked, None);
         let claim = round.claim;
         self.promise(cx, key, claim);
         let ask_owner = owner.life != view.me && view.link(owner.life).is_some() && !view.is_away(owner.life);
@@ -313,6 +316,10 @@ impl<L: Live> Shard<L> {
     fn progress(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         loop {
             let Some(round) = self.rounds.get_mut(&key) else { return };
+            if round.stay.is_some() && round.store != StoreReply::Waiting {
+                self.become_guest(cx, key);
+                return;
+            }
             let waits = round.asked.iter().any(|(_, r)| matches!(r, Reply::Due(_))) || round.store == StoreReply::Waiting;
             if round.phase == Phase::BackOff || waits {
                 return;
@@ -437,7 +444,7 @@ impl<L: Live> Shard<L> {
         owner: Claim,
         wire: &WireRecord<'_>,
     ) -> Option<()> {
-        let record = Record::from_wire(wire, cx.now).ok()?;
+        let record = Record::from_wire(wire, cx.now).ok().filter(|_| owner.life == from)?;
         let told = self.copy(key).map(|c| c.told.clone()).unwrap_or_default();
         if self.rounds.get(&key).is_none_or(|r| r.claim != claim) {
             if self.own(key).is_some_and(|(c, _)| c.own.as_ref().is_some_and(|own| own.claim == claim)) {
@@ -446,21 +453,39 @@ impl<L: Live> Shard<L> {
             }
             return Some(());
         }
+        let round = self.rounds.get_mut(&key)?;
+        let included = round.tokens.iter().chain(&told).all(|s| record.satisfies(*s));
+        round.stay = Some((owner, record));
+        if !included && cx.config.store {
+            // Its owner may have missed a commit that reached nobody but the store.
+            self.load_for_round(cx, key);
+        }
+        self.progress(cx, key);
+        Some(())
+    }
+
+    /// Whoever waits for this round becomes a guest of the owner that stays.
+    fn become_guest(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> Option<()> {
+        let told = self.copy(key).map(|c| c.told.clone()).unwrap_or_default();
         let round = self.rounds.remove(&key)?;
+        let (owner, record) = round.stay?;
         if round.phase == Phase::Owner {
-            self.withdraw(key, claim, round.before);
+            self.withdraw(key, round.claim, round.before);
         }
         self.note_owner(cx, key, owner, record.tip);
         let included = round.tokens.iter().chain(&told).all(|s| record.satisfies(*s));
         for ticket in round.tickets {
             let outcome = match included {
-                true => Outcome::Guest(Box::new(Guest { owner: from, record: record.clone() })),
+                true => Outcome::Guest(Box::new(Guest { owner: owner.life, record: record.clone() })),
                 false => Outcome::Unavailable(Unavailable::Stale, Duration::from_secs(1)),
             };
             cx.settle(ticket, outcome);
         }
-        if !included && let (Some(copy), Some(link)) = (self.copy(key).map(|c| c.record.clone()), self.view.link(from).cloned()) {
-            link.send(&Message::Kept { key, record: copy.to_wire(cx.now) }, None, cx.out);
+        if !included && let Some(link) = self.view.link(owner.life).cloned() {
+            let copy = self.copy(key).map(|c| c.record.clone());
+            for offered in copy.iter().chain(&round.row).filter(|r| !record.lineage.covers(&r.lineage)) {
+                link.send(&Message::Kept { key, record: offered.to_wire(cx.now) }, None, cx.out);
+            }
         }
         self.drive_parked(cx, key, false);
         Some(())

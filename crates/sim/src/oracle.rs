@@ -67,6 +67,8 @@ pub(crate) struct Session {
     learnt: u64,
     /// The last commit that each process had, and what was known then: nothing new, nothing to check.
     looked: HashMap<(usize, u32), (Stamp, u64)>,
+    /// The greatest claim that anybody was seen to own it under.
+    owned: Claim,
 }
 
 impl Session {
@@ -154,6 +156,7 @@ impl World {
             list_conflict: false,
             contents: HashMap::new(),
             learnt: 0,
+            owned: Claim::NONE,
             looked: HashMap::new(),
         });
         at
@@ -386,13 +389,20 @@ impl World {
         (procs().filter(|p| p.draining.is_some()).count() as u32, (stay.unwrap_or(0) as u32).min(self.fewest))
     }
 
-    /// How many copies with all of these values an owner sees to. Others are on their way out: they may be told to go at any time.
-    fn kept(&self, key: SessionKey, holders: &Holders, needed: &BTreeSet<u32>) -> usize {
+    /// How many copies with all of these values the last owner sees to. Others are on their way out: they may be told to go at any
+    /// time, and an owner before it that was paused by what its successor sent before that died.
+    fn kept(&mut self, session: usize, holders: &Holders, needed: &BTreeSet<u32>) -> usize {
+        let key = self.sessions[session].key;
         let has = |node: usize| holders.nodes.iter().any(|(n, _, own)| *n == node && needed.is_subset(own));
         let engine = |node: usize| self.nodes[node].proc.as_ref().map(|p| &p.engine);
-        let owned = |node: usize| engine(node).and_then(|e| e.info(key)).filter(|i| i.owned && has(node));
+        let owners = (0..self.nodes.len()).filter_map(|n| Some((n, engine(n)?.info(key).filter(|i| i.owned)?)));
+        let Some((last, info)) = owners.max_by_key(|(_, i)| i.claim).filter(|(_, i)| i.claim >= self.sessions[session].owned) else {
+            return 0;
+        };
         let backed = |life: Life| (0..self.nodes.len()).any(|n| has(n) && engine(n).is_some_and(|e| e.life() == life));
-        (0..self.nodes.len()).filter_map(owned).map(|i| 1 + i.backups.iter().filter(|l| backed(**l)).count()).max().unwrap_or(0)
+        let copies = if has(last) { 1 + info.backups.iter().filter(|l| backed(**l)).count() } else { 0 };
+        self.sessions[session].owned = info.claim;
+        copies
     }
 
     /// A process is about to end: which acknowledged commits end with it, and may they?
@@ -412,7 +422,7 @@ impl World {
             let holders = self.holders(session);
             let needed: BTreeSet<u32> = self.sessions[session].expected().map(|(n, _)| n).collect();
             let (leaving, stay) = self.leaving(key, &holders);
-            let fresh = self.kept(key, &holders, &needed);
+            let fresh = self.kept(session, &holders, &needed);
             let mut wrong = None;
             let mut losses = 0;
             for (n, v) in &mut self.sessions[session].values {
