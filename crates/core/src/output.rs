@@ -212,10 +212,8 @@ pub struct Opened<L> {
     pub key: SessionKey,
     /// Names this uninterrupted ownership on this node.
     pub tenure: u32,
-    /// The claim now.
-    pub claim: Claim,
-    /// Commits of that claim.
-    pub version: u32,
+    /// The last commit in what the request finds; version 0 if there is none.
+    pub tip: Stamp,
     /// How often others' commits were merged into it during this tenure: if it rose, read the record again.
     pub external: u32,
     /// The decoded values.

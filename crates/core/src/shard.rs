@@ -308,8 +308,7 @@ impl<L: Live> Shard<L> {
         Opened {
             key,
             tenure: own.tenure,
-            claim: own.claim,
-            version: own.version,
+            tip: copy.record.tip,
             external: own.external,
             live: own.live.clone(),
             lost: core::mem::take(&mut own.lost),
@@ -370,8 +369,8 @@ impl<L: Live> Shard<L> {
         }
         record.used = cx.now;
         own.running += 1;
-        let (tenure, claim, version, external) = (own.tenure, own.claim, own.version, own.external);
-        Some(Opened { key, tenure, claim, version, external, live: own.live.clone(), lost: false, expires })
+        let (tenure, tip, external) = (own.tenure, record.tip, own.external);
+        Some(Opened { key, tenure, tip, external, live: own.live.clone(), lost: false, expires })
     }
 
     /// Whether the owner must ask before it serves: its loop stalled, or the link to a holder broke since the last round.
@@ -429,8 +428,10 @@ impl<L: Live> Shard<L> {
             Some(Slot::Ended(_)) => Commit::Ended,
             Some(Slot::Held(copy)) if copy.own.as_ref().is_some_and(|own| own.tenure == at.tenure) => self.commit_here(cx, at.key, changes),
             _ => {
-                // The copy that this node still has includes all that the request can have read here.
-                let read = self.copy(at.key).map(|c| c.record.tip);
+                // The copy that this node still has includes all that the request can have read here, unless it is a later one of what
+                // was left after a loss.
+                let copy = self.copy(at.key).filter(|c| c.record.lineage.includes(at.tip)).map(|c| c.record.tip);
+                let read = copy.or(Some(at.tip));
                 Commit::Late(self.park(cx, at.key, read, changes))
             }
         }
