@@ -790,7 +790,10 @@ impl<L: Live> Shard<L> {
     /// Tells the holders of a former ownership who owns the session now: the owner may not know of their copies.
     pub(crate) fn pass_on(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim) {
         let view = self.view.clone();
-        let Some(copy) = self.copy(key).filter(|c| c.own.is_none() && !c.former.is_empty()) else { return };
+        // An owner from before this node's own time is no news: they would take it for theirs and stay where they are.
+        let Some(copy) = self.copy(key).filter(|c| c.own.is_none() && !c.former.is_empty() && claim >= c.heard.max(c.accepted)) else {
+            return;
+        };
         let tip = copy.record.tip;
         let former = core::mem::take(&mut copy.former);
         // Who cannot be told now and may come back with its copies is told then.

@@ -516,13 +516,16 @@ impl World {
                     .filter(|(n, v)| v.stamp.is_some_and(|s| holders.of(*n, s).next().is_none() && !holders.stored(*n, s)))
                     .map(|(n, v)| (n, v.acked, v.stamp, v.crashes))
                     .collect();
+                let (leaving, stay) = self.leaving(self.sessions[session].key, &holders);
                 for (n, level, stamp, crashes) in nowhere {
                     let survives = match level {
                         Some(Level::Backup(k)) => u32::from(k),
                         Some(Level::Store) => u32::MAX,
                         _ => 0,
                     };
-                    if crashes > survives {
+                    // The owner that stayed alone crashed, and had told who leaves to drop its copy.
+                    let leaving = if stay <= survives { leaving } else { 0 };
+                    if crashes + leaving > survives {
                         self.mark(Mark::LegitLoss);
                         if let Some(v) = self.sessions[session].values.get_mut(&n) {
                             v.lost = true;
