@@ -3,6 +3,7 @@
 use crate::key::Value;
 use bytes::Bytes;
 use core::any::Any;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// MessagePack with names. 2 and 3 are kept for JSON and for bytes that only the application understands.
@@ -12,8 +13,10 @@ const WITH_ASIDE: u8 = 0x7f;
 
 /// A decoded value, shared.
 pub(crate) type Shared = Arc<dyn Any + Send + Sync>;
+/// Where values are encoded, before it is known whether they changed.
+pub(crate) type Scratch = SmallVec<[u8; 256]>;
 /// How a decoded value becomes bytes; which type it is, is forgotten by then.
-pub(crate) type Encode = fn(&(dyn Any + Send + Sync), &mut Vec<u8>) -> Result<(), rmp_serde::encode::Error>;
+pub(crate) type Encode = fn(&(dyn Any + Send + Sync), &mut Scratch) -> Result<(), rmp_serde::encode::Error>;
 
 /// Why bytes are not a value of the wanted type.
 #[derive(Debug, thiserror::Error)]
@@ -25,17 +28,44 @@ pub(crate) enum DecodeError {
 }
 
 /// The [`Encode`] of one type.
-pub(crate) fn encode<T: Value>(value: &(dyn Any + Send + Sync), out: &mut Vec<u8>) -> Result<(), rmp_serde::encode::Error> {
+pub(crate) fn encode<T: Value>(value: &(dyn Any + Send + Sync), out: &mut Scratch) -> Result<(), rmp_serde::encode::Error> {
     let Some(value) = value.downcast_ref::<T>() else { return Err(rmp_serde::encode::Error::Syntax("another type".to_owned())) };
     out.push(MESSAGE_PACK);
     rmp_serde::encode::write_named(out, value)
 }
 
 /// The [`Encode`] of bytes that are kept as they are: the reserved attributes.
-pub(crate) fn encode_raw(value: &(dyn Any + Send + Sync), out: &mut Vec<u8>) -> Result<(), rmp_serde::encode::Error> {
+pub(crate) fn encode_raw(value: &(dyn Any + Send + Sync), out: &mut Scratch) -> Result<(), rmp_serde::encode::Error> {
     let Some(value) = value.downcast_ref::<Bytes>() else { return Err(rmp_serde::encode::Error::Syntax("another type".to_owned())) };
     out.extend_from_slice(value);
     Ok(())
+}
+
+/// A value's bytes, to be kept. The engine shares them, and `Bytes` of a slice are two allocations as soon as they have two holders: a
+/// short value lies beside its count of holders instead.
+pub(crate) fn kept(bytes: &[u8]) -> Bytes {
+    let mut short = Short { length: 0, bytes: [0; SHORT_MAX] };
+    match (short.bytes.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+        (Some(to), Ok(length)) => {
+            to.copy_from_slice(bytes);
+            short.length = length;
+            Bytes::from_owner(short)
+        }
+        _ => Bytes::copy_from_slice(bytes),
+    }
+}
+
+const SHORT_MAX: usize = 31;
+
+struct Short {
+    length: u8,
+    bytes: [u8; SHORT_MAX],
+}
+
+impl AsRef<[u8]> for Short {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.get(..self.length.into()).unwrap_or_default()
+    }
 }
 
 /// The value in these bytes; `None` if there is only an older form that was put aside.
@@ -58,7 +88,7 @@ pub(crate) fn split(bytes: &[u8]) -> (Option<&[u8]>, &[u8]) {
 }
 
 /// Begins a value that keeps `aside`.
-pub(crate) fn begin_with_aside(aside: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn begin_with_aside(aside: &[u8], out: &mut Scratch) {
     out.push(WITH_ASIDE);
     out.extend_from_slice(&u32::try_from(aside.len()).unwrap_or(u32::MAX).to_be_bytes());
     out.extend_from_slice(aside);
@@ -82,9 +112,18 @@ mod tests {
     }
 
     fn bytes<T: Value>(value: T) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Scratch::new();
         encode::<T>(&value, &mut out).unwrap();
-        out
+        out.into_vec()
+    }
+
+    #[test]
+    fn bytes_are_kept_as_they_are_whatever_their_length() {
+        for length in [0, 1, SHORT_MAX - 1, SHORT_MAX, SHORT_MAX + 1, 255, 256, 257, 1000] {
+            let bytes: Vec<u8> = (0..length).map(|n| n as u8).collect();
+            let kept = kept(&bytes);
+            assert_eq!((&*kept, &*kept.clone()), (&*bytes, &*bytes));
+        }
     }
 
     #[test]
@@ -103,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_was_put_aside_does_not_disturb_the_value() {
-        let mut out = Vec::new();
+        let mut out = Scratch::new();
         begin_with_aside(b"older", &mut out);
         assert!(decode::<u64>(&out).unwrap().is_none());
         out.extend_from_slice(&bytes(9u64));

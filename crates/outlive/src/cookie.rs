@@ -151,11 +151,15 @@ impl Template {
     /// Adds `Set-Cookie` for these parts of a value; without one, it takes the cookie away from the client.
     fn set(&self, headers: &mut HeaderMap, value: &[&str]) {
         let end = if value.is_empty() { "; Max-Age=0" } else { "" };
-        let mut text: SmallVec<[u8; 256]> = SmallVec::new();
-        for part in [self.name.as_str(), "="].iter().chain(value).chain(&[self.attributes.as_str(), end]) {
-            text.extend_from_slice(part.as_bytes());
-        }
-        if let Ok(value) = HeaderValue::from_bytes(&text) {
+        let length = self.name.len() + 1 + value.iter().map(|part| part.len()).sum::<usize>() + self.attributes.len() + end.len();
+        // Of just that length, so that the header takes it over as it is.
+        let mut text = String::with_capacity(length);
+        text.push_str(&self.name);
+        text.push('=');
+        value.iter().for_each(|part| text.push_str(part));
+        text.push_str(&self.attributes);
+        text.push_str(end);
+        if let Ok(value) = HeaderValue::try_from(text) {
             headers.append(SET_COOKIE, value);
         }
     }
@@ -230,8 +234,9 @@ impl Carrier {
             return tokens;
         }
         let names = self.names(mode);
-        let mut pair = |rest: &'a [u8]| {
-            let (is_token, rest) = rest.strip_prefix(names.suffix.as_bytes()).map_or((false, rest), |rest| (true, rest));
+        let mut pair = |pair: &'a str| {
+            let Some(rest) = pair.trim_ascii_start().strip_prefix(names.id.name.as_str()) else { return };
+            let (is_token, rest) = rest.strip_prefix(names.suffix).map_or((false, rest), |rest| (true, rest));
             let Some(value) = value(rest) else { return };
             if is_token {
                 if tokens.len() < TOKENS_MAX {
@@ -242,15 +247,16 @@ impl Carrier {
             }
         };
         for header in headers.get_all(COOKIE) {
-            let mut rest = header.as_bytes();
-            loop {
-                let end = memchr::memchr(b';', rest);
-                let one = rest[..end.unwrap_or(rest.len())].trim_ascii_start();
-                if let Some(after_name) = one.strip_prefix(names.id.name.as_bytes()) {
-                    pair(after_name);
+            match core::str::from_utf8(header.as_bytes()) {
+                Ok(mut pairs) => {
+                    while let Some(end) = memchr::memchr(b';', pairs.as_bytes()) {
+                        pair(&pairs[..end]);
+                        pairs = &pairs[end + 1..];
+                    }
+                    pair(pairs);
                 }
-                let Some(end) = end else { break };
-                rest = &rest[end + 1..];
+                // A cookie of somebody else is no text; ours may be.
+                Err(_) => header.as_bytes().split(|b| *b == b';').filter_map(|one| core::str::from_utf8(one).ok()).for_each(&mut pair),
             }
         }
         tokens
@@ -303,10 +309,9 @@ fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
 }
 
 /// The value in what follows a cookie's name; nothing if the name goes on.
-fn value(rest: &[u8]) -> Option<&str> {
-    let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
-    let value = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
-    core::str::from_utf8(value).ok()
+fn value(rest: &str) -> Option<&str> {
+    let value = rest.trim_ascii_start().strip_prefix('=')?.trim_ascii();
+    Some(value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value))
 }
 
 /// The request's host, if it is this machine and no proxy forwarded the request.

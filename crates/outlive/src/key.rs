@@ -209,21 +209,30 @@ static DECLARED: RwLock<Vec<(Cow<'static, str>, Declared)>> = RwLock::new(Vec::n
 /// A key as this thread has checked it: where its texts lie, and its type.
 type Seen = (usize, usize, usize, TypeId);
 
+/// Places of [`SEEN`], and how many of them a key may have.
+const PLACES: usize = 64;
+const NEAR: usize = 4;
+
 thread_local! {
     /// What this thread has checked, by address, so that the check costs a comparison.
-    static SEEN: [Cell<Option<Seen>>; 32] = const { [const { Cell::new(None) }; 32] };
+    static SEEN: [Cell<Option<Seen>>; PLACES] = const { [const { Cell::new(None) }; PLACES] };
 }
 
 /// Panics if the key's name was used with another type before.
 fn one_type<T: Value>(key: &Key<T>) {
     let address = key.name.as_ptr() as usize;
     let seen: Seen = (address, key.name.len(), key.scope.as_ptr() as usize, TypeId::of::<T>());
-    let slot = (address ^ (address >> 5)) % 32;
-    if SEEN.with(|known| known[slot].get() == Some(seen)) {
-        return;
-    }
-    declare(key);
-    SEEN.with(|known| known[slot].set(Some(seen)));
+    // Two keys of one handler that had but one place between them would take turns in it, and declare themselves at every use.
+    let home = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    SEEN.with(|known| {
+        let mut places = (0..NEAR).map(|near| &known[(home as usize + near) % PLACES]);
+        if places.clone().any(|place| place.get() == Some(seen)) {
+            return;
+        }
+        declare(key);
+        let free = places.find(|place| place.get().is_none()).unwrap_or(&known[home as usize % PLACES]);
+        free.set(Some(seen));
+    });
 }
 
 #[cold]

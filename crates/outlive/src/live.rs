@@ -9,7 +9,7 @@
 //! Locks: one re-entrant lock per session; the engine's shard locks are taken under it and never the other way. The user's closures run
 //! under it with the state itself unborrowed, so other attributes may be read and written inside of them.
 
-use crate::codec::{self, Encode, Shared};
+use crate::codec::{self, Encode, Scratch, Shared};
 use crate::key::{AsKey, Value};
 use crate::turn::Turns;
 use bytes::Bytes;
@@ -467,24 +467,26 @@ impl Live {
                 }
             },
         };
-        let mut changes = cut.changes.into_iter().peekable();
+        let mut changes = cut.changes;
         if core::mem::take(&mut state.uprooted) {
             for attribute in state.attributes.iter_mut().filter(|a| a.bytes.is_some()) {
                 attribute.dot = stamp;
             }
         }
-        for at in cut.touched {
+        for (at, change) in cut.touched {
             let attribute = &mut state.attributes[at];
-            while changes.next_if(|c| c.name < attribute.name).is_some() {}
-            let changed = changes.next_if(|c| c.name == attribute.name).zip(stamp).map(|(c, stamp)| (c.value, stamp));
+            let change = change.and_then(|change| changes.get_mut(change));
+            let changed = change.zip(stamp).map(|(change, stamp)| (change.value.take(), stamp));
             if changed.is_some() && matches!(attribute.decoded, Decoded::Broken) {
                 notes.quarantined.push(attribute.name.clone());
             }
             notes.stayed += attribute.succeed(request.0, changed);
         }
-        state.attributes.iter_mut().for_each(|a| a.settle(request.0));
         state.bytes = cut.bytes;
-        state.sweep();
+        state.attributes.retain_mut(|a| {
+            a.settle(request.0);
+            !a.is_gone()
+        });
         Ok((sent, notes))
     }
 
@@ -554,9 +556,8 @@ fn take(list: &mut SmallVec<[u32; 2]>, me: u32) -> bool {
 
 /// What one request is about to commit.
 struct Cut {
-    /// Places of the attributes that it wrote.
-    touched: SmallVec<[usize; 4]>,
-    /// In the same order, those whose bytes differ.
+    /// Places of the attributes that it wrote, and of their changes where the bytes differ.
+    touched: SmallVec<[(usize, Option<usize>); 4]>,
     changes: Changes,
     /// What the committed attributes will take.
     bytes: usize,
@@ -564,7 +565,7 @@ struct Cut {
 
 fn cut(state: &State, request: RequestNo, size_max: usize) -> Result<Cut, CutError> {
     let mut cut = Cut { touched: SmallVec::new(), changes: Changes::new(), bytes: state.bytes };
-    let (mut largest, mut scratch) = (None, Vec::new());
+    let (mut largest, mut scratch) = (None, Scratch::new());
     for (at, attribute) in state.attributes.iter().enumerate() {
         let Some(write) = attribute.writes.iter().find(|w| w.request == request.0) else {
             if let (true, Some(bytes)) = (state.uprooted, &attribute.bytes) {
@@ -572,7 +573,6 @@ fn cut(state: &State, request: RequestNo, size_max: usize) -> Result<Cut, CutErr
             }
             continue;
         };
-        cut.touched.push(at);
         scratch.clear();
         if let Some(aside) = attribute.aside() {
             codec::begin_with_aside(aside, &mut scratch);
@@ -580,12 +580,14 @@ fn cut(state: &State, request: RequestNo, size_max: usize) -> Result<Cut, CutErr
         if let Some((value, encode)) = &write.value {
             encode(&**value, &mut scratch).map_err(|source| CutError::Encode { attribute: attribute.name.clone(), source })?;
         }
-        let encoded = (write.value.is_some() || !scratch.is_empty()).then_some(&scratch);
+        let encoded = (write.value.is_some() || !scratch.is_empty()).then_some(&*scratch);
         let committed = attribute.bytes.as_ref().filter(|_| !state.uprooted);
-        if encoded.map(Vec::as_slice) == committed.map(|b| &**b) {
+        if encoded == committed.map(|b| &**b) {
+            cut.touched.push((at, None));
             continue;
         }
-        let value = encoded.map(|bytes| Bytes::copy_from_slice(bytes));
+        cut.touched.push((at, Some(cut.changes.len())));
+        let value = encoded.map(codec::kept);
         let size = attribute.size(value.as_ref());
         cut.bytes = cut.bytes + size - attribute.size(attribute.bytes.as_ref());
         if size > largest.map_or(0, |(_, size)| size) {

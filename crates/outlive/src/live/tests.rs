@@ -364,9 +364,9 @@ fn what_others_committed_is_taken_over_beneath_unfinished_writes() {
     world.live.set(r, &M, 1);
     add(&world.live, r, 1);
     let merged = |n: u64| {
-        let mut bytes = Vec::new();
+        let mut bytes = Scratch::new();
         codec::encode::<u64>(&n, &mut bytes).unwrap();
-        Some(Bytes::from(bytes))
+        Some(codec::kept(&bytes))
     };
     let change = |name: &str, n| Change { name: name.into(), base: None, value: merged(n) };
     world.record.commit(stamp(9), &[change("live-n", 50), change("live-other", 3)]);
