@@ -14,6 +14,7 @@ use crate::key::{AsKey, Value};
 use crate::turn::Turns;
 use bytes::Bytes;
 use core::cell::RefCell;
+use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 use outlive_core::id::SessionKey;
 use outlive_core::limits::{ATTRIBUTES_MAX, NAME_MAX};
@@ -21,7 +22,7 @@ use outlive_core::record::{Attribute as Committed, Change, Record};
 use outlive_core::stamp::{Claim, Life, Stamp};
 use parking_lot::{Mutex, ReentrantMutex};
 use smallvec::SmallVec;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// One request of a session, counted in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +58,9 @@ pub(crate) struct Notes {
 /// A session in memory.
 pub(crate) struct Live {
     state: ReentrantMutex<RefCell<State>>,
-    /// The session's key after a rotation: for requests that were opened under the old one.
-    successor: Mutex<Option<SessionKey>>,
+    /// The session's key after a rotation: for requests that were opened under the old one. Every commit asks for it, so there is no lock
+    /// to take until a first rotation.
+    successor: OnceLock<Mutex<Option<SessionKey>>>,
     external: AtomicU32,
     place_holders: AtomicU32,
     turns: Turns,
@@ -90,9 +92,9 @@ struct Attribute {
     dot: Option<Stamp>,
     decoded: Decoded,
     /// Of unfinished requests, at most one each, in the order of writing.
-    writes: SmallVec<[Write; 1]>,
+    writes: Few<Write>,
     /// Unfinished requests whose values went into `bytes` by an `update` of another one.
-    carried: SmallVec<[u32; 2]>,
+    carried: Few<u32>,
     /// Its value is with a closure.
     busy: bool,
 }
@@ -113,14 +115,63 @@ struct Write {
     /// `None` removes the attribute.
     value: Option<(Shared, Encode)>,
     /// Other unfinished requests upon whose values this one was built.
-    upon: SmallVec<[u32; 2]>,
+    upon: Few<u32>,
     /// How many requests of `upon` have failed.
     failed: u32,
 }
 
+/// A list that is empty between requests, and then one word: every request reads through all of its session's attributes, so these have
+/// to be small.
+struct Few<T>(Option<Box<SmallVec<[T; 1]>>>);
+
+impl<T> Few<T> {
+    const fn new() -> Few<T> {
+        Few(None)
+    }
+
+    fn push(&mut self, item: T) {
+        self.0.get_or_insert_default().push(item);
+    }
+
+    /// Panics if there is no such place.
+    fn remove(&mut self, at: usize) -> T {
+        let item = self.0.get_or_insert_default().remove(at);
+        self.0.take_if(|list| list.is_empty());
+        item
+    }
+
+    fn retain(&mut self, keep: impl Fn(&T) -> bool) {
+        if let Some(list) = &mut self.0 {
+            list.retain(|item| keep(item));
+        }
+        self.0.take_if(|list| list.is_empty());
+    }
+}
+
+impl<T> Deref for Few<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.0.as_deref().map_or(&[], |list| list)
+    }
+}
+
+impl<T> DerefMut for Few<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        self.0.as_deref_mut().map_or(&mut [], |list| list)
+    }
+}
+
+impl<T> FromIterator<T> for Few<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Few<T> {
+        let list: SmallVec<[T; 1]> = items.into_iter().collect();
+        Few((!list.is_empty()).then(|| Box::new(list)))
+    }
+}
+
 impl Attribute {
     fn absent(name: Arc<str>) -> Attribute {
-        let (writes, carried) = (SmallVec::new(), SmallVec::new());
+        let (writes, carried) = (Few::new(), Few::new());
         Attribute { name, bytes: None, dot: None, decoded: Decoded::Absent, writes, carried, busy: false }
     }
 
@@ -165,13 +216,13 @@ impl Attribute {
         {
             top.value = value;
             if !built {
-                top.upon.clear();
+                top.upon = Few::new();
                 top.failed = 0;
             }
             return;
         }
         let mine = self.writes.iter().position(|w| w.request == me).map(|at| self.writes.remove(at));
-        let mut write = Write { request: me, base: self.dot, value, upon: SmallVec::new(), failed: 0 };
+        let mut write = Write { request: me, base: self.dot, value, upon: Few::new(), failed: 0 };
         match self.writes.last() {
             Some(top) if built => {
                 write.upon = top.upon.iter().copied().chain([top.request]).filter(|r| *r != me).collect();
@@ -187,7 +238,7 @@ impl Attribute {
     fn fail(&mut self, me: u32) -> u32 {
         self.writes.retain(|w| w.request != me);
         let stayed = take(&mut self.carried, me);
-        for write in &mut self.writes {
+        for write in self.writes.iter_mut() {
             let built = take(&mut write.upon, me);
             write.failed += u32::from(built && !stayed);
         }
@@ -197,7 +248,7 @@ impl Attribute {
     /// Forgets a request that can no longer fail.
     fn settle(&mut self, me: u32) {
         take(&mut self.carried, me);
-        for write in &mut self.writes {
+        for write in self.writes.iter_mut() {
             take(&mut write.upon, me);
         }
     }
@@ -205,7 +256,9 @@ impl Attribute {
     /// Makes the write of `me` the committed value, encoded as `bytes`, or only notes that it equals it.
     fn succeed(&mut self, me: u32, changed: Option<(Option<Bytes>, Stamp)>) -> u32 {
         let Some(at) = self.writes.iter().position(|w| w.request == me) else { return 0 };
-        drop(self.writes.drain(..at));
+        for _ in 0..at {
+            self.writes.remove(0);
+        }
         let write = self.writes.remove(0);
         let mut stayed = 0;
         if let Some((bytes, stamp)) = changed {
@@ -215,7 +268,7 @@ impl Attribute {
             self.carried = write.upon;
         }
         self.decoded = write.value.map_or(Decoded::Absent, |(value, _)| Decoded::Value(value));
-        for write in &mut self.writes {
+        for write in self.writes.iter_mut() {
             write.base = self.dot;
         }
         stayed
@@ -277,7 +330,7 @@ impl Live {
     pub(crate) fn new() -> Live {
         let state = ReentrantMutex::new(RefCell::new(State::default()));
         let (external, place_holders) = (AtomicU32::new(0), AtomicU32::new(1));
-        Live { state, successor: Mutex::new(None), external, place_holders, turns: Turns::default() }
+        Live { state, successor: OnceLock::new(), external, place_holders, turns: Turns::default() }
     }
 
     /// The session of that record; copies handles only, because the engine calls it under a shard lock.
@@ -492,11 +545,11 @@ impl Live {
 
     /// The key that the session got by its last rotation.
     pub(crate) fn successor(&self) -> Option<SessionKey> {
-        *self.successor.lock()
+        self.successor.get().and_then(|key| *key.lock())
     }
 
     pub(crate) fn set_successor(&self, key: Option<SessionKey>) {
-        *self.successor.lock() = key;
+        *self.successor.get_or_init(Mutex::default).lock() = key;
     }
 
     /// Runs something under the session's lock: no commit comes between.
@@ -549,9 +602,9 @@ fn fail(state: &mut State, request: RequestNo) -> u32 {
     stayed
 }
 
-fn take(list: &mut SmallVec<[u32; 2]>, me: u32) -> bool {
+fn take(list: &mut Few<u32>, me: u32) -> bool {
     let at = list.iter().position(|r| *r == me);
-    at.map(|at| list.swap_remove(at)).is_some()
+    at.map(|at| list.remove(at)).is_some()
 }
 
 /// What one request is about to commit.

@@ -64,7 +64,6 @@ pub(crate) enum Open {
 #[derive(Clone, Debug)]
 pub(crate) struct Opened {
     pub(crate) key: SessionKey,
-    pub(crate) live: Arc<Live>,
     pub(crate) lost: bool,
     at: At,
 }
@@ -73,7 +72,16 @@ pub(crate) struct Opened {
 enum At {
     Owned(output::Opened<Live>),
     /// Its owner stays where it is: this is a copy, whose newest durable commit is this one.
-    Guest(Stamp),
+    Guest(Stamp, Arc<Live>),
+}
+
+impl Opened {
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        match &self.at {
+            At::Owned(opened) => &opened.live,
+            At::Guest(_, live) => live,
+        }
+    }
 }
 
 impl output::Live for Live {
@@ -105,7 +113,7 @@ impl Node {
         match open {
             Ok(outlive_runtime::Open::Here(opened)) => {
                 let behind = opened.external != opened.live.external();
-                let opened = Opened { key, live: opened.live.clone(), lost: opened.lost, at: At::Owned(opened) };
+                let opened = Opened { key, lost: opened.lost, at: At::Owned(opened) };
                 if behind {
                     self.reread(&opened);
                 }
@@ -113,7 +121,7 @@ impl Node {
             }
             Ok(outlive_runtime::Open::Guest(guest)) => {
                 let live = Arc::new(Live::from_record(&guest.record));
-                Open::Here(Opened { key, live, lost: false, at: At::Guest(guest.record.tip) })
+                Open::Here(Opened { key, lost: false, at: At::Guest(guest.record.tip, live) })
             }
             Ok(outlive_runtime::Open::NotFound) => Open::NotFound,
             Ok(outlive_runtime::Open::Ended(kind, ago)) => Open::Ended(kind, ago),
@@ -136,14 +144,14 @@ impl Node {
 
     /// A session under an id that was drawn just now, around this live session.
     pub(crate) fn create(&self, key: SessionKey, live: Arc<Live>) -> Result<Opened, Duration> {
-        let opened = self.runtime.create_with(key, live.clone()).map_err(|failure| failure.retry_after)?;
-        Ok(Opened { key, live, lost: false, at: At::Owned(opened) })
+        let opened = self.runtime.create_with(key, live).map_err(|failure| failure.retry_after)?;
+        Ok(Opened { key, lost: false, at: At::Owned(opened) })
     }
 
     pub(crate) fn commit(&self, at: &Opened, changes: &Changes) -> Commit {
         match &at.at {
             At::Owned(opened) => self.runtime.commit(opened, changes),
-            At::Guest(tip) => Commit::Late(self.runtime.commit_late(at.key, Some(*tip), changes)),
+            At::Guest(tip, _) => Commit::Late(self.runtime.commit_late(at.key, Some(*tip), changes)),
         }
     }
 
@@ -151,7 +159,7 @@ impl Node {
         match &at.at {
             At::Owned(opened) => self.runtime.finish_read(opened),
             // The owner sent what was durable.
-            At::Guest(tip) => Commit::Applied(None, Step::Ready(Ok(Durable { tip: Some(*tip), level: Level::Owner }))),
+            At::Guest(tip, _) => Commit::Applied(None, Step::Ready(Ok(Durable { tip: Some(*tip), level: Level::Owner }))),
         }
     }
 
@@ -186,13 +194,13 @@ impl Node {
             node.runtime.close(&rotated.opened);
             Ok(())
         }));
-        Some((Opened { key: new, live: opened.live.clone(), lost: false, at: At::Owned(opened) }, done))
+        Some((Opened { key: new, lost: false, at: At::Owned(opened) }, done))
     }
 
     /// Takes over what the engine holds.
     pub(crate) fn reread(&self, at: &Opened) {
         if let At::Owned(opened) = &at.at {
-            at.live.refresh_with(|| self.runtime.read(opened, |record, external| (record.clone(), external)));
+            at.live().refresh_with(|| self.runtime.read(opened, |record, external| (record.clone(), external)));
         }
     }
 
@@ -203,7 +211,7 @@ impl Node {
 
     /// Whether the session is a copy whose owner is elsewhere.
     pub(crate) fn is_guest(at: &Opened) -> bool {
-        matches!(at.at, At::Guest(_))
+        matches!(at.at, At::Guest(..))
     }
 
     pub(crate) fn info(&self, key: SessionKey) -> SessionInfo {
@@ -228,7 +236,7 @@ impl Node {
     pub(crate) fn deadline(&self, at: &Opened) -> WallSeconds {
         match &at.at {
             At::Owned(opened) => self.runtime.deadline(opened),
-            At::Guest(_) => {
+            At::Guest(..) => {
                 let idle = u32::try_from(self.limits.idle.as_secs()).unwrap_or(u32::MAX);
                 WallSeconds(self.runtime.wall().0.saturating_add(idle))
             }

@@ -101,7 +101,7 @@ impl Slot {
                 other => return self.opened(id, brought, other),
             };
             lost |= opened.lost;
-            let live = opened.live.clone();
+            let live = opened.live().clone();
             if Node::is_guest(&opened) {
                 node.close(&opened);
                 turn::pause(until).await?;

@@ -20,7 +20,7 @@ use outlive_core::record::{LIMITS, USER};
 use outlive_core::stamp::Stamp;
 use outlive_core::token::Token;
 use parking_lot::{Mutex, RwLock};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::broadcast::error::RecvError;
 
 /// The session of the visitor whose request this is. A cheap clone, `Send + Sync`.
@@ -137,8 +137,8 @@ struct Inner {
     /// The session ended, or rotated, by somebody else's doing.
     gone: AtomicBool,
     lost: bool,
-    /// Until the request ends nobody else has the session, under `exclusive`.
-    turn: Mutex<Option<Turn>>,
+    /// Until the request ends nobody else has the session, under `exclusive`. Elsewhere there is not even a lock to take.
+    turn: OnceLock<Mutex<Option<Turn>>>,
 }
 
 /// Where the handle's data lives; it changes when the session begins, rotates or is invalidated.
@@ -164,7 +164,7 @@ impl Session {
     }
 
     pub(crate) fn opened(node: Arc<Node>, brought: Brought, id: SessionId, opened: Opened) -> Session {
-        let (live, lost) = (opened.live.clone(), opened.lost);
+        let (live, lost) = (opened.live().clone(), opened.lost);
         Session::at(node, brought, live, At::Here(id, opened), lost)
     }
 
@@ -172,7 +172,7 @@ impl Session {
         let place = RwLock::new(Place { request: live.begin(), live, at, rotate: false, ended: false });
         let others = AtomicU32::new(0);
         let [late, known, gone] = [const { AtomicBool::new(false) }; 3];
-        Session { inner: Arc::new(Inner { node, place, brought, late, others, known, gone, lost, turn: Mutex::new(None) }) }
+        Session { inner: Arc::new(Inner { node, place, brought, late, others, known, gone, lost, turn: OnceLock::new() }) }
     }
 
     /// The value as it is now: a snapshot without a lock, which may live across `.await`. The idiom for a default is
@@ -385,14 +385,14 @@ impl Session {
         };
         let mut place = self.inner.place.write();
         let late = self.inner.late.load(Ordering::Relaxed);
-        if Arc::ptr_eq(&place.live, &opened.live) {
+        if Arc::ptr_eq(&place.live, opened.live()) {
             self.inner.node.close(&opened);
             return Ok(());
         }
         if !late {
             self.inner.close(&place);
         }
-        let live = opened.live.clone();
+        let live = opened.live().clone();
         let request = live.begin();
         if late {
             live.end();
@@ -434,12 +434,12 @@ impl Session {
 
     /// Keeps the session to this request until it ends.
     pub(crate) fn hold(&self, turn: Turn) {
-        *self.inner.turn.lock() = Some(turn);
+        *self.inner.turn.get_or_init(Mutex::default).lock() = Some(turn);
     }
 
     /// Whether there is a session that other requests may have at the same time.
     pub(crate) fn lacks_turn(&self) -> bool {
-        !self.is_new() && self.inner.turn.lock().is_none()
+        !self.is_new() && !self.inner.has_turn()
     }
 
     /// The live session, if there is one.
@@ -473,7 +473,9 @@ impl Session {
         if !self.inner.late.swap(true, Ordering::Relaxed) {
             let others = self.inner.close(&self.inner.place.read_recursive());
             self.inner.others.store(others, Ordering::Relaxed);
-            self.inner.turn.lock().take();
+            if let Some(turn) = self.inner.turn.get() {
+                turn.lock().take();
+            }
         }
     }
 
@@ -628,6 +630,10 @@ impl Session {
 }
 
 impl Inner {
+    fn has_turn(&self) -> bool {
+        self.turn.get().is_some_and(|turn| turn.lock().is_some())
+    }
+
     fn close(&self, place: &Place) -> u32 {
         if let At::Here(_, opened) = &place.at {
             self.node.close(opened);
@@ -643,7 +649,7 @@ impl Inner {
     }
 
     fn commit(&self, place: &Place, opened: &Opened) -> Committing {
-        if self.turn.lock().is_some() && place.live.has_writes(place.request) && self.node.has_left(opened) {
+        if self.has_turn() && place.live.has_writes(place.request) && self.node.has_left(opened) {
             // Somebody else may have it to themselves there by now, and must not find half of what was done here.
             let stayed = place.live.rollback(place.request);
             self.count_stayed(stayed);
@@ -793,8 +799,8 @@ impl Drop for Rotation {
         let Some((id, old)) = self.old.take() else { return };
         let inner = &*self.session.inner;
         let mut place = inner.place.write();
-        old.live.locked(|| {
-            old.live.set_successor(None);
+        old.live().locked(|| {
+            old.live().set_successor(None);
             inner.node.reread(&old);
         });
         if let At::Here(_, new) = core::mem::replace(&mut place.at, At::Here(id, old))
