@@ -146,6 +146,15 @@ pub(crate) enum Hot {
     Read,
     /// axum with the layer and a handler that reads an attribute and changes another.
     Update,
+    /// axum with tower-sessions in memory and a handler that does not use the session.
+    #[cfg(feature = "rivals")]
+    RivalUnused,
+    /// axum with tower-sessions in memory and a handler that reads.
+    #[cfg(feature = "rivals")]
+    RivalRead,
+    /// axum with tower-sessions in memory and a handler that reads a value and changes another.
+    #[cfg(feature = "rivals")]
+    RivalUpdate,
 }
 
 /// Answers that many requests of 1,000 visitors and prints nothing: for a profiler that counts instructions.
@@ -160,6 +169,12 @@ pub(crate) fn hot(kind: Hot, requests: usize) -> anyhow::Result<()> {
         Hot::Unused => Box::new(Web::new(&runtime, "/plain", app(&outlive))),
         Hot::Read => Box::new(Web::new(&runtime, "/read", app(&outlive))),
         Hot::Update => Box::new(Web::new(&runtime, "/update", app(&outlive))),
+        #[cfg(feature = "rivals")]
+        Hot::RivalUnused => Box::new(Web::new(&runtime, "/plain", crate::rivals::in_memory())),
+        #[cfg(feature = "rivals")]
+        Hot::RivalRead => Box::new(Web::new(&runtime, "/read", crate::rivals::in_memory())),
+        #[cfg(feature = "rivals")]
+        Hot::RivalUpdate => Box::new(Web::new(&runtime, "/update", crate::rivals::in_memory())),
     };
     subject.fill(1000);
     let visitors: Vec<usize> = (0..1000).collect();
