@@ -49,7 +49,7 @@ pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Cop
     let Copy { own: Some(own), record, orphans, .. } = copy else { return false };
     let reached = match cx.config.durability {
         Durability::Owner => Some(own.version),
-        Durability::Backup => own.by_list(),
+        Durability::Backup => own.by_list().or_else(|| own.adopted_by_list().then_some(0)),
         Durability::Store => own.in_store,
     };
     if reached <= own.durable {
@@ -531,6 +531,10 @@ impl<L: Live> Shard<L> {
                 copy.promise(claim, cx.now);
             }
             self.step_down(cx, key, claim);
+        }
+        if self.view.is_away(from) && self.copy(key).is_none_or(|c| c.accepted < claim) {
+            // What a dead owner had sent arrives after its death was noticed: nobody will come for this copy.
+            self.set_timer(cx.now + HEIR_STEP * 10, key, Timer::Heir);
         }
         true
     }

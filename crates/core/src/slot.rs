@@ -346,6 +346,13 @@ impl<L> Own<L> {
         self.list.iter().map(acked).min().unwrap_or(Some(self.version))
     }
 
+    /// Whether all of the list have the state that this ownership began with: who committed it has it without saying so, or knows whom
+    /// it gave it to. A reader need not wait until a silent owner of before is dead.
+    pub(crate) fn adopted_by_list(&self) -> bool {
+        let acked = |l: Life| self.holders.iter().any(|h| h.life == l && h.acked.is_some());
+        self.list.iter().all(|l| acked(*l) || *l == self.adopted.claim.life)
+    }
+
     pub(crate) fn all_durable(&self) -> bool {
         self.durable == Some(self.version)
     }

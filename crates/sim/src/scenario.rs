@@ -57,6 +57,7 @@ scenarios! {
     store_cas_is_equality,
     paused_owner,
     paused_owner_asks_before_it_serves,
+    silent_owner_is_no_wait_for_a_reader,
     past_lists_are_asked,
     logout_across_partition,
     logout_of_a_paused_holder,
@@ -514,6 +515,18 @@ fn paused_owner_asks_before_it_serves(s: &mut Script) {
     s.wait(read);
     let seen = s.w.clients[without].last.clone().map(|(_, seen)| seen).unwrap_or_default();
     s.check(wrote.is_subset(&seen), "the old owner asks before it serves");
+    s.end();
+}
+
+fn silent_owner_is_no_wait_for_a_reader(s: &mut Script) {
+    s.nodes(3);
+    let (with, _) = s.session(&[0, 1]);
+    s.w.pause(0, 3600 * S);
+    s.run(50);
+    // Long before it counts as dead, and its place on the list goes to another.
+    let from = s.w.now;
+    s.ok(with, 1, Kind::Read);
+    s.check(s.w.now - from < S, "what the silent owner has committed itself, it has");
     s.end();
 }
 
