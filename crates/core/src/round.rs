@@ -8,7 +8,7 @@ use crate::backup::orphan;
 use crate::id::SessionKey;
 use crate::limits::{BACK_OFF, ROUND_TRIES, ROUNDS_MAX};
 use crate::merge::merge;
-use crate::output::{Event, Guest, Live, Outcome, Output, Ticket, Unavailable};
+use crate::output::{Event, Guest, Live, Outcome, Ticket, Unavailable};
 use crate::plant::Bug;
 use crate::record::{Record, WireRecord};
 use crate::shard::{Brought, Cx, Shard, Timer};
@@ -236,7 +236,7 @@ impl<L: Live> Shard<L> {
             && round.store == StoreReply::NotAsked
         {
             round.store = StoreReply::Waiting;
-            cx.out.push(Output::Load(key));
+            self.load(cx, key);
         }
     }
 

@@ -106,6 +106,8 @@ pub(crate) struct Shard<L> {
     pub(crate) repairing: Set<SessionKey>,
     /// Puts on their way to the store.
     pub(crate) writing: Map<SessionKey, crate::storing::Writing>,
+    /// Rows that are being read, and whether somebody has asked for one since its read began.
+    pub(crate) loading: Map<SessionKey, bool>,
     pub(crate) rng: Pcg32,
     pub(crate) tenures: u32,
 }
@@ -130,6 +132,7 @@ impl<L: Live> Shard<L> {
             walk: VecDeque::new(),
             repairing: Set::default(),
             writing: Map::default(),
+            loading: Map::default(),
             rng: Pcg32::seed_from_u64(seed),
             tenures: 0,
         }

@@ -182,14 +182,28 @@ impl<L: Live> Shard<L> {
                     return self.mark_dirty(cx, key);
                 }
                 self.writing.insert(key, Writing { stamp, reading: true });
-                cx.out.push(Output::Load(key));
+                self.load(cx, key);
             }
             Written::Ended(kind) => self.learn_end(cx, key, kind, None),
             Written::Failed => self.set_timer(now + AGAIN, key, Timer::Store),
         }
     }
 
+    /// Asks for the row as it is from now on: an answer that is on its way may be from before what the asker must see.
+    pub(crate) fn load(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        match self.loading.get_mut(&key) {
+            Some(again) => *again = true,
+            None => {
+                self.loading.insert(key, false);
+                cx.out.push(Output::Load(key));
+            }
+        }
+    }
+
     pub(crate) fn handle_loaded(&mut self, cx: &mut Cx<'_>, key: SessionKey, loaded: &Loaded) {
+        if self.loading.remove(&key) == Some(true) {
+            return self.load(cx, key);
+        }
         self.round_loaded(cx, key, loaded);
         if self.writing.get(&key).is_none_or(|w| !w.reading) {
             return;
