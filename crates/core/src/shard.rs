@@ -211,7 +211,8 @@ impl<L: Live> Shard<L> {
     pub(crate) fn withdraw(&mut self, key: SessionKey, claim: Claim, before: Claim) {
         if let Some(copy) = self.copy(key) {
             if copy.promised == claim {
-                copy.promised = before;
+                // An owner's state may have been accepted meanwhile.
+                copy.promised = before.max(copy.accepted);
             }
         } else if let Some(p) = self.promises.get_mut(&key).filter(|p| p.claim == claim) {
             p.claim = before;
@@ -221,7 +222,12 @@ impl<L: Live> Shard<L> {
     /// Puts a copy into the table, with what was promised for it.
     pub(crate) fn hold(&mut self, cx: &Cx<'_>, key: SessionKey, mut copy: Copy<L>) -> &mut Copy<L> {
         if let Some(promise) = self.promises.remove(&key) {
+            let heard = copy.heard;
             copy.promise(promise.claim, promise.at);
+            if promise.claim.life == self.view.me {
+                // As in `promise`: its own claim must not hide who owns the session.
+                copy.heard = heard;
+            }
             copy.highest = copy.highest.max(promise.highest);
         }
         if let Some(Slot::Facade(f)) = self.table.get(&key) {
