@@ -827,7 +827,9 @@ impl<L: Live> Shard<L> {
         let now = cx.now;
         let lineage = lineage.map(Lineage::from);
         if claim == Claim::NONE {
-            if let Some(copy) = self.copy(key).filter(|c| c.own.is_none() && c.heard.max(c.accepted).life == from) {
+            // Who owned it last, or whoever was promised it since: that promise may have come to nothing.
+            let named = |c: &Copy<L>| [c.heard, c.accepted].iter().any(|claim| claim.life == from);
+            if let Some(copy) = self.copy(key).filter(|c| c.own.is_none() && named(c)) {
                 copy.disowned = true;
                 self.set_timer(now + HEIR_STEP * 5, key, Timer::Heir);
             }
