@@ -183,12 +183,7 @@ impl<L: Live> Shard<L> {
         let now = cx.now;
         let me = self.view.me;
         if let Some(copy) = self.copy(key) {
-            let heard = copy.heard;
-            copy.promise(claim, now);
-            if claim.life == me {
-                // Its own claim may come to nothing, and must not hide who owns the session.
-                copy.heard = heard;
-            }
+            copy.promise_as(me, claim, now);
             return;
         }
         let entry = self.promises.entry(key).or_insert(Promise { claim, at: now, highest: claim });
@@ -222,12 +217,7 @@ impl<L: Live> Shard<L> {
     /// Puts a copy into the table, with what was promised for it.
     pub(crate) fn hold(&mut self, cx: &Cx<'_>, key: SessionKey, mut copy: Copy<L>) -> &mut Copy<L> {
         if let Some(promise) = self.promises.remove(&key) {
-            let heard = copy.heard;
-            copy.promise(promise.claim, promise.at);
-            if promise.claim.life == self.view.me {
-                // As in `promise`: its own claim must not hide who owns the session.
-                copy.heard = heard;
-            }
+            copy.promise_as(self.view.me, promise.claim, promise.at);
             copy.highest = copy.highest.max(promise.highest);
         }
         if let Some(Slot::Facade(f)) = self.table.get(&key) {

@@ -228,6 +228,15 @@ impl<L: Live> Copy<L> {
         self.heard = self.heard.max(claim);
     }
 
+    /// The same of a claim that may be this node's own: that may come to nothing, and must not hide who owns the session.
+    pub(crate) fn promise_as(&mut self, me: Life, claim: Claim, now: Mono) {
+        let heard = self.heard;
+        self.promise(claim, now);
+        if claim.life == me {
+            self.heard = heard;
+        }
+    }
+
     /// Accepts an owner's claim: its state is what this copy holds.
     pub(crate) fn accept(&mut self, claim: Claim, now: Mono) {
         self.promise(claim, now);
