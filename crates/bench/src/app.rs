@@ -309,7 +309,15 @@ async fn heap(State(app): State<App>) -> String {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|p| p.parse().ok()).unwrap_or(0);
     let mut line = String::new();
-    let _ =
-        write!(line, "heap={} sessions={} backed={} under_replicated={}", pages * 4096, stats.owned, stats.backed, stats.under_replicated);
+    let _ = write!(
+        line,
+        "heap={} sessions={} backed={} under_replicated={} membership={:016x} settled={}",
+        pages * 4096,
+        stats.owned,
+        stats.backed,
+        stats.under_replicated,
+        stats.membership,
+        stats.settled
+    );
     app.line(None, format_args!("{line}"))
 }

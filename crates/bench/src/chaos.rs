@@ -133,7 +133,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Fault after fault.
 async fn play(args: &Args, nodes: &mut Nodes, shared: &Shared, rng: &mut Pcg32) -> anyhow::Result<()> {
     let began = Instant::now();
+    let mut membership = String::new();
     wait_for_copies(shared).await;
+    anyhow::ensure!(wait_for_peace(nodes, &mut membership).await, "the nodes have not met");
     for fault in 1..=args.faults {
         if began.elapsed().as_secs() >= args.seconds {
             break;
@@ -153,14 +155,21 @@ async fn play(args: &Args, nodes: &mut Nodes, shared: &Shared, rng: &mut Pcg32) 
         nodes.restart(victim).await.with_context(|| format!("node {name} after fault {fault}"))?;
         let closed = wait_for_copies(shared).await;
         let window = ended.elapsed();
+        // A session that has ended has nobody who appends to it: the nodes say when its marker is where it should be.
+        let peace = wait_for_peace(nodes, &mut membership).await;
+        let settled = ended.elapsed();
         shared.count(|tally| {
             tally.windows.push(window);
+            tally.settled.push(settled);
             *if term { &mut tally.terms } else { &mut tally.kills } += 1;
         });
         let how = if term { "drained" } else { "killed" };
-        eprintln!("  {fault}: {name} {how}, window {} ms", window.as_millis());
+        eprintln!("  {fault}: {name} {how}, window {} ms, settled after {} ms", window.as_millis(), settled.as_millis());
         if !closed {
             shared.violation(Violation::Window, &format!("{name} {how}: {}", shared.behind()));
+        }
+        if !peace {
+            shared.violation(Violation::Window, &format!("{name} {how}: the nodes do not say that they have settled"));
         }
         if let Some(every) = args.every {
             sleep(Duration::from_millis(every).saturating_sub(at.elapsed())).await;
@@ -196,6 +205,22 @@ async fn wait_for_copies(shared: &Shared) -> bool {
         }
     };
     timeout(CLOSES_WITHIN, all).await.is_ok()
+}
+
+/// Waits until all nodes agree in another membership than before, and have settled in it; whether that was in time.
+async fn wait_for_peace(nodes: &Nodes, membership: &mut String) -> bool {
+    let all = async {
+        loop {
+            match nodes.settled().await {
+                Some(now) if now != *membership => break now,
+                _ => sleep(Duration::from_millis(1)).await,
+            }
+        }
+    };
+    timeout(CLOSES_WITHIN, all).await.is_ok_and(|now| {
+        *membership = now;
+        true
+    })
 }
 
 async fn tell_progress(shared: Arc<Shared>) {

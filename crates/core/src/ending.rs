@@ -11,6 +11,7 @@ use crate::time::Mono;
 use crate::view::{Lives, View};
 use crate::wire::{EndKind, LateResult, Message};
 use core::time::Duration;
+use hashbrown::hash_map::Entry;
 
 /// How often an unanswered end is sent again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -128,11 +129,17 @@ impl<L: Live> Shard<L> {
         }
     }
 
-    /// Who has come to be on the session's list hears of its end: otherwise the marker would go with the nodes that were there.
+    /// Who has come to be on the session's list hears of its end: otherwise the marker would go with the nodes that were there. Until
+    /// it is confirmed the session counts as one that lacks a copy, and whoever asks for it asks where it was before, too.
     pub(crate) fn spread_end(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        if cx.planted(Bug::EndNotSpread) {
+            return;
+        }
         let had = self.walked.list(key);
         for life in self.view.list(key) {
-            if life != self.view.me && !had.contains(&life) {
+            let unheard = !cx.planted(Bug::EndSentOnce) && self.ends.get(&key).is_some_and(|e| e.waiting.contains(&life));
+            if life != self.view.me && (unheard || !had.contains(&life)) {
+                self.repairing.insert(key);
                 self.tell_end(cx, key, life);
             }
         }
@@ -141,13 +148,16 @@ impl<L: Live> Shard<L> {
     fn tell_end(&mut self, cx: &mut Cx<'_>, key: SessionKey, life: Life) {
         let Some(ended) = self.ended(key) else { return };
         let (kind, keep) = (ended.kind, ended.until.since(cx.now));
-        let waiting = Lives::new();
-        let e = self.ends.entry(key).or_insert(Ending { kind, keep, waiting, store: false, writing: false, ticket: None });
-        if !e.waiting.contains(&life) {
-            e.waiting.push(life);
+        match self.ends.entry(key) {
+            Entry::Occupied(mut pending) if !pending.get().waiting.contains(&life) => pending.get_mut().waiting.push(life),
+            Entry::Occupied(_) => {}
+            Entry::Vacant(none) => {
+                let waiting = Lives::from_slice(&[life]);
+                none.insert(Ending { kind, keep, waiting, store: false, writing: false, ticket: None });
+                self.set_timer(cx.now + AGAIN, key, Timer::Ending);
+            }
         }
         self.send_pending_end(cx, key, life);
-        self.set_timer(cx.now + AGAIN, key, Timer::Ending);
     }
 
     /// Ends of which nobody who is to know and stays has heard, as far as this node can say.
@@ -202,6 +212,9 @@ impl<L: Live> Shard<L> {
         let Some(e) = self.ends.get_mut(&key) else { return };
         // A dead life's memory is gone; one that was only cut off walks all it holds when it comes back, and hears of the end.
         e.waiting.retain(|l| view.peer(*l).is_some());
+        if self.repairing.contains(&key) && !view.list(key).iter().any(|l| e.waiting.contains(l)) {
+            self.repairing.remove(&key);
+        }
         if e.waiting.is_empty() && !e.store {
             if let Some((ticket, _)) = e.ticket {
                 cx.settle(ticket, Outcome::End(true));

@@ -70,7 +70,7 @@ pub struct Stats {
     pub owned: u64,
     /// Copies it holds for other owners.
     pub backed: u64,
-    /// Owned sessions whose copies are not where they should be yet.
+    /// Owned sessions whose copies are not where they should be yet, and ended ones whose markers are not.
     pub under_replicated: u64,
     /// Sessions that wait to be written to the store.
     pub dirty: u64,
@@ -80,6 +80,10 @@ pub struct Stats {
     pub rounds: u64,
     /// Live members, this node included.
     pub members: u64,
+    /// A hash of who they are: nodes that agree show the same, and no membership ever comes back once a node has been started again.
+    pub membership: u64,
+    /// All members have finished what this membership asked of them: every copy and every marker is where it should be.
+    pub settled: bool,
 }
 
 /// See the [module](self).
@@ -584,6 +588,10 @@ impl<L: Live> Engine<L> {
 
     /// Numbers.
     pub fn stats(&self, now: Mono) -> Stats {
+        let (membership, settled) = {
+            let world = self.world.lock();
+            (world.digest, world.past.is_empty() && !world.past_lost)
+        };
         let (mut dirty, mut rounds, mut under, mut oldest) = (0, 0, 0, now);
         let mut members = 0;
         for shard in &self.shards {
@@ -600,7 +608,8 @@ impl<L: Live> Engine<L> {
         }
         let owned = self.shared.owned.load(Ordering::Relaxed);
         let held = self.shared.held.load(Ordering::Relaxed);
-        Stats { owned, backed: held.saturating_sub(owned), under_replicated: under, dirty, dirty_age: now.since(oldest), rounds, members }
+        let (backed, dirty_age) = (held.saturating_sub(owned), now.since(oldest));
+        Stats { owned, backed, under_replicated: under, dirty, dirty_age, rounds, members, membership, settled }
     }
 }
 

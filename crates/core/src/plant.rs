@@ -55,6 +55,8 @@ bugs! {
     TombstoneYields = "tombstone_yields",
     /// A marker is sent once, and not again (rule 16).
     EndSentOnce = "end_sent_once",
+    /// Who comes to be on the list of an ended session does not hear of the end (rules 15 and 16).
+    EndNotSpread = "end_not_spread",
     /// An attribute that is absent on one side always comes back in a merge (rule 17).
     MergeKeepsRemoved = "merge_keeps_removed",
     /// An owner trusts itself after a pause or a broken link (rule 20).

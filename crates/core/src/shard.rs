@@ -102,7 +102,8 @@ pub(crate) struct Shard<L> {
     pub(crate) walk: VecDeque<SessionKey>,
     /// The view under which the last walk was finished.
     pub(crate) walked: Arc<View>,
-    /// Owned sessions whose list does not hold the newest version since the membership changed.
+    /// Owned sessions whose list does not hold the newest version since the membership changed, and ended ones whose list has not heard
+    /// of the end.
     pub(crate) repairing: Set<SessionKey>,
     /// Puts on their way to the store.
     pub(crate) writing: Map<SessionKey, crate::storing::Writing>,

@@ -146,7 +146,9 @@ impl<L: Live> Shard<L> {
     pub(crate) fn report(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let view = self.view.clone();
         let Some(copy) = self.copy(key) else { return };
-        let owner = copy.heard.max(copy.accepted);
+        // If the last that was heard of is away, the one whose state this is may know who came after.
+        let unheard = copy.heard.life == view.me || view.is_away(copy.heard.life);
+        let owner = if unheard { copy.accepted } else { copy.heard.max(copy.accepted) };
         let Some(link) = view.link(owner.life) else { return };
         copy.reported = Some(link.id);
         let idle_ms = cx.now.since(copy.record.used).as_millis() as u32;

@@ -652,6 +652,12 @@ impl World {
         s.ended_at.keys().any(|(n, g)| self.nodes[*n].proc.as_ref().is_some_and(|p| p.generation == *g))
     }
 
+    /// Whether a node is on the session's list and has not heard of its end.
+    fn lacks_marker(&self, s: &Session, node: usize) -> bool {
+        let Some(p) = self.nodes[node].proc.as_ref() else { return false };
+        p.engine.placed(s.key).contains(&p.engine.life()) && !s.ended_at.contains_key(&(node, p.generation))
+    }
+
     fn knows_end(&self, session: usize) -> bool {
         self.marked(&self.sessions[session])
     }
@@ -700,6 +706,9 @@ impl World {
             if s.end_asked && self.marked(s) {
                 if let Some(node) = holders.first() {
                     return Some(format!("{key:?} has ended, and n{node} holds it"));
+                }
+                if let Some(node) = running.iter().find(|n| self.lacks_marker(s, **n)) {
+                    return Some(format!("{key:?} has ended, and n{node}, which is to know, does not"));
                 }
                 continue;
             }

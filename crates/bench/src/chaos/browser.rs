@@ -87,13 +87,18 @@ pub(super) struct Browser {
     connections: Connections,
 }
 
-type Connections = Pool<HttpConnector, Full<Bytes>>;
+pub(super) type Connections = Pool<HttpConnector, Full<Bytes>>;
+
+/// Connections that are kept for the next request.
+pub(super) fn connections() -> Connections {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    Pool::builder(TokioExecutor::new()).build(connector)
+}
 
 impl Browser {
     pub(super) fn new(doors: Vec<SocketAddr>, client: Client) -> Browser {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        Browser { door: 0, doors, client, connections: Pool::builder(TokioExecutor::new()).build(connector) }
+        Browser { door: 0, doors, client, connections: connections() }
     }
 
     /// Which node the next request goes to.
@@ -168,6 +173,11 @@ impl Browser {
             self.move_on(rng);
         }
     }
+}
+
+/// One request of nobody's, for what a node says of itself.
+pub(super) async fn look(connections: &Connections, to: SocketAddr, path: &str) -> Option<Answer> {
+    exchange(connections, to, path, &Jar::default()).await.ok().filter(Answer::is_ok)
 }
 
 async fn exchange(connections: &Connections, to: SocketAddr, path: &str, jar: &Jar) -> Asked {

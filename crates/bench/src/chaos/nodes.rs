@@ -1,5 +1,6 @@
 //! The processes of the cluster: started, killed, asked to leave, started again with the same command line.
 
+use super::browser::{Connections, connections, look};
 use super::{Args, Via};
 use anyhow::Context as _;
 use core::time::Duration;
@@ -73,6 +74,7 @@ pub(super) struct Nodes {
     nodes: Vec<Process>,
     web: Vec<SocketAddr>,
     gateway: Option<(Process, SocketAddr)>,
+    connections: Connections,
 }
 
 impl Nodes {
@@ -93,7 +95,7 @@ impl Nodes {
         for node in &mut nodes {
             node.start().await?;
         }
-        let mut all = Nodes { nodes, web: web.to_vec(), gateway: None };
+        let mut all = Nodes { nodes, web: web.to_vec(), gateway: None, connections: connections() };
         if args.via == Via::Gateway {
             let program = args.outlive.clone().unwrap_or_else(|| this.with_file_name("outlive"));
             let listen = *gateway.first().context("a port for the gateway")?;
@@ -133,6 +135,20 @@ impl Nodes {
 
     pub(super) async fn restart(&mut self, index: usize) -> anyhow::Result<()> {
         self.node(index)?.start().await
+    }
+
+    /// The membership in which all nodes agree, when every copy and every marker of an ended session is where that asks for it.
+    pub(super) async fn settled(&self) -> Option<String> {
+        let mut all = None;
+        for addr in &self.web {
+            let answer = look(&self.connections, *addr, "/heap").await?;
+            let membership = answer.value("membership")?.to_owned();
+            if answer.value("settled") != Some("true") || all.as_ref().is_some_and(|other| *other != membership) {
+                return None;
+            }
+            all = Some(membership);
+        }
+        all
     }
 
     /// Ends all processes.

@@ -54,6 +54,7 @@ pub(super) struct Tally {
     pub(super) unanswered: u64,
     pub(super) slowest: Duration,
     pub(super) windows: Vec<Duration>,
+    pub(super) settled: Vec<Duration>,
     pub(super) drains: Vec<Duration>,
     violations: [u64; KINDS.len()],
 }
@@ -86,8 +87,9 @@ impl Tally {
     }
 
     pub(super) fn table(&self) -> String {
-        let (mut windows, mut drains) = (self.windows.clone(), self.drains.clone());
+        let (mut windows, mut settled, mut drains) = (self.windows.clone(), self.settled.clone(), self.drains.clone());
         windows.sort_unstable();
+        settled.sort_unstable();
         drains.sort_unstable();
         let mut rows = vec![
             ("faults", (self.kills + self.terms).to_string()),
@@ -106,6 +108,9 @@ impl Tally {
             ("window p50", quantile(&windows, 0.5)),
             ("window p99", quantile(&windows, 0.99)),
             ("window max", quantile(&windows, 1.0)),
+            ("settled p50", quantile(&settled, 0.5)),
+            ("settled p99", quantile(&settled, 0.99)),
+            ("settled max", quantile(&settled, 1.0)),
             ("drain p50", quantile(&drains, 0.5)),
             ("drain max", quantile(&drains, 1.0)),
         ];
