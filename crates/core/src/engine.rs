@@ -34,6 +34,8 @@ pub const STALL: Duration = Duration::from_secs(1);
 pub const FORMING: Duration = Duration::from_secs(30);
 /// A second link to the same life within this time is the other end's simultaneous connect.
 const SIMULTANEOUS: Duration = Duration::from_secs(1);
+/// A link that closes so soon may have been one of two that were opened at once: the lesser life, whose connection stays, calls first.
+const CALLS_FIRST: Duration = Duration::from_millis(100);
 
 /// What happened to a connection.
 #[derive(Clone, Debug)]
@@ -495,7 +497,7 @@ impl<L: Live> Engine<L> {
                 }
                 MemberOutput::Connect { life, addr, .. } => {
                     // The membership asks again, a moment later.
-                    if world.opened.get(&life).is_none_or(|at| now.since(*at) >= SIMULTANEOUS) {
+                    if self.me < life || world.opened.get(&life).is_none_or(|at| now.since(*at) >= CALLS_FIRST) {
                         out.push(Output::Connect { life, addr });
                     }
                 }

@@ -3,7 +3,7 @@
 use crate::config::Level;
 use crate::id::SessionKey;
 use crate::limits::NAME_MAX;
-use crate::output::{Commit, Failure, Live, Outcome, Ticket};
+use crate::output::{Commit, Failure, LinkId, Live, Outcome, Ticket};
 use crate::record::Change;
 use crate::shard::{Cx, Shard, Timer};
 use crate::slot::{Copy, Late, Slot};
@@ -27,9 +27,9 @@ pub(crate) struct Parked {
     read: Option<Stamp>,
     changes: Vec<Change>,
     due: Mono,
-    /// The owner that has it.
-    sent: Option<Life>,
-    /// Another owner had it before, and may have committed it.
+    /// The owner that has it, and the link over which it went: what a link that breaks took with it, nobody knows.
+    sent: Option<(Life, LinkId)>,
+    /// It was sent before, and may have been committed.
     resent: bool,
 }
 
@@ -145,7 +145,7 @@ impl<L: Live> Shard<L> {
 
     /// The copy goes: nobody will hear what becomes of these.
     pub(crate) fn forget_late(&self, cx: &mut Cx<'_>, key: SessionKey, copy: &Copy<L>, result: LateResult) {
-        for late in copy.own.iter().flat_map(|own| &own.late).chain(copy.orphans.iter().flat_map(|o| &o.late)) {
+        for late in copy.late() {
             answer_late(cx, key, &self.view, late, result);
         }
     }
@@ -163,12 +163,13 @@ impl<L: Live> Shard<L> {
             }
             return;
         };
-        for p in list.iter_mut().filter(|p| p.sent != Some(owner.life)) {
+        let to = Some((owner.life, link.id));
+        for p in list.iter_mut().filter(|p| p.sent != to) {
             let sets =
                 p.changes.iter().map(|c| LateSet { name: &c.name, base: c.base, value: c.value.as_deref().map(serde_bytes::Bytes::new) });
             link.send(&Message::Late { key, id: p.ticket.0, read: p.read, sets: sets.collect() }, None, cx.out);
             p.resent |= p.sent.is_some();
-            p.sent = Some(owner.life);
+            p.sent = to;
         }
     }
 
@@ -188,6 +189,10 @@ impl<L: Live> Shard<L> {
         let changes: Vec<Change> =
             sets.iter().map(|s| Change { name: s.name.into(), base: s.base, value: s.value.map(|v| Bytes::copy_from_slice(v)) }).collect();
         let late = Late { version: 0, from, id, due: cx.now };
+        if self.copy(key).is_some_and(|c| c.late().any(|l| l.from == from && l.id == id)) {
+            // It came over another link before, and is answered when it is durable.
+            return Some(());
+        }
         let result = match self.own(key) {
             None => Some(LateResult::NotOwner),
             Some(_) => self.commit_late_here(cx, key, read, &changes, late),
@@ -200,7 +205,7 @@ impl<L: Live> Shard<L> {
 
     pub(crate) fn handle_late_done(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, id: u64, result: LateResult) {
         let Some(list) = self.parked.get_mut(&key) else { return };
-        let Some(at) = list.iter().position(|p| p.ticket.0 == id && p.sent == Some(from)) else { return };
+        let Some(at) = list.iter().position(|p| p.ticket.0 == id && p.sent.is_some_and(|(life, _)| life == from)) else { return };
         let result = match result {
             LateResult::NotOwner => {
                 if let Some(p) = list.get_mut(at) {

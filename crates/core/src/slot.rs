@@ -268,6 +268,11 @@ impl<L: Live> Copy<L> {
         self.told.retain(|s| !record.satisfies(*s));
     }
 
+    /// Late commits that are answered when they are durable, of this ownership and of those before it.
+    pub(crate) fn late(&self) -> impl Iterator<Item = &Late> {
+        self.own.iter().flat_map(|own| &own.late).chain(self.orphans.iter().flat_map(|o| &o.late))
+    }
+
     /// Notes a commit that this copy may lack.
     pub(crate) fn tell(&mut self, stamp: Stamp) {
         if stamp.version > 0 && !self.record.satisfies(stamp) {
