@@ -34,8 +34,9 @@ pub const STALL: Duration = Duration::from_secs(1);
 pub const FORMING: Duration = Duration::from_secs(30);
 /// A second link to the same life within this time is the other end's simultaneous connect.
 const SIMULTANEOUS: Duration = Duration::from_secs(1);
-/// A link that closes so soon may have been one of two that were opened at once: the lesser life, whose connection stays, calls first.
-const CALLS_FIRST: Duration = Duration::from_millis(100);
+/// So long after a link has opened it is not asked for again: two ends must not chase each other, nor a link that keeps breaking be
+/// opened without end. The lesser life, whose connection would stay, calls first.
+const PACE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 
 /// What happened to a connection.
 #[derive(Clone, Debug)]
@@ -497,7 +498,8 @@ impl<L: Live> Engine<L> {
                 }
                 MemberOutput::Connect { life, addr, .. } => {
                     // The membership asks again, a moment later.
-                    if self.me < life || world.opened.get(&life).is_none_or(|at| now.since(*at) >= CALLS_FIRST) {
+                    let pace = if self.me < life { PACE.0 } else { PACE.1 };
+                    if world.opened.get(&life).is_none_or(|at| now.since(*at) >= pace) {
                         out.push(Output::Connect { life, addr });
                     }
                 }
