@@ -395,6 +395,63 @@ fn an_end_outlives_the_nodes_that_heard_of_it() {
 }
 
 #[test]
+fn an_end_that_somebody_on_the_list_has_not_heard_counts_as_a_missing_copy() {
+    let mut net = Net::new(3, Config::default());
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    net.call(0, |e, now, out| e.end(now, KEY, EndKind::Invalidated, out));
+    net.run(Duration::from_secs(1));
+    let first = net.nodes[0].engine.placed(KEY)[0];
+    let gone = (0..3).find(|at| net.nodes[*at].engine.life() == first).unwrap();
+    let others: Vec<usize> = (0..3).filter(|at| *at != gone).collect();
+    net.kill(gone);
+    net.run(Duration::from_secs(1));
+    net.start(gone);
+    for at in &others {
+        // It is back in its place, and nothing has come to it yet.
+        net.call(*at, |e, now, out| e.handle_tick(now, 1000, out));
+        let stats = net.nodes[*at].engine.stats(net.now);
+        assert_eq!((stats.under_replicated, stats.settled), (1, false), "node {at}");
+    }
+    net.run(Duration::from_secs(1));
+    let all: Vec<_> = (0..3).map(|at| net.nodes[at].engine.stats(net.now)).collect();
+    for stats in &all {
+        assert_eq!((stats.under_replicated, stats.settled, stats.membership), (0, true, all[0].membership));
+    }
+}
+
+#[test]
+fn a_change_that_a_broken_link_took_along_goes_again_and_is_done_once() {
+    for lost in [true, false] {
+        let mut net = Net::new(2, Config::default());
+        let opened = net.create(0);
+        waited(net.append(0, &opened, 1));
+        let (guest, served) = (0..10).find_map(|turn| Some((turn % 2, net.read(turn % 2, None).err()?))).expect("a guest");
+        let Outcome::Guest(served) = served else { panic!("{served:?}") };
+        let log = served.record.get("log").unwrap();
+        let change = Change { name: "log".into(), base: Some(log.dot), value: Some(Bytes::from_static(&[1, 2])) };
+        let ticket = net.call(guest, |e, now, out| e.commit_late(now, KEY, Some(log.dot), &[change], out));
+        if lost {
+            net.wires.clear();
+        } else {
+            // The owner gets it, and its answer is lost.
+            let (to, link, bytes) = net.wires.pop_front().unwrap();
+            net.call(to, |e, now, out| e.handle_bytes(now, link, &bytes, out)).unwrap();
+            net.wires.clear();
+        }
+        net.disconnect(0, 1);
+        net.connect(0, 1);
+        // It goes again before the owner can know that the first one is durable.
+        net.now = net.now + Duration::from_millis(60);
+        net.call(guest, |e, now, out| e.handle_timer(now, out));
+        net.run(Duration::from_secs(1));
+        let outcome = net.settled.remove(&ticket);
+        assert!(matches!(outcome, Some(Outcome::Late { .. })), "{outcome:?}");
+        assert_eq!(net.read(1 - guest, None).unwrap(), [1, 2]);
+    }
+}
+
+#[test]
 fn nobody_has_it_only_when_everybody_said_so() {
     let mut net = Net::new(3, Config::default());
     assert!(matches!(net.read(2, None), Err(Outcome::NotFound)));
