@@ -562,7 +562,8 @@ impl<L: Live> Shard<L> {
             Slot::Held(c) => {
                 let own = c.own.as_ref();
                 let backups = |own: &Own<L>| {
-                    let has = |l: &&Life| own.holders.iter().any(|h| h.life == **l && h.acked >= own.durable);
+                    // Nothing may be durable yet: then whoever has acknowledged anything is one.
+                    let has = |l: &&Life| own.holders.iter().any(|h| h.life == **l && h.acked.is_some() && h.acked >= own.durable);
                     own.list.iter().filter(has).copied().collect()
                 };
                 Some(Info {
