@@ -45,6 +45,8 @@ pub(crate) struct Value {
     recent: Vec<i64>,
     /// The client had given up before it was committed.
     zombie: bool,
+    /// When it was committed.
+    at: i64,
 }
 
 /// One session id.
@@ -72,7 +74,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn allocate(&mut self, value: u32, client: usize, in_list: bool, zombie: bool) {
+    pub(crate) fn allocate(&mut self, value: u32, client: usize, in_list: bool, zombie: bool, at: i64) {
         self.learnt += 1;
         let v = Value {
             client,
@@ -86,6 +88,7 @@ impl Session {
             crashes: 0,
             recent: Vec::new(),
             zombie,
+            at,
         };
         self.values.insert(value, v);
     }
@@ -208,6 +211,7 @@ impl World {
         let now = self.now;
         let holders = self.holders(session);
         let (leaving, stay) = self.leaving(self.sessions[session].key, &holders);
+        let exits = self.exits.clone();
         let mut missing = None;
         for n in values {
             let Some(v) = self.sessions[session].values.get_mut(n) else { continue };
@@ -224,7 +228,9 @@ impl World {
                 let enough = match level {
                     Level::Owner => nodes + v.crashes as usize >= 1 || stored,
                     Level::Backup(k) => {
-                        let leaving = if stay <= u32::from(k) { leaving as usize } else { 0 };
+                        // So may one have left in order, while the owner that had its acknowledgement slept.
+                        let left = exits.iter().filter(|at| **at >= v.at).count();
+                        let leaving = if stay <= u32::from(k) { leaving as usize + left } else { 0 };
                         nodes + usize::from(stored) + v.crashes as usize + leaving > usize::from(k)
                     }
                     Level::Store => stored,
