@@ -20,6 +20,8 @@ pub(crate) struct Conn {
     buffer: [Vec<u8>; 2],
     last: [i64; 2],
     blocked: Option<i64>,
+    /// Whether something was done to what this side has sent.
+    garbled: [bool; 2],
 }
 
 /// The link of one end.
@@ -82,6 +84,7 @@ impl World {
             buffer: Default::default(),
             last: [self.now; 2],
             blocked: None,
+            garbled: [false; 2],
         });
         let (d0, d1) = (self.delay(from, to), self.delay(from, to));
         self.at(d0, Ev::Up { conn, side: 1 });
@@ -119,7 +122,7 @@ impl World {
             return;
         }
         let to = self.conns[conn].ends[1 - side].0;
-        let bytes = self.garble(bytes);
+        let bytes = self.garble(conn, side, bytes);
         // Now and then a write arrives in two pieces.
         if bytes.len() > 8 && self.rng.chance(30) {
             let cut = 1 + self.rng.below(bytes.len() as u64 - 1) as usize;
@@ -140,7 +143,7 @@ impl World {
     }
 
     /// Loses, doubles, swaps frames or garbles a header, if that is being played.
-    fn garble(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+    fn garble(&mut self, conn: usize, side: usize, bytes: Vec<u8>) -> Vec<u8> {
         if self.now >= self.garbling.1 {
             return bytes;
         }
@@ -162,11 +165,15 @@ impl World {
                 Some(Fault::Corrupt) => {
                     // The number or the low byte of the length: what would make the receiver wait for megabytes is TLS's to find.
                     let (byte, bit) = (3 * self.rng.below(2) as usize, self.rng.below(8));
-                    frame[byte] ^= 1 << bit;
+                    // So is a number that comes to be the one that is due because a frame before it was lost.
+                    if byte == 0 || !self.conns[conn].garbled[side] {
+                        frame[byte] ^= 1 << bit;
+                    }
                     out.push(frame);
                 }
                 _ => out.push(frame),
             }
+            self.conns[conn].garbled[side] |= kind.is_some();
             if kind != Some(Fault::Reorder) {
                 out.extend(swap.take());
             }
