@@ -694,12 +694,12 @@ impl<L: Live> Shard<L> {
             // Who owns it now is something the holder should hear.
             let me = self.view.me;
             let (owner, tip) = match self.table.get_mut(&key) {
-                Some(Slot::Held(c)) if c.heard.max(c.accepted).life == me => {
+                Some(Slot::Held(c)) if c.heard.life == me => {
                     // Not known yet: it will be told when this node is.
                     c.note_former([from]);
                     return;
                 }
-                Some(Slot::Held(c)) => (c.heard.max(c.accepted), c.record.tip),
+                Some(Slot::Held(c)) => (c.heard, c.record.tip),
                 Some(Slot::Facade(f)) => (f.claim, f.tip),
                 // No claim: this node is not the owner, and knows of none.
                 _ => (Claim::NONE, Stamp::default()),
@@ -795,7 +795,7 @@ impl<L: Live> Shard<L> {
     pub(crate) fn pass_on(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim) {
         let view = self.view.clone();
         // An owner from before this node's own time is no news: they would take it for theirs and stay where they are.
-        let Some(copy) = self.copy(key).filter(|c| c.own.is_none() && !c.former.is_empty() && claim >= c.heard.max(c.accepted)) else {
+        let Some(copy) = self.copy(key).filter(|c| c.own.is_none() && !c.former.is_empty() && claim >= c.heard) else {
             return;
         };
         let tip = copy.record.tip;

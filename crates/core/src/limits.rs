@@ -38,6 +38,10 @@ pub const FORMER_MAX: usize = 16;
 pub const HEIR_STEP: Duration = Duration::from_millis(100);
 /// Look-up bound for a member that is suspect or missed its last bound.
 pub const LOOKUP_BOUND_SUSPECT: Duration = Duration::from_millis(20);
+/// Longest look-up bound for a member whose answers came later than the bound of the configuration, unless that is longer.
+pub const LOOKUP_BOUND_SLOW: Duration = Duration::from_secs(1);
+/// How long a slow answer is remembered.
+pub const SLOW_KEEP: Duration = Duration::from_secs(60);
 /// Moves of one session within [`MOVES_WINDOW`] after which its owner stays and others forward.
 pub const MOVES_MAX: u8 = 2;
 /// See [`MOVES_MAX`].

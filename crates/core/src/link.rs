@@ -1,11 +1,13 @@
 //! The sending and receiving side of one connection.
 
 use crate::id::SessionKey;
-use crate::limits::{OUTBOX_MAX, UNACKED_MAX};
+use crate::limits::{LOOKUP_BOUND_SLOW, OUTBOX_MAX, SLOW_KEEP, UNACKED_MAX};
 use crate::output::{LinkId, Output, Outputs};
 use crate::stamp::{Claim, Life};
+use crate::time::Mono;
 use crate::wire::{FrameError, Message};
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 
@@ -41,6 +43,17 @@ pub(crate) struct Link {
     pub(crate) silent: AtomicBool,
     out: Mutex<Outbox>,
     inward: Mutex<Inward>,
+    pace: Mutex<Pace>,
+}
+
+/// How long answers take over a slow network. A claim that needs the answers of all would else never have them in time, however
+/// often it is tried.
+#[derive(Debug, Default)]
+struct Pace {
+    /// The question whose full bound passed last, and when it was asked.
+    missed: Option<(SessionKey, Claim, Mono)>,
+    /// How long the slowest answer of late took, and when it came.
+    slowest: Option<(Duration, Mono)>,
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +74,7 @@ struct Inward {
 
 impl Link {
     pub(crate) fn new(id: LinkId, life: Life) -> Link {
-        Link { id, life, silent: AtomicBool::new(false), out: Mutex::default(), inward: Mutex::default() }
+        Link { id, life, silent: AtomicBool::new(false), out: Mutex::default(), inward: Mutex::default(), pace: Mutex::default() }
     }
 
     /// Queues a message; `sent` is what its acknowledgement will mean.
@@ -118,6 +131,37 @@ impl Link {
         Ok(())
     }
 
+    /// A look-up bound passed without the answer to this question.
+    pub(crate) fn missed(&self, key: SessionKey, claim: Claim, asked: Mono, waited: Duration, full: Duration) {
+        if waited >= full {
+            // Who was waited for in vain before is not slow but silent.
+            self.pace.lock().missed = Some((key, claim, asked));
+        }
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
+    /// An answer came that was not waited for any more.
+    pub(crate) fn answered_late(&self, key: SessionKey, claim: Claim, now: Mono) {
+        let mut pace = self.pace.lock();
+        if let Some((.., asked)) = pace.missed.take_if(|(k, c, _)| (*k, *c) == (key, claim)) {
+            pace.slow(now.since(asked), now);
+        }
+    }
+
+    /// An answer came in time.
+    pub(crate) fn answered(&self, asked: Mono, now: Mono, full: Duration) {
+        let took = now.since(asked);
+        if took > full {
+            self.pace.lock().slow(took, now);
+        }
+    }
+
+    /// How long to wait for an answer: `full`, or more if answers take longer.
+    pub(crate) fn bound(&self, now: Mono, full: Duration) -> Duration {
+        let slowest = self.pace.lock().slowest.filter(|(_, at)| now.since(*at) < SLOW_KEEP);
+        slowest.map_or(full, |(took, _)| full.max((took * 2).min(LOOKUP_BOUND_SLOW)))
+    }
+
     /// Acknowledges what came in since the last time.
     pub(crate) fn acknowledge(&self, out: &mut Outputs) {
         let upto = {
@@ -129,5 +173,16 @@ impl Link {
             i.seen
         };
         self.send(&Message::Ack(upto), None, out);
+    }
+}
+
+impl Pace {
+    /// An answer took longer than the full bound.
+    fn slow(&mut self, took: Duration, now: Mono) {
+        // A node that stood still says nothing about the network.
+        if took <= LOOKUP_BOUND_SLOW {
+            let before = self.slowest.filter(|(_, at)| now.since(*at) < SLOW_KEEP).map_or(took, |(slowest, _)| slowest);
+            self.slowest = Some((took.max(before), now));
+        }
     }
 }

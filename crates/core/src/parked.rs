@@ -152,7 +152,7 @@ impl<L: Live> Shard<L> {
 
     fn send_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, list: &mut [Parked], may_ask: bool) {
         let owner = match self.table.get(&key) {
-            Some(Slot::Held(c)) => c.heard.max(c.accepted),
+            Some(Slot::Held(c)) => c.heard,
             Some(Slot::Facade(f)) => f.claim,
             _ => Claim::NONE,
         };

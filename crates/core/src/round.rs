@@ -38,7 +38,7 @@ enum Phase {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reply {
-    Due(Mono),
+    Due { asked: Mono, due: Mono },
     Answered,
     Silent,
 }
@@ -183,7 +183,7 @@ impl<L: Live> Shard<L> {
         let mut owner = Claim::NONE;
         match self.table.get(&key) {
             Some(Slot::Held(copy)) => {
-                owner = copy.heard.max(copy.accepted);
+                owner = copy.heard;
                 tip = (copy.record.tip.version > 0).then_some(copy.record.tip);
             }
             Some(Slot::Facade(f)) => owner = f.claim,
@@ -265,8 +265,8 @@ impl<L: Live> Shard<L> {
             round.asked.push((life, Reply::Silent));
             return;
         }
-        let due = cx.now + view.bound(life, cx.config.lookup_bound);
-        round.asked.push((life, Reply::Due(due)));
+        let due = cx.now + view.bound(life, cx.now, cx.config.lookup_bound);
+        round.asked.push((life, Reply::Due { asked: cx.now, due }));
         round.haves.extend(have.map(|tip| (life, tip)));
         if let Some(link) = link {
             link.send(&Message::Ask { key, claim: round.claim, why: round.why, have }, None, cx.out);
@@ -285,10 +285,12 @@ impl<L: Live> Shard<L> {
             return;
         }
         for (life, reply) in &mut round.asked {
-            if matches!(reply, Reply::Due(due) if cx.now >= *due) {
+            if let Reply::Due { asked, due } = *reply
+                && cx.now >= due
+            {
                 *reply = Reply::Silent;
                 if let Some(link) = view.link(*life) {
-                    link.silent.store(true, Ordering::Relaxed);
+                    link.missed(key, round.claim, asked, due.since(asked), cx.config.lookup_bound);
                 }
             }
         }
@@ -303,7 +305,7 @@ impl<L: Live> Shard<L> {
         for key in keys {
             if let Some(round) = self.rounds.get_mut(&key) {
                 for (life, reply) in &mut round.asked {
-                    if matches!(reply, Reply::Due(_)) && view.is_away(*life) {
+                    if matches!(reply, Reply::Due { .. }) && view.is_away(*life) {
                         *reply = Reply::Silent;
                     }
                 }
@@ -320,7 +322,7 @@ impl<L: Live> Shard<L> {
                 self.become_guest(cx, key);
                 return;
             }
-            let waits = round.asked.iter().any(|(_, r)| matches!(r, Reply::Due(_))) || round.store == StoreReply::Waiting;
+            let waits = round.asked.iter().any(|(_, r)| matches!(r, Reply::Due { .. })) || round.store == StoreReply::Waiting;
             if round.phase == Phase::BackOff || waits {
                 return;
             }
@@ -348,13 +350,26 @@ impl<L: Live> Shard<L> {
     }
 
     pub(crate) fn handle_busy(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, claim: Claim, ms: u32) {
-        let due = cx.now + Duration::from_millis(u64::from(ms.min(10_000))) + cx.config.lookup_bound;
+        // From when the answer is to be expected.
+        let asked = cx.now + Duration::from_millis(u64::from(ms.min(10_000)));
+        let due = asked + self.view.bound(from, asked, cx.config.lookup_bound);
         if let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim)
             && let Some((_, reply)) = round.asked.iter_mut().find(|(l, _)| *l == from)
-            && matches!(reply, Reply::Due(_))
+            && matches!(reply, Reply::Due { .. })
         {
-            *reply = Reply::Due(due);
+            *reply = Reply::Due { asked, due };
             self.set_timer(due, key, Timer::Round);
+        }
+    }
+
+    /// An answer came: over a slow link the next one is waited for longer.
+    fn note_pace(&self, cx: &Cx<'_>, from: Life, key: SessionKey, claim: Claim) {
+        let Some(link) = self.view.link(from) else { return };
+        let round = self.rounds.get(&key).filter(|r| r.claim == claim);
+        match round.and_then(|r| r.asked.iter().find(|(life, _)| *life == from)) {
+            Some((_, Reply::Due { asked, .. })) => link.answered(*asked, cx.now, cx.config.lookup_bound),
+            Some((_, Reply::Answered)) => {}
+            _ => link.answered_late(key, claim, cx.now),
         }
     }
 
@@ -370,6 +385,7 @@ impl<L: Live> Shard<L> {
     ) -> Option<()> {
         let tip = self.copy(key).map(|c| c.record.tip);
         let now = cx.now;
+        self.note_pace(cx, from, key, claim);
         let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim) else {
             return self.answered_late(cx, from, key, claim, accepted, held);
         };
@@ -445,6 +461,7 @@ impl<L: Live> Shard<L> {
         wire: &WireRecord<'_>,
     ) -> Option<()> {
         let record = Record::from_wire(wire, cx.now).ok().filter(|_| owner.life == from)?;
+        self.note_pace(cx, from, key, claim);
         let told = self.copy(key).map(|c| c.told.clone()).unwrap_or_default();
         if self.rounds.get(&key).is_none_or(|r| r.claim != claim) {
             if self.own(key).is_some_and(|(c, _)| c.own.as_ref().is_some_and(|own| own.claim == claim)) {

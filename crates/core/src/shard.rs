@@ -567,7 +567,7 @@ impl<L: Live> Shard<L> {
                     own.list.iter().filter(has).copied().collect()
                 };
                 Some(Info {
-                    owner: Some(own.map_or(c.heard.max(c.accepted), |o| o.claim).life),
+                    owner: Some(own.map_or(c.heard, |o| o.claim).life),
                     claim: own.map_or(c.accepted, |o| o.claim),
                     tip: c.record.tip,
                     owned: own.is_some(),

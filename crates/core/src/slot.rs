@@ -96,7 +96,7 @@ pub(crate) struct Copy<L> {
     pub(crate) highest: Claim,
     /// The last ownership whose state this is.
     pub(crate) accepted: Claim,
-    /// The highest ownership heard of.
+    /// The highest ownership heard of, promised ones included: never below `accepted`.
     pub(crate) heard: Claim,
     pub(crate) record: Record,
     pub(crate) told: Told,

@@ -1,6 +1,7 @@
 //! The membership as the shards see it: one immutable snapshot per change.
 
 use crate::id::SessionKey;
+use crate::limits::LOOKUP_BOUND_SUSPECT;
 use crate::link::Link;
 use crate::placement::{Place, list};
 use crate::stamp::{Life, Stamp};
@@ -145,12 +146,13 @@ impl View {
     }
 
     /// How long to wait for an answer of that life.
-    pub(crate) fn bound(&self, life: Life, full: Duration) -> Duration {
-        match self.peer(life) {
-            Some(p) if p.health == Health::Suspect || p.link.as_ref().is_some_and(|l| l.silent.load(Ordering::Relaxed)) => {
-                crate::limits::LOOKUP_BOUND_SUSPECT
-            }
-            _ => full,
+    pub(crate) fn bound(&self, life: Life, now: Mono, full: Duration) -> Duration {
+        let Some(peer) = self.peer(life) else { return full };
+        match &peer.link {
+            _ if peer.health == Health::Suspect => LOOKUP_BOUND_SUSPECT,
+            Some(link) if link.silent.load(Ordering::Relaxed) => LOOKUP_BOUND_SUSPECT,
+            Some(link) => link.bound(now, full),
+            None => full,
         }
     }
 }

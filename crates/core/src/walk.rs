@@ -148,7 +148,7 @@ impl<L: Live> Shard<L> {
         let Some(copy) = self.copy(key) else { return };
         // If the last that was heard of is away, the one whose state this is may know who came after.
         let unheard = copy.heard.life == view.me || view.is_away(copy.heard.life);
-        let owner = if unheard { copy.accepted } else { copy.heard.max(copy.accepted) };
+        let owner = if unheard { copy.accepted } else { copy.heard };
         let Some(link) = view.link(owner.life) else { return };
         copy.reported = Some(link.id);
         let idle_ms = cx.now.since(copy.record.used).as_millis() as u32;

@@ -43,10 +43,10 @@ pub(crate) struct Value {
     crashes: u32,
     /// When holders crashed.
     recent: Vec<i64>,
+    /// Holders that left in order since it was seen to be held as its level says.
+    left: usize,
     /// The client had given up before it was committed.
     zombie: bool,
-    /// When it was committed.
-    at: i64,
 }
 
 /// One session id.
@@ -74,7 +74,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn allocate(&mut self, value: u32, client: usize, in_list: bool, zombie: bool, at: i64) {
+    pub(crate) fn allocate(&mut self, value: u32, client: usize, in_list: bool, zombie: bool) {
         self.learnt += 1;
         let v = Value {
             client,
@@ -87,8 +87,8 @@ impl Session {
             cleared: false,
             crashes: 0,
             recent: Vec::new(),
+            left: 0,
             zombie,
-            at,
         };
         self.values.insert(value, v);
     }
@@ -174,7 +174,7 @@ impl World {
         (s.family, s.list_conflict) = (family, conflict);
         s.values = values;
         for v in s.values.values_mut() {
-            (v.stamp, v.acked, v.lost, v.crashes) = (None, None, false, 0);
+            (v.stamp, v.acked, v.lost, v.crashes, v.left) = (None, None, false, 0, 0);
         }
         at
     }
@@ -211,7 +211,6 @@ impl World {
         let now = self.now;
         let holders = self.holders(session);
         let (leaving, stay) = self.leaving(self.sessions[session].key, &holders);
-        let exits = self.exits.clone();
         let mut missing = None;
         for n in values {
             let Some(v) = self.sessions[session].values.get_mut(n) else { continue };
@@ -228,9 +227,11 @@ impl World {
                 let enough = match level {
                     Level::Owner => nodes + v.crashes as usize >= 1 || stored,
                     Level::Backup(k) => {
+                        if nodes > usize::from(k) {
+                            v.left = 0;
+                        }
                         // So may one have left in order, while the owner that had its acknowledgement slept.
-                        let left = exits.iter().filter(|at| **at >= v.at).count();
-                        let leaving = if stay <= u32::from(k) { leaving as usize + left } else { 0 };
+                        let leaving = if stay <= u32::from(k) { leaving as usize + v.left } else { 0 };
                         nodes + usize::from(stored) + v.crashes as usize + leaving > usize::from(k)
                     }
                     Level::Store => stored,
@@ -450,6 +451,7 @@ impl World {
                     v.crashes += if abandons { 100 } else { 1 };
                     v.recent.push(now);
                 }
+                v.left += usize::from(here && !crash);
                 if (!crash || drains && !here) && fresh as u32 <= survives {
                     // A drain is done when those who stay have it, and they may be fewer than the level says. The same for one that a
                     // crash cut short after this copy had gone.

@@ -165,8 +165,6 @@ pub(crate) struct World {
     lives: u64,
     /// How few nodes there were to hold a session, in the eyes of any node, since the drains that go on began.
     pub(crate) fewest: u32,
-    /// When processes left in order.
-    pub(crate) exits: Vec<i64>,
     /// A script decides what happens; handlers take this long.
     pub(crate) scripted: bool,
     pub(crate) handler: i64,
@@ -224,7 +222,6 @@ impl World {
             hash: 0xcbf2_9ce4_8422_2325,
             lives: 0,
             fewest: u32::MAX,
-            exits: Vec::new(),
             scripted: false,
             handler: MS,
             opts,
@@ -561,9 +558,6 @@ impl World {
         let generation = p.generation;
         self.log(node, || if crash { "crashes".into() } else { "exits".into() });
         self.account_for_loss(node, crash);
-        if !crash {
-            self.exits.push(self.now);
-        }
         self.nodes[node].proc = None;
         self.drop_conns(node, generation);
         self.trouble_all(node);

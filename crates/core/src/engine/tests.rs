@@ -15,12 +15,14 @@ struct Machine {
     alive: bool,
 }
 
-/// Engines, links without delay, and a clock that is moved by hand.
+/// Engines, links, and a clock that is moved by hand.
 struct Net {
     now: Mono,
     nodes: Vec<Machine>,
     links: BTreeMap<LinkId, (usize, usize, LinkId)>,
-    wires: VecDeque<(usize, LinkId, Vec<u8>)>,
+    wires: VecDeque<(Mono, usize, LinkId, Vec<u8>)>,
+    /// From one node to another.
+    delay: Duration,
     next_link: u64,
     next_life: u64,
     settled: BTreeMap<Ticket, Outcome>,
@@ -37,6 +39,7 @@ impl Net {
             nodes: Vec::new(),
             links: BTreeMap::new(),
             wires: VecDeque::new(),
+            delay: Duration::ZERO,
             next_link: 0,
             next_life: 0,
             settled: BTreeMap::new(),
@@ -109,7 +112,7 @@ impl Net {
 
     fn kill(&mut self, at: usize) {
         self.nodes[at].alive = false;
-        self.wires.retain(|(n, ..)| *n != at);
+        self.wires.retain(|(_, n, ..)| *n != at);
         for other in 0..self.nodes.len() {
             self.disconnect(at, other);
         }
@@ -129,7 +132,7 @@ impl Net {
                     let mut bytes = Vec::new();
                     self.nodes[at].engine.take_bytes(id, &mut bytes);
                     if let Some((_, to, theirs)) = self.links.get(&id) {
-                        self.wires.push_back((*to, *theirs, bytes));
+                        self.wires.push_back((self.now + self.delay, *to, *theirs, bytes));
                     }
                 }
                 Output::Connect { life, .. } => {
@@ -154,7 +157,9 @@ impl Net {
     }
 
     fn deliver(&mut self) {
-        while let Some((to, link, bytes)) = self.wires.pop_front() {
+        while self.wires.front().is_some_and(|(due, ..)| *due <= self.now)
+            && let Some((_, to, link, bytes)) = self.wires.pop_front()
+        {
             if self.nodes[to].alive && self.links.contains_key(&link) {
                 let done = self.call(to, |e, now, out| e.handle_bytes(now, link, &bytes, out)).unwrap();
                 assert_eq!(done, bytes.len());
@@ -435,7 +440,7 @@ fn a_change_that_a_broken_link_took_along_goes_again_and_is_done_once() {
             net.wires.clear();
         } else {
             // The owner gets it, and its answer is lost.
-            let (to, link, bytes) = net.wires.pop_front().unwrap();
+            let (_, to, link, bytes) = net.wires.pop_front().unwrap();
             net.call(to, |e, now, out| e.handle_bytes(now, link, &bytes, out)).unwrap();
             net.wires.clear();
         }
@@ -460,6 +465,27 @@ fn nobody_has_it_only_when_everybody_said_so() {
     assert!(matches!(net.read(2, None), Err(Outcome::Unavailable(..))));
     net.run(Duration::from_secs(40));
     assert!(matches!(net.read(2, None), Err(Outcome::NotFound)));
+}
+
+#[test]
+fn a_slow_network_is_waited_for_once_it_is_known_to_be_slow() {
+    let mut net = Net::new(3, Config::default());
+    net.delay = Config::default().lookup_bound * 7 / 10;
+    assert!(matches!(net.read(2, None), Err(Outcome::Unavailable(..))));
+    net.run(Duration::from_secs(1));
+    assert!(matches!(net.read(2, None), Err(Outcome::NotFound)));
+    // Answers in time renew what is known.
+    for _ in 0..3 {
+        net.run(crate::limits::SLOW_KEEP * 2 / 3);
+        assert!(matches!(net.read(2, None), Err(Outcome::NotFound)));
+    }
+    // After a while without slow answers a silent node is given up as soon as ever.
+    net.delay = Duration::ZERO;
+    net.run(crate::limits::SLOW_KEEP);
+    net.delay = Duration::from_secs(3600);
+    let before = net.now;
+    assert!(matches!(net.read(2, None), Err(Outcome::Unavailable(..))));
+    assert!(net.now.since(before) <= Config::default().lookup_bound * 5 / 2);
 }
 
 #[test]
