@@ -624,6 +624,11 @@ impl<L: Live> Shard<L> {
         let combined = combine(&maximal, cx.planted(Bug::MergeKeepsRemoved));
         let satisfied = |r: &Record| wanted.iter().all(|s| r.satisfies(*s)) || cx.planted(Bug::IgnoreToken);
         let enough = combined.as_ref().is_some_and(|(r, _)| satisfied(r));
+        if !enough && wanted.iter().any(|s| s.claim > round.claim) {
+            // Told meanwhile of a commit under a later claim: whoever has it may have answered before.
+            self.again_later(cx, key);
+            return false;
+        }
         if !enough && round.phase != Phase::Wide {
             self.enter(key, Phase::Wide);
             if cx.config.store {
