@@ -487,6 +487,12 @@ impl<L: Live> Engine<L> {
         }
     }
 
+    /// Whether something that was written to a link waits for its acknowledgement: what comes next need not hurry, and goes with more
+    /// in one write.
+    pub fn is_busy(&self, id: LinkId) -> bool {
+        self.links.read().get(&id).is_some_and(|link| link.is_busy())
+    }
+
     /// Carries out what the membership wants, and tells the shards if it changed.
     fn after_world(&self, now: Mono, world: &mut World, mut changed: bool, out: &mut Outputs) {
         while let Some(output) = world.members.poll() {

@@ -62,6 +62,8 @@ struct Outbox {
     number: u8,
     acked: u32,
     unacked: VecDeque<Sent>,
+    /// How many of `unacked` are in `bytes` still.
+    fresh: usize,
     broken: bool,
 }
 
@@ -92,6 +94,7 @@ impl Link {
         let number = o.number;
         message.encode(number, &mut o.bytes);
         o.number = number.wrapping_add(1);
+        o.fresh += usize::from(sent.is_some());
         o.unacked.extend(sent);
         out.flush(self.id);
     }
@@ -99,11 +102,18 @@ impl Link {
     /// The bytes to write.
     pub(crate) fn take(&self, into: &mut Vec<u8>) {
         let mut o = self.out.lock();
+        o.fresh = 0;
         if into.is_empty() {
             core::mem::swap(into, &mut o.bytes);
         } else {
             into.append(&mut o.bytes);
         }
+    }
+
+    /// Whether frames that were taken have not been acknowledged yet.
+    pub(crate) fn is_busy(&self) -> bool {
+        let o = self.out.lock();
+        o.unacked.len() > o.fresh
     }
 
     /// The frames that an acknowledgement covers.
@@ -114,7 +124,9 @@ impl Link {
             return Err(FrameError::Ack);
         }
         o.acked = upto;
-        Ok(o.unacked.drain(..count).collect())
+        let acked = o.unacked.drain(..count).collect();
+        o.fresh = o.fresh.min(o.unacked.len());
+        Ok(acked)
     }
 
     /// Checks the number of a frame that came in, and counts it if it wants an acknowledgement.

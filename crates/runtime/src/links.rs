@@ -1,18 +1,23 @@
 //! Open links: a reader and a writer task each.
+//!
+//! What is sent while nothing waits for an acknowledgement is written at once, by the task that sends it: waking another one costs more
+//! than the write. Once something is under way the writer task gathers what comes and writes it together.
 
 use crate::node::Inner;
-use crate::transport::{Reader, Writer};
+use crate::stats::Counters;
+use crate::transport::{self, Reader, Writer};
 use bytes::{Buf, BytesMut};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
-use outlive_core::engine::LinkEvent;
+use outlive_core::engine::{Engine, LinkEvent};
 use outlive_core::member::Node;
 use outlive_core::output::{LinkId, Live};
 use outlive_core::stamp::Life;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::sync::{Notify, watch};
 
 /// Bytes that are read at once.
@@ -27,10 +32,27 @@ pub(crate) struct Line {
     /// Where the peer says that it listens.
     pub(crate) addr: Box<str>,
     observer: bool,
+    writer: Writer,
+    /// What was taken and not written yet. Whoever writes holds it, so that bytes leave in the order in which they were taken.
+    pending: Mutex<Pending>,
     flush: Notify,
     closing: watch::Sender<bool>,
     /// Write what is there, then close.
     last: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+/// How far a write has come.
+enum Written {
+    All,
+    /// The socket takes no more for now.
+    Some,
+    Failed,
 }
 
 /// The open links.
@@ -41,8 +63,13 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    pub(crate) fn flush(&self, id: LinkId) {
-        if let Some(line) = self.open.read().get(&id) {
+    pub(crate) fn flush<L: Live>(&self, id: LinkId, engine: &Engine<L>, counters: &Counters) {
+        let open = self.open.read();
+        let Some(line) = open.get(&id) else { return };
+        let done = !engine.is_busy(id)
+            && line.pending.try_lock().is_some_and(|mut pending| matches!(line.write(&mut pending, id, engine, counters), Written::All));
+        if !done {
+            // Also if it failed: the writer finds that out as well.
             line.flush.notify_one();
         }
     }
@@ -87,12 +114,41 @@ impl Links {
     }
 }
 
+impl Line {
+    /// Writes what waits for this link, as far as the socket takes it.
+    fn write<L: Live>(&self, pending: &mut Pending, id: LinkId, engine: &Engine<L>, counters: &Counters) -> Written {
+        loop {
+            if pending.written == pending.bytes.len() {
+                pending.written = 0;
+                pending.bytes.clear();
+                if pending.bytes.capacity() > BUFFER_KEEP {
+                    pending.bytes = Vec::new();
+                }
+                engine.take_bytes(id, &mut pending.bytes);
+            }
+            match pending.bytes.get(pending.written..) {
+                None | Some([]) => return Written::All,
+                Some(rest) => match self.writer.try_write(rest) {
+                    Ok(0) => return Written::Failed,
+                    Ok(n) => {
+                        pending.written += n;
+                        counters.sent_bytes.add_many(n as u64);
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Written::Some,
+                    Err(_) => return Written::Failed,
+                },
+            }
+        }
+    }
+}
+
 /// Runs a link until it closes.
 pub(crate) async fn run<L: Live>(inner: Arc<Inner<L>>, (reader, writer): (Reader, Writer), node: Node, initiated: bool) {
     let id = LinkId(inner.links.drawn.fetch_add(1, Ordering::Relaxed));
     let (closing, closed) = watch::channel(false);
     let (flush, last) = (Notify::new(), AtomicBool::new(false));
-    let line = Arc::new(Line { life: node.life, addr: node.addr.clone(), observer: node.observer, flush, closing, last });
+    let (life, addr, observer) = (node.life, node.addr.clone(), node.observer);
+    let line = Arc::new(Line { life, addr, observer, writer, pending: Mutex::default(), flush, closing, last });
     inner.links.open.write().insert(id, line.clone());
     if inner.is_dead() {
         // Whoever closed all links may have missed this one.
@@ -104,7 +160,7 @@ pub(crate) async fn run<L: Live>(inner: Arc<Inner<L>>, (reader, writer): (Reader
     if !line.observer {
         inner.formed.send_replace(true);
     }
-    let writing = tokio::spawn(write(inner.clone(), id, line.clone(), writer));
+    let writing = tokio::spawn(write(inner.clone(), id, line.clone()));
     read(&inner, id, reader, closed).await;
     writing.abort();
     inner.links.open.write().remove(&id);
@@ -141,30 +197,25 @@ async fn read<L: Live>(inner: &Arc<Inner<L>>, id: LinkId, mut reader: Reader, mu
     }
 }
 
-async fn write<L: Live>(inner: Arc<Inner<L>>, id: LinkId, line: Arc<Line>, mut writer: Writer) {
-    let mut bytes = Vec::new();
+async fn write<L: Live>(inner: Arc<Inner<L>>, id: LinkId, line: Arc<Line>) {
     loop {
         line.flush.notified().await;
         // What other tasks are about to send goes along in the same write.
         tokio::task::yield_now().await;
         let last = line.last.load(Ordering::Acquire);
         loop {
-            inner.engine.take_bytes(id, &mut bytes);
-            if bytes.is_empty() {
-                break;
-            }
-            if writer.write_all(&bytes).await.is_err() {
-                line.closing.send_replace(true);
-                return;
-            }
-            inner.counters.sent_bytes.add_many(bytes.len() as u64);
-            bytes.clear();
-            if bytes.capacity() > BUFFER_KEEP {
-                bytes = Vec::new();
+            let written = line.write(&mut line.pending.lock(), id, &inner.engine, &inner.counters);
+            match written {
+                Written::All => break,
+                Written::Some if line.writer.writable().await.is_ok() => {}
+                Written::Some | Written::Failed => {
+                    line.closing.send_replace(true);
+                    return;
+                }
             }
         }
         if last {
-            let _ = writer.shutdown().await;
+            let _ = transport::finish(&line.writer);
             // The peer closes in answer; one that does not is not waited for.
             tokio::time::sleep(Duration::from_secs(1)).await;
             line.closing.send_replace(true);
@@ -178,12 +229,12 @@ mod tests {
     use super::*;
     use crate::config::NodeConfig;
     use crate::handshake::{self, Hello};
-    use crate::transport;
     use bytes::Bytes;
     use outlive_core::config::Config;
     use outlive_core::id::SessionKey;
     use outlive_core::limits::OUTBOX_MAX;
     use outlive_core::record::Change;
+    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpStream;
 
     async fn node() -> crate::Node<()> {
@@ -309,5 +360,27 @@ mod tests {
             // One outbox is being written, another filled behind it; what sockets hold is little beside them.
             assert!(sent < OUTBOX_MAX * 3, "the link is still open after {sent} bytes");
         }
+    }
+    #[tokio::test]
+    async fn what_is_sent_alone_is_written_at_once_and_what_follows_is_gathered() {
+        let node = node().await;
+        let (reader, _writer) = peer(&node).await;
+        until(|| node.stats().engine.members == 2).await;
+        let (socket, mut seen) = (socket2::SockRef::from(reader.as_ref()), Vec::new());
+        // What lies in the socket, without giving another task its turn.
+        let mut arrived = |name: &str| {
+            let mut bytes = [0; 1 << 16];
+            let n = std::io::Read::read(&mut &*socket, &mut bytes).unwrap_or(0);
+            seen.extend_from_slice(&bytes[..n]);
+            seen.windows(name.len()).any(|part| part == name.as_bytes())
+        };
+        let at = node.create(SessionKey::from_bytes([1; 16])).unwrap();
+        let change = |name: &str| Change { name: name.into(), base: None, value: Some(Bytes::from_static(b"1")) };
+        drop(node.commit(&at, &[change("first")]));
+        assert!(arrived("first"));
+        // Its acknowledgement is due.
+        drop(node.commit(&at, &[change("second")]));
+        assert!(!arrived("second"));
+        until(|| arrived("second")).await;
     }
 }

@@ -251,7 +251,7 @@ impl<L: Live> Inner<L> {
         }
         for output in out.drain() {
             match output {
-                Output::Flush(link) => self.links.flush(link),
+                Output::Flush(link) => self.links.flush(link, &self.engine, &self.counters),
                 Output::Close(link) => self.links.close(link),
                 Output::Connect { life, addr } => self.connect(life, addr),
                 Output::Load(key) => self.load(key),

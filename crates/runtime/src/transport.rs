@@ -6,11 +6,19 @@
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::io;
+use std::net::Shutdown;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) type Reader = OwnedReadHalf;
+
+/// The writing side. It is written to without waiting, by whoever has bytes to send.
 pub(crate) type Writer = OwnedWriteHalf;
+
+/// No more will be written: the peer reads to the end.
+pub(crate) fn finish(writer: &Writer) -> io::Result<()> {
+    socket2::SockRef::from(writer.as_ref()).shutdown(Shutdown::Write)
+}
 
 /// How long a connection may take to be accepted.
 const CONNECT: Duration = Duration::from_secs(1);
