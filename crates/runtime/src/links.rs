@@ -47,11 +47,14 @@ struct Pending {
     written: usize,
 }
 
-/// How far a write has come.
+/// What a write came to.
 enum Written {
+    /// There was nothing to write.
+    Nothing,
+    /// What was there then.
     All,
     /// The socket takes no more for now.
-    Some,
+    Part,
     Failed,
 }
 
@@ -67,7 +70,10 @@ impl Links {
         let open = self.open.read();
         let Some(line) = open.get(&id) else { return };
         let done = !engine.is_busy(id)
-            && line.pending.try_lock().is_some_and(|mut pending| matches!(line.write(&mut pending, id, engine, counters), Written::All));
+            && line.pending.try_lock().is_some_and(|mut pending| {
+                // What comes meanwhile is another's: that task finds this one writing, and leaves it to the writer.
+                matches!(line.write(&mut pending, id, engine, counters), Written::Nothing | Written::All)
+            });
         if !done {
             // Also if it failed: the writer finds that out as well.
             line.flush.notify_one();
@@ -115,29 +121,28 @@ impl Links {
 }
 
 impl Line {
-    /// Writes what waits for this link, as far as the socket takes it.
+    /// Writes once, without waiting.
     fn write<L: Live>(&self, pending: &mut Pending, id: LinkId, engine: &Engine<L>, counters: &Counters) -> Written {
-        loop {
-            if pending.written == pending.bytes.len() {
-                pending.written = 0;
-                pending.bytes.clear();
-                if pending.bytes.capacity() > BUFFER_KEEP {
-                    pending.bytes = Vec::new();
-                }
-                engine.take_bytes(id, &mut pending.bytes);
+        if pending.written == pending.bytes.len() {
+            pending.written = 0;
+            pending.bytes.clear();
+            if pending.bytes.capacity() > BUFFER_KEEP {
+                pending.bytes = Vec::new();
             }
-            match pending.bytes.get(pending.written..) {
-                None | Some([]) => return Written::All,
-                Some(rest) => match self.writer.try_write(rest) {
-                    Ok(0) => return Written::Failed,
-                    Ok(n) => {
-                        pending.written += n;
-                        counters.sent_bytes.add_many(n as u64);
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Written::Some,
-                    Err(_) => return Written::Failed,
-                },
+            engine.take_bytes(id, &mut pending.bytes);
+        }
+        let rest = pending.bytes.get(pending.written..).unwrap_or_default();
+        if rest.is_empty() {
+            return Written::Nothing;
+        }
+        match self.writer.try_write(rest) {
+            Ok(n) if n > 0 => {
+                pending.written += n;
+                counters.sent_bytes.add_many(n as u64);
+                if pending.written == pending.bytes.len() { Written::All } else { Written::Part }
             }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Written::Part,
+            _ => Written::Failed,
         }
     }
 }
@@ -206,9 +211,10 @@ async fn write<L: Live>(inner: Arc<Inner<L>>, id: LinkId, line: Arc<Line>) {
         loop {
             let written = line.write(&mut line.pending.lock(), id, &inner.engine, &inner.counters);
             match written {
-                Written::All => break,
-                Written::Some if line.writer.writable().await.is_ok() => {}
-                Written::Some | Written::Failed => {
+                Written::Nothing => break,
+                Written::All => {}
+                Written::Part if line.writer.writable().await.is_ok() => {}
+                Written::Part | Written::Failed => {
                     line.closing.send_replace(true);
                     return;
                 }
