@@ -16,6 +16,10 @@ const SESSIONS: usize = 64;
 /// How long a cluster stands before its node fails: nodes that have just met still ask more of each other.
 const STANDS: [Duration; 2] = [Duration::from_secs(6), Duration::ZERO];
 
+/// What a request does: the application's paths.
+const CHANGE: &str = "/inc";
+const READ: &str = "/read";
+
 /// A connection that is kept.
 struct Connection(BufReader<TcpStream>);
 
@@ -107,7 +111,15 @@ struct Seen {
     refused: u32,
 }
 
-fn fail(silent: bool, stands: Duration, seen: &mut Seen) -> anyhow::Result<()> {
+/// One way to fail, and what is asked then.
+struct Failure {
+    silent: bool,
+    stands: Duration,
+    path: &'static str,
+    what: &'static str,
+}
+
+fn fail(&Failure { silent, stands, path, .. }: &Failure, seen: &mut Seen) -> anyhow::Result<()> {
     let mut nodes = cluster()?;
     let mut cases = cases(&nodes[0])?;
     let mut connections = HashMap::new();
@@ -128,7 +140,7 @@ fn fail(silent: bool, stands: Duration, seen: &mut Seen) -> anyhow::Result<()> {
         let connection = connections.get_mut(name).context("a backup that is no node")?;
         let start = now();
         let answer = loop {
-            let answer = connection.get(&mut case.visitor, "/inc")?;
+            let answer = connection.get(&mut case.visitor, path)?;
             match answer.status {
                 200 => break answer,
                 503 => seen.refused += 1,
@@ -138,14 +150,15 @@ fn fail(silent: bool, stands: Duration, seen: &mut Seen) -> anyhow::Result<()> {
             std::thread::sleep(Duration::from_secs(pause));
         };
         let took = micros(start.elapsed());
-        anyhow::ensure!(field(&answer.text, "n") == Some("2"), "an acknowledged change is missing: {}", answer.text);
+        let due = if path == CHANGE { "2" } else { "1" };
+        anyhow::ensure!(field(&answer.text, "n") == Some(due), "an acknowledged change is missing: {}", answer.text);
         match at {
             0 => seen.very_first.push(took),
             _ if at_backup => seen.at_backup.push(took),
             _ => seen.elsewhere.push(took),
         }
         let start = now();
-        connection.get(&mut case.visitor, "/inc")?;
+        connection.get(&mut case.visitor, path)?;
         seen.again.push(micros(start.elapsed()));
     }
     Ok(())
@@ -155,15 +168,17 @@ fn fail(silent: bool, stands: Duration, seen: &mut Seen) -> anyhow::Result<()> {
 pub(crate) fn measure(rounds: usize) -> anyhow::Result<()> {
     println!("### The first request on another node after the owner failed\n");
     let mut table = Table::new(&["three processes, `backup(1)`, over HTTP", "median ms", "p99 ms", "largest ms"]);
-    for (silent, stands, what) in [
-        (false, STANDS[0], "killed"),
-        (true, STANDS[0], "silent"),
-        (false, STANDS[1], "killed in a cluster just started"),
-        (true, STANDS[1], "silent in a cluster just started"),
-    ] {
-        let mut seen = Seen::default();
+    let failures = [
+        Failure { silent: false, stands: STANDS[0], path: CHANGE, what: "killed, a change" },
+        Failure { silent: true, stands: STANDS[0], path: CHANGE, what: "silent, a change" },
+        Failure { silent: true, stands: STANDS[0], path: READ, what: "silent, a read" },
+        Failure { silent: false, stands: STANDS[1], path: CHANGE, what: "killed in a cluster just started, a change" },
+        Failure { silent: true, stands: STANDS[1], path: CHANGE, what: "silent in a cluster just started, a change" },
+    ];
+    for failure in failures {
+        let (mut seen, what) = (Seen::default(), failure.what);
         for _ in 0..rounds {
-            fail(silent, stands, &mut seen)?;
+            fail(&failure, &mut seen)?;
         }
         for (name, times) in [
             ("the very first session asked for", &seen.very_first),
