@@ -367,6 +367,7 @@ mod tests {
             assert!(sent < OUTBOX_MAX * 3, "the link is still open after {sent} bytes");
         }
     }
+
     #[tokio::test]
     async fn what_is_sent_alone_is_written_at_once_and_what_follows_is_gathered() {
         let node = node().await;

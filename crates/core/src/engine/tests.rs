@@ -489,6 +489,16 @@ fn a_slow_network_is_waited_for_once_it_is_known_to_be_slow() {
 }
 
 #[test]
+fn a_network_slower_than_any_bound_stays_unavailable() {
+    let mut net = Net::new(3, Config::default());
+    net.delay = crate::limits::LOOKUP_BOUND_SLOW * 6 / 10;
+    for _ in 0..5 {
+        assert!(matches!(net.read(2, None), Err(Outcome::Unavailable(..))));
+        net.run(Duration::from_secs(3));
+    }
+}
+
+#[test]
 fn a_commit_that_was_lost_is_said_to_be_lost_once() {
     let config = Config { durability: Durability::Owner, backups: 0, ..Config::default() };
     let mut net = Net::new(2, config);
