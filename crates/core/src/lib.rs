@@ -18,6 +18,7 @@
 //!
 //! | room | what it knows |
 //! |---|---|
+//! | [`address`] | where to listen, whom to dial, what others are told |
 //! | [`id`], [`stamp`], [`token`] | names: of sessions, of ownerships and commits, and the one that travels with the client |
 //! | [`lineage`], [`record`], [`merge`] | content: which commits a copy includes, attributes, how two branches become one |
 //! | [`wire`], `link` | messages, frames, acknowledgements |
@@ -30,6 +31,7 @@
 //! | [`engine`] | all of it behind one face of plain calls |
 //! | [`config`], [`limits`] | numbers that a deployment chooses, and those that are fixed |
 
+pub mod address;
 mod backup;
 pub mod config;
 mod ending;
