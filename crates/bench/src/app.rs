@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// `none`, `memory` or a URL such as `sqlite:sessions.db`.
     #[arg(long, default_value = "none")]
     store: String,
+    /// How long it goes on serving after SIGTERM at least, for balancers to see that it leaves.
+    #[arg(long, default_value = "0s")]
+    drain_notice: String,
     /// Whether the session id travels in a cookie or in a header.
     #[arg(long, default_value = "cookie")]
     carrier: Carrier,
@@ -87,6 +90,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         ("node", &args.name),
         ("cluster", "outlive-bench"),
         ("http", &http),
+        ("drain_notice", &args.drain_notice),
     ];
     let wrong: Vec<String> = settings.iter().filter_map(|(path, text)| config.set(path, text).err()).collect();
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("; "));

@@ -1,7 +1,7 @@
 //! Extractors and error responses for axum 0.8.
 
 use crate::error::{CommitError, LoginError, OpenError, Retry};
-use crate::outlive::Readiness;
+use crate::outlive::{Liveness, Readiness};
 use crate::request::{self, error_headers};
 use crate::session::Session;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
@@ -58,6 +58,12 @@ impl IntoResponse for CommitError {
 }
 
 impl IntoResponse for Readiness {
+    fn into_response(self) -> Response {
+        self.answer().into_response()
+    }
+}
+
+impl IntoResponse for Liveness {
     fn into_response(self) -> Response {
         self.answer().into_response()
     }

@@ -99,6 +99,13 @@ impl Builder {
         self
     }
 
+    /// How long the server at least goes on accepting requests after SIGTERM, in [`run`](Outlive::run): balancers are to notice first that
+    /// this node leaves. Default 5 s.
+    pub fn drain_notice(mut self, notice: Duration) -> Builder {
+        self.code.drain_notice = Some(notice);
+        self
+    }
+
     /// How long sessions may be handed over before the server stops, in [`run`](Outlive::run). Default 20 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Builder {
         self.code.drain_timeout = Some(timeout);
@@ -256,6 +263,7 @@ impl Outlive {
                 carrier: carrier.map_err(|error| StartError::Config(Errors(vec![error])))?,
                 size_max: config.max_size.unwrap_or(RECORD_MAX),
                 limits,
+                drain_notice: config.drain_notice.unwrap_or(Duration::from_secs(5)),
                 drain_timeout: config.drain_timeout.unwrap_or(Duration::from_secs(20)),
                 has_store: !matches!(config.store.as_deref(), None | Some("none")),
                 shutdown_grace: config.shutdown_grace.unwrap_or(Duration::from_secs(10)),

@@ -54,6 +54,7 @@ pub struct Config {
     pub(crate) lifetime: Option<Duration>,
     pub(crate) max_size: Option<usize>,
     pub(crate) cookie: Option<Cookie>,
+    pub(crate) drain_notice: Option<Duration>,
     pub(crate) drain_timeout: Option<Duration>,
     pub(crate) shutdown_grace: Option<Duration>,
     pub(crate) commit_bound: Option<Duration>,
@@ -135,6 +136,9 @@ settings! {
         |c, t| some_cookie(c, secure(t), |cookie, plain| if plain { cookie.danger_plain_http() } else { cookie }, "`auto` or `danger_plain_http`");
     "cookie.cross_site" "`true` for a front end on another site; default `false`"
         |c, t| some_cookie(c, t.parse().ok(), |cookie, yes: bool| if yes { cookie.cross_site() } else { cookie }, "`true` or `false`");
+    "drain_notice" "how long a node at least goes on accepting requests after SIGTERM while its readiness says `draining`, for balancers to see \
+                    it; not after Ctrl-C, nor where no other node lives; default `5s`"
+        |c, t| some(&mut c.drain_notice, duration(t), "a duration like `5s`");
     "drain_timeout" "how long sessions may be handed over at the end, like `20s`; default `20s`"
         |c, t| some(&mut c.drain_timeout, duration(t), "a duration like `20s`");
     "shutdown_grace" "how long requests in flight may take at the end, like `10s`; default `10s`"
@@ -210,7 +214,7 @@ impl Config {
     pub(crate) fn merge(&mut self, later: Config) {
         macro_rules! take { ($($field:ident)*) => { $(if later.$field.is_some() { self.$field = later.$field; })* } }
         take!(store durability consistency backups min_backups on_lost lost_after namespace cluster node zone peer advertise http join secret idle_timeout);
-        take!(lifetime max_size cookie drain_timeout shutdown_grace commit_bound open_bound danger_plain_peers);
+        take!(lifetime max_size cookie drain_notice drain_timeout shutdown_grace commit_bound open_bound danger_plain_peers);
     }
 
     /// What is wrong with the settings that the library itself uses; the engine checks its own.

@@ -111,7 +111,7 @@ pub use cookie::Cookie;
 pub use error::{CommitError, Errors, Fault, LoginError, OpenError, Retry, RunError, StartError};
 pub use events::{Event, EventKind, Events, MissedEvents};
 pub use key::{AsKey, Key, KeyOf, Value};
-pub use outlive::{Outlive, Readiness};
+pub use outlive::{Liveness, Outlive, Readiness};
 pub use outlive_core::{config::Level, id::SessionId};
 pub use outlive_runtime::Stats;
 pub use request::Rollback;

@@ -30,6 +30,7 @@ pub(crate) struct Node {
     pub(crate) carrier: Carrier,
     pub(crate) size_max: usize,
     pub(crate) limits: Limits,
+    pub(crate) drain_notice: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) shutdown_grace: Duration,
     pub(crate) has_store: bool,

@@ -61,6 +61,11 @@ impl Outlive {
         Readiness(self.clone())
     }
 
+    /// Whether only a new start of the process helps, as a value that answers as a handler: `.route("/live", get(outlive.liveness()))`.
+    pub fn liveness(&self) -> Liveness {
+        Liveness(self.clone())
+    }
+
     /// How many live nodes this one knows, itself included.
     pub fn members(&self) -> usize {
         self.stats().engine.members as usize
@@ -92,21 +97,36 @@ impl Outlive {
     }
 }
 
-/// Whether requests should be sent to this node, asked at the time of the answer: 200 `ready`; 503 `starting`, `draining`, `dead`, or
-/// `degraded` (the store does not answer, or copies are missing; sessions are served all the same).
+/// Whether requests should be sent to this node, asked at the time of the response. 200: `ready`, or `degraded` and why (copies are being
+/// made again, or the store does not answer: sessions are served all the same). 503: `starting`, `draining` (it still serves what comes),
+/// `dead`, and `unavailable` (durability is `store`, and the store does not answer). For readiness and startup probes, and for balancers.
 #[derive(Clone, Debug)]
 pub struct Readiness(Outlive);
 
 impl Readiness {
+    /// The status and the text: one word, and behind a colon why, if that is not plain.
+    pub fn answer(&self) -> (http::StatusCode, String) {
+        let readiness = self.0.node.runtime.readiness();
+        (status(readiness.is_fit()), readiness.to_string())
+    }
+}
+
+/// Whether this process is of any use, asked at the time of the response: 200 `alive`, and 503 `dead` once only a new start of the process
+/// helps. For liveness probes. What passes by itself is no reason to restart a node, so that all else is alive: a node that starts or
+/// leaves, one that has nobody to hold its copies, one whose store does not answer.
+#[derive(Clone, Debug)]
+pub struct Liveness(Outlive);
+
+impl Liveness {
     /// The status and the word.
     pub fn answer(&self) -> (http::StatusCode, &'static str) {
-        let word = match self.0.node.runtime.readiness() {
-            State::Ready => return (http::StatusCode::OK, "ready"),
-            State::Degraded { .. } => "degraded",
-            State::Forming => "starting",
-            State::Draining => "draining",
-            _ => "dead",
-        };
-        (http::StatusCode::SERVICE_UNAVAILABLE, word)
+        match self.0.node.runtime.readiness() {
+            State::Dead => (status(false), "dead"),
+            _ => (status(true), "alive"),
+        }
     }
+}
+
+fn status(fit: bool) -> http::StatusCode {
+    if fit { http::StatusCode::OK } else { http::StatusCode::SERVICE_UNAVAILABLE }
 }

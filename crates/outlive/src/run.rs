@@ -42,9 +42,14 @@ impl Future for Drained {
 }
 
 impl Outlive {
-    /// Runs a server until SIGTERM or Ctrl-C, and ends in order: this node announces that it leaves and its readiness says so; its
-    /// sessions are handed over while requests are still served (`drain_timeout`, 20 s); the server stops accepting; requests in flight
-    /// end, or are cut after `shutdown_grace`; what they committed last is flushed. A second signal waits for nothing but the store.
+    /// Runs a server until SIGTERM or Ctrl-C, and ends in order. This node announces that it leaves, and its readiness says so. Its sessions
+    /// are handed over (`drain_timeout`, 20 s) while the server goes on accepting and serving requests; new sessions may begin, and are
+    /// handed over too. When that is done, and after SIGTERM not before `drain_notice` (5 s), so that balancers have seen it, the server
+    /// stops accepting; requests in flight end, or are cut after `shutdown_grace` (10 s); what they committed last is flushed. A second
+    /// signal waits for nothing but the store.
+    ///
+    /// It all takes no longer than the sum of the three, and half a second for goodbyes. Whatever ends a process that does not end by
+    /// itself (systemd, Kubernetes) must wait longer than that.
     ///
     /// `drained` alone would not do: a request that ends after it still commits, so the node must outlive the server. Open streams keep
     /// a server from ending; let them watch [`draining`](Outlive::draining).
@@ -61,31 +66,20 @@ impl Outlive {
         let mut signals = Signals::listen().map_err(|e| RunError::Serve(e.into()))?;
         let (stop, stopped) = watch::channel(false);
         let mut server = pin!(serve(Drained::new(stopped)).into_future());
-        let mut served = tokio::select! {
-            served = &mut server => Some(served),
-            () = signals.next() => None,
-        };
-        let mut timeout = self.node.drain_timeout;
-        if served.is_none() {
-            let began = tokio::time::Instant::now();
-            let mut handover = pin!(self.node.runtime.hand_over(self.node.drain_timeout));
-            loop {
-                tokio::select! {
-                    _ = &mut handover => break,
-                    result = &mut server, if served.is_none() => served = Some(result),
-                    () = signals.next() => self.node.runtime.drain_faster(),
-                }
+        let (mut served, mut timeout) = (None, self.node.drain_timeout);
+        tokio::select! {
+            result = &mut server => served = Some(result),
+            signal = signals.next() => {
+                timeout = self.leave(&mut server, &mut served, &mut signals, signal).await;
+                stop.send_replace(true);
             }
-            stop.send_replace(true);
-            // What came meanwhile goes in what is left of the time, or a little longer.
-            timeout = timeout.saturating_sub(began.elapsed()).max(timeout / 4);
         }
         if served.is_none() {
             let mut grace = pin!(tokio::time::sleep(self.node.shutdown_grace));
             served = tokio::select! {
                 result = &mut server => Some(result),
                 () = &mut grace => None,
-                () = signals.next() => None,
+                _ = signals.next() => None,
             };
             if served.is_none() {
                 tracing::warn!("requests were still running after the grace time; they are cut");
@@ -96,6 +90,35 @@ impl Outlive {
             return Err(RunError::Serve(error.into()));
         }
         drain.map(drop)
+    }
+
+    /// Hands over while the server runs; what is left of the time for it.
+    async fn leave<S: Future>(
+        &self,
+        server: &mut Pin<&mut S>,
+        served: &mut Option<S::Output>,
+        signals: &mut Signals,
+        signal: Signal,
+    ) -> Duration {
+        let node = &self.node;
+        // Whoever presses keys is not a balancer, and where nobody else lives there is nobody to send requests to.
+        let notice = if signal == Signal::Terminate && self.members() > 1 { node.drain_notice } else { Duration::ZERO };
+        let (began, mut rest) = (tokio::time::Instant::now(), None);
+        let mut notice = pin!(tokio::time::sleep(notice));
+        let mut handover = pin!(node.runtime.hand_over(node.drain_timeout));
+        let mut noticed = false;
+        while rest.is_none() || !(noticed || served.is_some()) {
+            tokio::select! {
+                _ = &mut handover, if rest.is_none() => rest = Some(node.drain_timeout.saturating_sub(began.elapsed())),
+                () = &mut notice, if !noticed => noticed = true,
+                result = &mut *server, if served.is_none() => *served = Some(result),
+                _ = signals.next() => {
+                    noticed = true;
+                    node.runtime.drain_faster();
+                }
+            }
+        }
+        rest.unwrap_or_default()
     }
 
     /// Leaves in order, without a server: for a framework that has its own way to end. Requests that are still running when it returns
@@ -118,6 +141,16 @@ impl Outlive {
     }
 }
 
+/// What asks the process to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    /// Whatever runs it: systemd, Kubernetes, a person with `kill`.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "nothing else sends it"))]
+    Terminate,
+    /// A person at the terminal.
+    Interrupt,
+}
+
 #[cfg(unix)]
 struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
 
@@ -128,12 +161,13 @@ impl Signals {
         Ok(Signals(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Signal {
         poll_fn(|cx| match (self.0.poll_recv(cx), self.1.poll_recv(cx)) {
+            (Poll::Ready(_), _) => Poll::Ready(Signal::Terminate),
+            (_, Poll::Ready(_)) => Poll::Ready(Signal::Interrupt),
             (Poll::Pending, Poll::Pending) => Poll::Pending,
-            _ => Poll::Ready(()),
         })
-        .await;
+        .await
     }
 }
 
@@ -146,9 +180,10 @@ impl Signals {
         Ok(Signals)
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Signal {
         if tokio::signal::ctrl_c().await.is_err() {
             core::future::pending().await
         }
+        Signal::Interrupt
     }
 }

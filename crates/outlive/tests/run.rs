@@ -2,10 +2,14 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+mod support;
+
 use axum::Router;
+use axum::http::StatusCode;
 use axum::routing::get;
 use outlive::{Key, Outlive, Session};
 use std::sync::Arc;
+use support::{builder, cluster, met, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Notify};
@@ -50,16 +54,47 @@ async fn a_request_in_flight_at_sigterm_still_commits_and_then_the_server_ends()
         async move { outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await }
     });
     assert!(request(addr, "/ready").await.ends_with("ready"));
+    assert_eq!(outlive.liveness().answer().1, "alive");
     let in_flight = tokio::spawn(request(addr, "/slow"));
     begun.notified().await;
     sigterm();
     draining.await;
-    assert_eq!(outlive.readiness().answer().1, "draining");
+    assert_eq!(outlive.readiness().answer(), (StatusCode::SERVICE_UNAVAILABLE, "draining".to_owned()));
+    assert_eq!(outlive.liveness().answer(), (StatusCode::OK, "alive"), "a probe must not end what is leaving");
     go.notify_one();
     let answer = in_flight.await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("__Host-session=") && answer.ends_with("late but kept"), "{answer}");
     running.await.unwrap().unwrap();
     assert_eq!(outlive.readiness().answer().1, "dead");
+    assert_eq!(outlive.liveness().answer(), (StatusCode::SERVICE_UNAVAILABLE, "dead"));
+    assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_goes_on_accepting_after_sigterm_for_as_long_as_balancers_need_to_see_it() {
+    let _one = ONE.lock().await;
+    let b = cluster("notice", 1, &[]).await.remove(0);
+    let a = builder("x", "notice", &["drain_notice=1h"]).join([b.peer_addr()]).start().await.unwrap();
+    let nodes = [a, b];
+    met(&nodes).await;
+    let app = support::routes().layer(nodes[0].layer()).route("/ready", get(nodes[0].readiness()));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (running, draining) = (nodes[0].clone(), nodes[0].draining());
+    let running = tokio::spawn(async move { running.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await });
+    assert!(request(addr, "/").await.starts_with("HTTP/1.1 200"));
+    sigterm();
+    draining.await;
+    until("its session is with the other", || nodes[0].stats().engine.owned == 0 && nodes[1].stats().engine.owned == 1).await;
+    // Long after that is done, connections are accepted, the probe says why none should come, and a visitor who does not care is served.
+    let ready = request(addr, "/ready").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.ends_with("draining"), "{ready}");
+    let new = request(addr, "/").await;
+    assert!(new.starts_with("HTTP/1.1 200") && new.contains("OUTLIVESID=") && new.ends_with('1'), "{new}");
+    until("that one is, too", || nodes[0].stats().engine.owned == 0 && nodes[1].stats().engine.owned == 2).await;
+    // The second signal: nobody waits for balancers any more.
+    sigterm();
+    running.await.unwrap().unwrap();
     assert!(TcpStream::connect(addr).await.is_err());
 }
 

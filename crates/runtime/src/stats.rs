@@ -1,7 +1,9 @@
 //! Numbers, and whether a node is fit for requests.
 
 use crate::node::Inner;
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
+use outlive_core::config::Durability;
 use outlive_core::output::{Event, Live};
 use std::sync::Arc;
 
@@ -107,25 +109,60 @@ impl Counters {
     }
 }
 
-/// Whether requests should be sent to a node.
+/// Whether requests should be sent to a node. As text: one word, and behind a colon why, if that is not plain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Readiness {
     /// Yes.
     Ready,
-    /// Yes, and it promises less than it is set to, or will soon.
+    /// Yes, and it promises less than it is set to, or will soon. Every survivor of a failure is degraded for a while: whoever sent it
+    /// no requests then would make an outage of one dead node.
     Degraded {
         /// The store does not answer; sessions are served from memory and copies, and wait to be written.
         store: bool,
         /// Sessions that should have copies and do not.
         under_replicated: u64,
     },
+    /// No: the store does not answer, and at durability `store` no change is acknowledged without it.
+    NoStore,
     /// No: it is about to meet the others.
     Forming,
-    /// No: it leaves.
+    /// No: it leaves. It serves what comes all the same.
     Draining,
-    /// No, and never again.
+    /// No, and never again: the process must be started anew.
     Dead,
+}
+
+impl Readiness {
+    /// Whether requests should be sent here.
+    pub fn is_fit(self) -> bool {
+        matches!(self, Readiness::Ready | Readiness::Degraded { .. })
+    }
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Readiness::Ready => f.write_str("ready"),
+            Readiness::Degraded { store, under_replicated } => {
+                f.write_str("degraded: ")?;
+                if store {
+                    f.write_str("the store does not answer, and changes wait in memory to be written")?;
+                }
+                if store && under_replicated > 0 {
+                    f.write_str("; ")?;
+                }
+                if under_replicated > 0 {
+                    write!(f, "{under_replicated} sessions have fewer copies than they should, and are being copied")?;
+                }
+                Ok(())
+            }
+            Readiness::NoStore => f.write_str("unavailable: the store does not answer, and durability is `store`"),
+            Readiness::Forming => f.write_str("starting"),
+            Readiness::Draining => f.write_str("draining"),
+            Readiness::Dead => f.write_str("dead"),
+        }
+    }
 }
 
 impl<L: Live> Inner<L> {
@@ -139,6 +176,26 @@ impl<L: Live> Inner<L> {
         }
         let store = self.store.as_ref().is_some_and(|store| store.is_down());
         let under_replicated = self.engine.stats(self.clock.now()).under_replicated;
+        if store && self.engine.config().durability == Durability::Store {
+            return Readiness::NoStore;
+        }
         if store || under_replicated > 0 { Readiness::Degraded { store, under_replicated } } else { Readiness::Ready }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_dead_node_leaves_the_others_fit_for_requests_and_they_say_what_is_missing() {
+        let degraded = |store, under_replicated| Readiness::Degraded { store, under_replicated };
+        let copying = degraded(false, 40_000);
+        assert!(copying.is_fit() && degraded(true, 0).is_fit());
+        assert_eq!(copying.to_string(), "degraded: 40000 sessions have fewer copies than they should, and are being copied");
+        assert!(degraded(true, 1).to_string().contains("; 1 sessions"));
+        for not in [Readiness::NoStore, Readiness::Forming, Readiness::Draining, Readiness::Dead] {
+            assert!(!not.is_fit(), "{not}");
+        }
     }
 }

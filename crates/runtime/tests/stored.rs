@@ -85,6 +85,34 @@ async fn a_commit_at_the_store_is_there_when_it_is_answered() {
 }
 
 #[tokio::test]
+async fn a_node_whose_store_is_away_is_fit_for_requests_unless_each_change_needs_the_store() {
+    for durability in [Durability::Backup, Durability::Store] {
+        let store = MemoryStore::new();
+        let mut config = stored("n0", Arc::new(store.clone()));
+        config.engine = Config { durability, ..config.engine };
+        let node = Node::<()>::start(config).await.unwrap();
+        assert_eq!((node.readiness().to_string().as_str(), node.readiness().is_fit()), ("ready", true));
+        store.set_health(Health::Down);
+        let mut n = 0;
+        until("the node sees that the store is down", || {
+            n += 1;
+            let at = node.create(key(n % 200)).unwrap_or_else(|_| match node.open(key(n % 200), None) {
+                outlive_runtime::Step::Ready(Ok(Open::Here(at))) => at,
+                other => panic!("{other:?}"),
+            });
+            drop(append_now(&node, &at));
+            node.readiness() != Readiness::Ready
+        })
+        .await;
+        let (text, fit) = (node.readiness().to_string(), node.readiness().is_fit());
+        let word = if durability == Durability::Store { "unavailable: " } else { "degraded: " };
+        assert!(text.starts_with(word) && text.contains("the store does not answer"), "{text}");
+        assert_eq!(fit, durability == Durability::Backup, "{text}");
+        node.shutdown_now();
+    }
+}
+
+#[tokio::test]
 async fn sessions_are_served_while_the_store_is_down_and_written_when_it_comes_back() {
     let store = MemoryStore::new();
     let node = Node::<()>::start(stored("n0", Arc::new(store.clone()))).await.unwrap();

@@ -57,12 +57,7 @@ async fn settings(config: NodeConfig) -> anyhow::Result<outlive_runtime::NodeCon
     Ok(node)
 }
 
-fn answer(readiness: Readiness) -> (StatusCode, &'static str) {
-    match readiness {
-        Readiness::Ready => (StatusCode::OK, "ready"),
-        Readiness::Degraded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
-        Readiness::Forming => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
-        Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "dead"),
-    }
+fn answer(readiness: Readiness) -> (StatusCode, String) {
+    let status = if readiness.is_fit() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, readiness.to_string())
 }

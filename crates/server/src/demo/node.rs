@@ -71,6 +71,8 @@ async fn start(options: &Options, http: SocketAddr) -> anyhow::Result<Outlive> {
         ("durability", &options.durability),
         // The page shows what is left, and says what is not.
         ("on_lost", "serve"),
+        // The gateway hears of it from the node itself.
+        ("drain_notice", "0s"),
     ];
     let http = http.to_string();
     settings.push(("http", &http));
