@@ -81,17 +81,17 @@ struct Params {
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut config = Config::default();
     // For a gateway that learns its members.
-    let http = args.http.iter().find(|addr| addr.port() != 0).map(SocketAddr::to_string).unwrap_or_default();
-    let settings = [
+    let http = args.http.iter().find(|addr| addr.port() != 0).map(SocketAddr::to_string);
+    let mut settings = vec![
         ("store", args.store.as_str()),
         ("durability", &args.durability),
         ("consistency", &args.consistency),
         ("on_lost", "serve"),
         ("node", &args.name),
         ("cluster", "outlive-bench"),
-        ("http", &http),
         ("drain_notice", &args.drain_notice),
     ];
+    settings.extend(http.as_deref().map(|http| ("http", http)));
     let wrong: Vec<String> = settings.iter().filter_map(|(path, text)| config.set(path, text).err()).collect();
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     let cookie = match args.carrier {

@@ -87,34 +87,34 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Address, AddressError> {
+        use AddressError::Malformed;
         let text = text.trim();
-        let malformed = || AddressError::Malformed { text: text.chars().take(300).collect() };
         let (rest, default_port) = match text.split_once("://") {
             None => (text, None),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (rest, Some(80)),
             Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(AddressError::Https),
-            Some(_) => return Err(malformed()),
+            Some(_) => return Err(Malformed),
         };
         let rest = match rest.split_once('/') {
             Some((rest, "")) if default_port.is_some() => rest,
-            Some(_) => return Err(malformed()),
+            Some(_) => return Err(Malformed),
             None => rest,
         };
-        let (host, port) = split(rest).ok_or_else(malformed)?;
+        let (host, port) = split(rest).ok_or(Malformed)?;
         let port = match (port, default_port) {
             // `parse` would take a sign.
-            (Some(port), _) if port.bytes().all(|b| b.is_ascii_digit()) => port.parse().map_err(|_| malformed())?,
+            (Some(port), _) if port.bytes().all(|b| b.is_ascii_digit()) => port.parse().map_err(|_| Malformed)?,
             (None, Some(port)) => port,
-            _ => return Err(malformed()),
+            _ => return Err(Malformed),
         };
         // Whatever has the look of an address is one: `10.0.0` is no name.
         let numeric = |host: &str| host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
         let host = match host {
             Host::Any => Ipv6Addr::UNSPECIFIED.to_string(),
             Host::V6(ip) => ip.to_string(),
-            Host::Other(host) if numeric(host) => host.parse::<Ipv4Addr>().map_err(|_| malformed())?.to_string(),
+            Host::Other(host) if numeric(host) => host.parse::<Ipv4Addr>().map_err(|_| Malformed)?.to_string(),
             Host::Other(host) if is_name(host) => host.trim_end_matches('.').to_ascii_lowercase(),
-            Host::Other(_) => return Err(malformed()),
+            Host::Other(_) => return Err(Malformed),
         };
         Ok(Address { host: host.into(), port })
     }
@@ -167,11 +167,8 @@ impl fmt::Debug for Address {
 #[non_exhaustive]
 pub enum AddressError {
     /// It is not an address.
-    #[error("`{text}` is no address: write HOST:PORT, such as app1:7400, 10.0.0.7:7400 or [2001:db8::7]:7400")]
-    Malformed {
-        /// What was given, or its beginning.
-        text: String,
-    },
+    #[error("an address is HOST:PORT, such as app1:7400, 10.0.0.7:7400 or [2001:db8::7]:7400")]
+    Malformed,
     /// It is a URL with TLS.
     #[error("nodes are reached by plain HTTP, not https: write http://HOST:PORT or HOST:PORT")]
     Https,
@@ -263,7 +260,7 @@ mod tests {
             &long,
         ] {
             let error = parse(bad).unwrap_err().to_string();
-            assert!(error.contains("write HOST:PORT"), "{bad}: {error}");
+            assert!(error.contains("is HOST:PORT"), "{bad}: {error}");
         }
         assert_eq!(parse("https://a:1"), Err(AddressError::Https));
     }

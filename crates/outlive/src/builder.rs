@@ -6,7 +6,6 @@ use crate::error::StartError;
 use crate::node::{Counters, Node};
 use crate::outlive::Outlive;
 use core::fmt;
-use core::net::SocketAddr;
 use core::time::Duration;
 use outlive_core::config::{Config as EngineConfig, Durability as EngineDurability, Limits};
 use outlive_core::limits::RECORD_MAX;
@@ -20,13 +19,15 @@ use std::sync::{Arc, Weak};
 #[derive(Clone, Debug)]
 pub struct Builder {
     code: Config,
+    /// Of what was said in code.
+    errors: Vec<String>,
     file: Config,
     env: bool,
 }
 
 impl Builder {
     pub(crate) fn new() -> Builder {
-        Builder { code: Config::default(), file: Config::default(), env: false }
+        Builder { code: Config::default(), errors: Vec::new(), file: Config::default(), env: false }
     }
 
     /// The durable store, by URL: `sqlite:sessions.db`. Nodes that share one find each other through it. Default: none.
@@ -75,15 +76,22 @@ impl Builder {
         self
     }
 
-    /// Where other nodes connect. Default: a free port on loopback, which nodes on the same machine find through a shared store.
-    pub fn peer(mut self, addr: SocketAddr) -> Builder {
-        self.code.peer = Some(addr);
-        self
+    /// Where other nodes connect, `HOST:PORT`. Default: a free port on loopback, which nodes on the same machine find through a shared
+    /// store.
+    pub fn peer(self, addr: impl ToString) -> Builder {
+        self.say("peer", &addr.to_string())
     }
 
-    /// Addresses of other nodes, `HOST:PORT`; one that answers is enough, and this node's own may be among them.
-    pub fn join<A: ToString>(mut self, nodes: impl IntoIterator<Item = A>) -> Builder {
-        self.code.join = Some(nodes.into_iter().map(|a| a.to_string()).collect());
+    /// Addresses of other nodes, `HOST:PORT`; one that answers is enough, and this node's own may be among them. Names are resolved at
+    /// each try.
+    pub fn join<A: ToString>(self, nodes: impl IntoIterator<Item = A>) -> Builder {
+        let nodes: Vec<String> = nodes.into_iter().map(|a| a.to_string()).collect();
+        self.say("join", &nodes.join(","))
+    }
+
+    /// What is wrong is told when the node starts, with all the rest.
+    fn say(mut self, path: &str, text: &str) -> Builder {
+        self.errors.extend(self.code.set(path, text).err());
         self
     }
 
@@ -152,9 +160,11 @@ impl Builder {
     }
 
     fn settings_with(self, vars: impl Iterator<Item = (String, String)>) -> Result<(Config, NodeConfig, Names), StartError> {
-        let Builder { code: mut config, file, env } = self;
+        let Builder { code: mut config, mut errors, file, env } = self;
         config.merge(file);
-        let mut errors = if env { config.read_env(vars) } else { Vec::new() };
+        if env {
+            errors.extend(config.read_env(vars));
+        }
         errors.extend(config.check());
         let engine = engine_config(&config);
         if let Err(more) = engine.clone().check() {
@@ -173,9 +183,9 @@ impl Builder {
         node.name = config.node.clone();
         node.zone = config.zone.clone();
         node.cluster = config.cluster.clone().unwrap_or(node.cluster);
-        node.listen = config.peer.or(node.listen);
+        node.listen = config.peer.clone().or(node.listen);
         node.advertise = config.advertise.clone();
-        node.http = config.http.clone().unwrap_or_default();
+        node.http = config.http.clone();
         node.join = config.join.clone().unwrap_or_default();
         node.secret = config.secret;
         node.engine = engine;

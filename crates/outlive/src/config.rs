@@ -5,8 +5,8 @@
 
 use crate::cookie::{Cookie, ID_MAX};
 use core::fmt;
-use core::net::SocketAddr;
 use core::time::Duration;
+use outlive_core::address::Address;
 use outlive_core::config::OnLost;
 use outlive_core::id::SessionId;
 use outlive_core::limits::RECORD_MAX;
@@ -45,10 +45,10 @@ pub struct Config {
     pub(crate) cluster: Option<String>,
     pub(crate) node: Option<String>,
     pub(crate) zone: Option<String>,
-    pub(crate) peer: Option<SocketAddr>,
-    pub(crate) advertise: Option<String>,
-    pub(crate) http: Option<String>,
-    pub(crate) join: Option<Vec<String>>,
+    pub(crate) peer: Option<Address>,
+    pub(crate) advertise: Option<Address>,
+    pub(crate) http: Option<Address>,
+    pub(crate) join: Option<Vec<Address>>,
     pub(crate) secret: Option<[u8; 32]>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) lifetime: Option<Duration>,
@@ -114,14 +114,16 @@ settings! {
         |c, t| some(&mut c.node, Some(t.to_owned()), "text");
     "zone" "where this node stands, so that copies are kept in different places; default: nowhere in particular"
         |c, t| some(&mut c.zone, Some(t.to_owned()), "text");
-    "peer" "the address where other nodes connect; default: a free port on loopback, which is enough where all nodes are on one machine"
-        |c, t| some(&mut c.peer, t.parse().ok(), "an address like `10.0.0.7:7400`");
-    "advertise" "the address other nodes are told, `HOST:PORT`; default: that of `peer`"
-        |c, t| some(&mut c.advertise, Some(t.to_owned()), "text");
-    "http" "where this node's HTTP is served, for gateways and the console; default: not told"
-        |c, t| some(&mut c.http, Some(t.to_owned()), "text");
-    "join" "addresses of other nodes, separated by commas; default: those in the store"
-        |c, t| some(&mut c.join, Some(list(t)), "addresses");
+    "peer" "where other nodes connect, `HOST:PORT`, or `:PORT` for every address of this machine (then `advertise` says which one they \
+            reach); default: a free port on loopback, which is enough where all nodes are on one machine"
+        |c, t| some(&mut c.peer, t.parse().ok(), "an address like `10.0.0.7:7400`, `app1:7400` or `:7400`");
+    "advertise" "the address that other nodes are told, `HOST:PORT`; default: that of `peer`"
+        |c, t| some(&mut c.advertise, reachable(t), "the address by which other nodes reach this one, like `10.0.0.7:7400` or `app1:7400`");
+    "http" "where this node's HTTP is served, for gateways and the console, `HOST:PORT`, or `:PORT` on the host where other nodes \
+            connect; default: not told"
+        |c, t| some(&mut c.http, t.parse().ok().filter(|a: &Address| a.port() != 0), "an address like `10.0.0.7:8080`, `app1:8080` or `:8080`");
+    "join" "addresses of other nodes, `HOST:PORT`, separated by commas; names are resolved at each try; default: those in the store"
+        |c, t| some(&mut c.join, t.split(',').map(str::trim).filter(|t| !t.is_empty()).map(reachable).collect(), "addresses of other nodes like `10.0.0.8:7400, app2:7400`");
     "secret" "64 hex digits, the same on all nodes; default: from the store"
         |c, t| some(&mut c.secret, secret(t), "64 hex digits");
     "session.idle_timeout" "how long a session lives without use, like `30m`; default `30m`"
@@ -243,8 +245,8 @@ impl Config {
         if matches!(self.durability, Some(Durability::Backup(n)) if n == 0 || n > 5) {
             errors.push("durability must be `owner`, `backup(1)` to `backup(5)` or `store`".to_owned());
         }
-        let far = self.join.iter().flatten().find(|addr| !is_local(addr));
-        if let (None, Some(far)) = (self.peer, far) {
+        let far = self.join.iter().flatten().find(|addr| !addr.is_loopback());
+        if let (None, Some(far)) = (&self.peer, far) {
             errors.push(format!("join names {far}, and peer is not set: nodes of other machines cannot connect to a loopback port"));
         }
         if let Err(error) = self.cookie.clone().unwrap_or_default().resolve(self.namespace()) {
@@ -260,12 +262,6 @@ impl Config {
 
 fn is_elsewhere(name: &str) -> bool {
     Config::ENV_ELSEWHERE.iter().any(|known| *known == name || known.ends_with('_') && name.starts_with(known))
-}
-
-/// Whether an address is on this machine alone.
-fn is_local(addr: &str) -> bool {
-    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
-    host.eq_ignore_ascii_case("localhost") || host.parse::<core::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Characters of a node's name: behind the id and a dot it still fits into the cookie.
@@ -295,8 +291,8 @@ fn secure(text: &str) -> Option<bool> {
     }
 }
 
-fn list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect()
+fn reachable(text: &str) -> Option<Address> {
+    text.parse::<Address>().ok()?.reachable().ok()
 }
 
 fn secret(text: &str) -> Option<[u8; 32]> {
@@ -371,7 +367,7 @@ mod tests {
         assert_eq!((config.durability, config.max_size), (Some(Durability::Backup(2)), Some(65536)));
         assert_eq!((config.idle_timeout, config.lifetime), (Some(Duration::from_secs(90)), Some(Duration::from_secs(604_800))));
         assert_eq!(config.cookie, Some(Cookie::new().danger_plain_http().name("OUTLIVESID")));
-        assert_eq!(config.join.as_deref(), Some(&["a:1".to_owned(), "b:2".to_owned()][..]));
+        assert_eq!(config.join, Some(vec!["a:1".parse().unwrap(), "b:2".parse().unwrap()]));
     }
 
     #[test]
@@ -402,10 +398,35 @@ mod tests {
 
     #[test]
     fn nodes_of_several_machines_need_a_peer_address_and_those_of_one_do_not() {
-        let join = |list: &str, peer| Config { join: Some(super::list(list)), peer, ..Config::default() }.check();
+        let join = |list: &str, peer| {
+            let mut config = Config { peer, ..Config::default() };
+            config.set("join", list).unwrap();
+            config.check()
+        };
         assert!(join("127.0.0.1:7400, localhost:1, [::1]:2", None).is_empty());
         assert!(join("127.0.0.1:7400, 10.0.0.7:7400", None)[0].contains("10.0.0.7:7400, and peer is not set"));
-        assert!(join("db.example:7400", Some(([10, 0, 0, 1], 7400).into())).is_empty());
+        assert!(join("db.example:7400", "10.0.0.1:7400".parse().ok()).is_empty());
+    }
+
+    #[test]
+    fn an_address_that_nobody_could_use_is_refused_and_the_sentence_says_what_can_be() {
+        for (path, bad, good) in [
+            ("peer", "7400", "`:7400`"),
+            ("advertise", "0.0.0.0:7400", "`app1:7400`"),
+            ("advertise", ":7400", "`app1:7400`"),
+            ("http", "127.0.0.1:0", "`:8080`"),
+            ("http", "https://app1", "`app1:8080`"),
+            ("join", "a:1, b", "`10.0.0.8:7400, app2:7400`"),
+            ("join", ":7400", "`10.0.0.8:7400, app2:7400`"),
+        ] {
+            let error = Config::default().set(path, bad).unwrap_err();
+            assert!(error.contains(good), "{path} {bad}: {error}");
+        }
+        for (path, good) in
+            [("peer", "app1:7400"), ("peer", ":7400"), ("http", "http://127.0.0.1:8080"), ("http", "localhost:8080"), ("http", ":80")]
+        {
+            Config::default().set(path, good).unwrap();
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ async fn nodes(count: usize, durability: Durability) -> Vec<Node<()>> {
     for i in 0..count {
         let mut config = NodeConfig::default();
         config.name = Some(format!("n{i}"));
-        config.join = nodes.iter().map(|n| n.me().addr.to_string()).collect();
+        config.join = nodes.iter().map(|n| n.me().addr.parse().unwrap()).collect();
         config.engine = Config { durability, ..Config::default() };
         nodes.push(Node::start(config).await.unwrap());
     }

@@ -4,6 +4,7 @@ use crate::clock::EntropyError;
 use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
+use outlive_core::address::{Address, AddressError};
 use outlive_core::config::{Config, ConfigError};
 use outlive_core::member::NodeError;
 use outlive_store::{PutError, Store};
@@ -21,13 +22,15 @@ pub struct NodeConfig {
     /// The cluster's name: nodes of another one are refused. 1 to 255 bytes. Default `default`.
     pub cluster: String,
     /// Where peers connect to. Default 127.0.0.1 and a free port. `None`: no port, no peers.
-    pub listen: Option<SocketAddr>,
-    /// The address that other nodes are told, `HOST:PORT`. Default: where it listens.
-    pub advertise: Option<String>,
-    /// Where its HTTP is served, for gateways and the console. Default: empty.
-    pub http: String,
-    /// Addresses of other nodes, `HOST:PORT`, this one's own may be among them. One that answers is enough. Default: none.
-    pub join: Vec<String>,
+    pub listen: Option<Address>,
+    /// The address that other nodes are told. Default: where it listens, which is then an address that they can connect to.
+    pub advertise: Option<Address>,
+    /// Where its HTTP is served, for gateways and the console. Every address of this machine (`:8080`) is told as that port of the host
+    /// where peers connect. Default: not told.
+    pub http: Option<Address>,
+    /// Addresses of other nodes, this one's own may be among them. One that answers is enough. A name is resolved at each try, and
+    /// each of its addresses is tried. Default: none.
+    pub join: Vec<Address>,
     /// The durable store. Nodes that share one find each other through it.
     pub store: Option<Arc<dyn Store>>,
     /// What all nodes of the cluster share and nobody else knows. Default: from the store; without one, and on loopback addresses
@@ -52,9 +55,9 @@ impl Default for NodeConfig {
             name: None,
             zone: None,
             cluster: "default".to_owned(),
-            listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 0)).into()),
             advertise: None,
-            http: String::new(),
+            http: None,
             join: Vec::new(),
             store: None,
             secret: None,
@@ -100,10 +103,19 @@ pub enum StartError {
         "peers would speak plain TCP on {0}, and TLS between nodes is not built yet: listen on a loopback address, \
          or set danger_plain_peers if that network is yours alone"
     )]
-    PlainPeers(SocketAddr),
+    PlainPeers(Address),
     /// It listens on all addresses, and nobody knows which one peers reach. The caller's fault.
     #[error("{0} is no address that peers can connect to: say which one they reach (advertise)")]
-    Advertise(SocketAddr),
+    Advertise(Address),
+    /// An address that others are told, or that is to be joined, cannot be used. The caller's fault.
+    #[error("{what}: {source}")]
+    Address {
+        /// Which.
+        what: &'static str,
+        /// Why, and what can be used.
+        #[source]
+        source: AddressError,
+    },
     /// Nodes that are not on one machine need a common secret. The caller's fault.
     #[error("no secret: set one, 32 random bytes, the same on all nodes; or a store, which keeps one; or use loopback addresses only")]
     NoSecret,
@@ -111,7 +123,7 @@ pub enum StartError {
     #[error("cannot listen for peers on {addr}")]
     Listen {
         /// Where.
-        addr: SocketAddr,
+        addr: Address,
         /// Why.
         #[source]
         source: std::io::Error,

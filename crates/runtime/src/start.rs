@@ -6,8 +6,8 @@ use crate::dial::{self, Dials};
 use crate::node::{Inner, Node, Parts, Tasks};
 use crate::storing::{self, StoreSide};
 use crate::transport;
-use core::net::SocketAddr;
 use core::time::Duration;
+use outlive_core::address::Address;
 use outlive_core::config::Config;
 use outlive_core::engine::Engine;
 use outlive_core::id::Secret;
@@ -30,18 +30,17 @@ impl<L: Live> Node<L> {
     pub async fn start(config: NodeConfig) -> Result<Node<L>, StartError> {
         check_names(&config)?;
         let engine_config = checked(&config)?;
-        let listener = match config.listen {
-            Some(addr) => Some(listen(&config, addr).await?),
-            None => None,
-        };
-        let addr = match &listener {
-            Some((_, bound)) => config.advertise.clone().unwrap_or_else(|| bound.to_string()),
-            None => NO_ADDRESS.to_owned(),
+        let (listener, peer) = match &config.listen {
+            Some(addr) => {
+                let (listener, peer) = listen(&config, addr).await?;
+                (Some(listener), Some(peer))
+            }
+            None => (None, None),
         };
         let secret = secret(&config).await?;
-        let node = Node::new(config, engine_config, &addr, secret)?;
+        let node = Node::new(config, engine_config, peer.as_ref(), secret)?;
         let inner = &node.inner;
-        if let Some((listener, _)) = listener {
+        if let Some(listener) = listener {
             inner.tasks.spawn(dial::listen(inner.clone(), listener));
         }
         inner.tasks.spawn(crate::timer::run(inner.clone()));
@@ -69,7 +68,7 @@ impl<L: Live> Node<L> {
             Some(bytes) => bytes,
             None => entropy()?,
         };
-        let node = Node::new(config, engine_config, NO_ADDRESS, Secret::new(secret))?;
+        let node = Node::new(config, engine_config, None, Secret::new(secret))?;
         let inner = &node.inner;
         inner.call(|e, now, out| e.handle_nobody(now, out));
         inner.formed.send_replace(true);
@@ -77,7 +76,24 @@ impl<L: Live> Node<L> {
         Ok(node)
     }
 
-    fn new(config: NodeConfig, engine_config: outlive_core::config::Checked, addr: &str, secret: Secret) -> Result<Node<L>, StartError> {
+    /// `peer` is where others connect.
+    fn new(
+        config: NodeConfig,
+        engine_config: outlive_core::config::Checked,
+        peer: Option<&Address>,
+        secret: Secret,
+    ) -> Result<Node<L>, StartError> {
+        let addr = peer.map_or_else(|| NO_ADDRESS.to_owned(), Address::to_string);
+        let http = match (config.http, peer) {
+            (None, _) => None,
+            (Some(http), Some(peer)) => Some(http.told_beside(peer)),
+            (Some(http), None) => Some(http.reachable()),
+        };
+        let http = http.transpose().map_err(|source| StartError::Address { what: "http", source })?;
+        let mut join = Vec::new();
+        for addr in config.join {
+            join.push(addr.reachable().map_err(|source| StartError::Address { what: "join", source })?.to_string());
+        }
         let [life, seed, jitter] = [u64::from_ne_bytes(entropy()?), u64::from_ne_bytes(entropy()?), u64::from_ne_bytes(entropy()?)];
         let name = match config.name {
             Some(name) => name,
@@ -85,12 +101,12 @@ impl<L: Live> Node<L> {
         };
         let node = member::Node {
             name: name.into(),
-            addr: addr.into(),
+            addr: addr.as_str().into(),
             boot: wall_micros(),
             life: Life::new(life),
             zone: config.zone.as_deref().map_or(0, name_hash),
             observer: config.observer,
-            http: config.http.into(),
+            http: http.map(|http| http.to_string()).unwrap_or_default().into(),
         };
         let clock = Clock::start(jitter);
         let engine = Engine::new(engine_config, node, seed, clock.now())
@@ -99,7 +115,7 @@ impl<L: Live> Node<L> {
             engine,
             clock,
             secret,
-            dials: Dials::new(addr, &config.join, config.store.is_some(), config.danger_plain_peers),
+            dials: Dials::new(&addr, &join, config.store.is_some(), config.danger_plain_peers),
             cluster: config.cluster.into(),
             store: config.store.map(StoreSide::new),
             bounds: (config.commit_bound, config.open_bound),
@@ -122,17 +138,21 @@ fn checked(config: &NodeConfig) -> Result<outlive_core::config::Checked, StartEr
     Config { store: config.store.is_some(), ..config.engine.clone() }.check().map_err(StartError::Config)
 }
 
-async fn listen(config: &NodeConfig, addr: SocketAddr) -> Result<(tokio::net::TcpListener, SocketAddr), StartError> {
-    if !transport::plain_allowed(addr.ip(), config.danger_plain_peers) {
-        return Err(StartError::PlainPeers(addr));
+/// Listens, and says where others connect.
+async fn listen(config: &NodeConfig, addr: &Address) -> Result<(tokio::net::TcpListener, Address), StartError> {
+    let failed = |source| StartError::Listen { addr: addr.clone(), source };
+    let at = transport::resolve(addr).await.map_err(failed)?;
+    if !at.iter().all(|at| transport::plain_allowed(at.ip(), config.danger_plain_peers)) {
+        return Err(StartError::PlainPeers(addr.clone()));
     }
-    if addr.ip().is_unspecified() && config.advertise.is_none() {
-        return Err(StartError::Advertise(addr));
-    }
-    let failed = |source| StartError::Listen { addr, source };
-    let listener = transport::listen(addr).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
+    let told = match &config.advertise {
+        Some(told) => Some(told.clone().reachable().map_err(|source| StartError::Address { what: "advertise", source })?),
+        None if addr.is_any() => return Err(StartError::Advertise(addr.clone())),
+        None => None,
+    };
+    let listener = tokio::net::TcpListener::bind(&*at).await.map_err(failed)?;
+    let port = listener.local_addr().map_err(failed)?.port();
+    Ok((listener, told.unwrap_or_else(|| addr.with_port(port))))
 }
 
 /// The cluster's secret: given, else the store's, else computed from the cluster's name for a cluster that nobody else can reach.
@@ -144,7 +164,7 @@ async fn secret(config: &NodeConfig) -> Result<Secret, StartError> {
         let answer = tokio::time::timeout(SECRET, store.secret(entropy()?)).await;
         return Ok(Secret::new(answer.map_err(|_| StartError::StoreSilent(SECRET))?.map_err(StartError::Store)?));
     }
-    if config.listen.is_none_or(|addr| addr.ip().to_canonical().is_loopback()) {
+    if config.listen.as_ref().is_none_or(Address::is_loopback) {
         tracing::warn!(cluster = config.cluster, "the secret is computed from the cluster's name: whoever is on this machine knows it");
         return Ok(Secret::from_cluster_name(&config.cluster));
     }

@@ -5,10 +5,11 @@
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use outlive_core::address::Address;
 use std::io;
 use std::net::Shutdown;
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) type Reader = OwnedReadHalf;
 
@@ -31,14 +32,24 @@ pub(crate) fn plain_allowed(ip: IpAddr, danger: bool) -> bool {
     ip.to_canonical().is_loopback() || danger
 }
 
-pub(crate) async fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(addr).await
+/// All that an address stands for now, at least one.
+pub(crate) async fn resolve(addr: &Address) -> io::Result<Vec<SocketAddr>> {
+    let mut found: Vec<SocketAddr> = tokio::net::lookup_host((addr.host(), addr.port())).await?.collect();
+    if addr.is_any() {
+        // Where the machine has no IPv6, all of its addresses are these.
+        found.push(SocketAddr::from(([0, 0, 0, 0], addr.port())));
+    }
+    if found.is_empty() { Err(no_address()) } else { Ok(found) }
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }
 
 /// Connects to the first address of `addr` that accepts and that plain TCP may go to.
 pub(crate) async fn dial(addr: &str, danger: bool) -> io::Result<TcpStream> {
     let attempt = async {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let mut last = no_address();
         for addr in tokio::net::lookup_host(addr).await? {
             if !plain_allowed(addr.ip(), danger) {
                 let why = "plain TCP goes to loopback addresses only, unless danger_plain_peers is set";

@@ -154,7 +154,7 @@ async fn plain_peers_on_a_network_are_refused() {
     assert!(matches!(error, StartError::PlainPeers(_)), "{error}");
     open_to_all.danger_plain_peers = true;
     assert!(matches!(Node::<()>::start(open_to_all.clone()).await.unwrap_err(), StartError::Advertise(_)));
-    open_to_all.advertise = Some("127.0.0.1:1".to_owned());
+    open_to_all.advertise = Some("127.0.0.1:1".parse().unwrap());
     assert!(matches!(Node::<()>::start(open_to_all.clone()).await.unwrap_err(), StartError::NoSecret));
     open_to_all.secret = Some([1; 32]);
     assert!(Node::<()>::start(open_to_all).await.is_ok());
@@ -219,7 +219,7 @@ async fn nodes_that_name_each_other_and_themselves_make_one_cluster() {
     // The address of a node that is not there yet, and this node's own, are among those to join.
     let own = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut second = config("n1", &[own.to_string(), addr(&first)]);
-    second.listen = Some(own);
+    second.listen = Some(own.into());
     let second = Node::<()>::start(second).await.unwrap();
     met(&[first.clone(), second.clone()]).await;
     assert_eq!(second.readiness(), Readiness::Ready);

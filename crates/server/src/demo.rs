@@ -103,7 +103,7 @@ async fn start_gateway(world: &Arc<World>, cluster: String, store: &str) -> anyh
     let mut config = NodeConfig::default();
     config.name = Some("gateway".into());
     config.cluster = cluster;
-    config.join = world.nodes().iter().filter_map(|node| node.peer).map(|addr| addr.to_string()).collect();
+    config.join = world.nodes().iter().filter_map(|node| node.peer).map(Into::into).collect();
     config.store = members::store(Some(store)).await?;
     let observer = Observer::start(config).await.context("the gateway cannot join the nodes")?;
     let holders = observer.holders(NAMESPACE);

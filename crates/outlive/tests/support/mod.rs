@@ -72,7 +72,7 @@ pub fn builder(name: &str, cluster: &str, settings: &[&str]) -> Builder {
         config.set(path, text).unwrap();
     }
     let cookie = Cookie::new().name("OUTLIVESID").danger_plain_http();
-    Outlive::builder().config(config).node(name).cookie(cookie).peer(([127, 0, 0, 1], 0).into())
+    Outlive::builder().config(config).node(name).cookie(cookie).peer("127.0.0.1:0")
 }
 
 /// Nodes a, b, c of one cluster, each joined to the first.

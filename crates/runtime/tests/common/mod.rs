@@ -23,7 +23,7 @@ pub const LONG: Duration = Duration::from_secs(60);
 pub fn config(name: &str, join: &[String]) -> NodeConfig {
     let mut config = NodeConfig::default();
     config.name = Some(name.to_owned());
-    config.join = join.to_vec();
+    config.join = join.iter().map(|addr| addr.parse().unwrap()).collect();
     config.engine = Config { shards: 4, ..Config::default() };
     config
 }

@@ -13,7 +13,9 @@ use tokio::net::TcpListener;
 
 /// Runs until a signal; then what it holds moves to others. A second signal waits for nothing but the store.
 pub(super) async fn run(config: NodeConfig) -> anyhow::Result<ExitCode> {
-    let listener = TcpListener::bind(config.ready).await.with_context(|| format!("cannot listen on {}", config.ready))?;
+    let listener = TcpListener::bind((config.ready.host(), config.ready.port()))
+        .await
+        .with_context(|| format!("cannot listen on {}", config.ready))?;
     let ready = listener.local_addr()?;
     let drain_timeout = config.drain_timeout;
     let node: Node<()> = Node::start(settings(config).await?).await?;

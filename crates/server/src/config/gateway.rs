@@ -2,6 +2,7 @@
 
 use crate::config::units::{self, Secret};
 use crate::config::{Errors, Layers, Section, Setting};
+use outlive_core::address::Address;
 use outlive_gateway::{Limits, Network};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -42,7 +43,7 @@ pub(crate) enum Members {
 /// What it takes to meet a cluster.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    pub(crate) join: Vec<String>,
+    pub(crate) join: Vec<Address>,
     pub(crate) name: String,
     pub(crate) store: Option<String>,
     pub(crate) secret: Option<Secret>,
@@ -76,7 +77,7 @@ impl GatewayConfig {
         });
         let backends = layers.many("gateway.backend", units::backend);
         let cluster = Cluster {
-            join: layers.many("gateway.join", units::host),
+            join: layers.many("gateway.join", units::reachable),
             name: layers.required("gateway.cluster", String::new(), units::some),
             store: layers.optional("gateway.store", units::some),
             secret: layers.optional("gateway.secret", units::secret),

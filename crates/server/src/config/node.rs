@@ -2,6 +2,7 @@
 
 use crate::config::units::{self, Durability, Secret};
 use crate::config::{Errors, Layers, Section, Setting};
+use outlive_core::address::Address;
 use outlive_core::config::{Limits, OnLost};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -34,29 +35,29 @@ pub(crate) struct NodeConfig {
     pub(crate) name: Option<String>,
     pub(crate) zone: Option<String>,
     pub(crate) cluster: String,
-    pub(crate) peer: SocketAddr,
-    pub(crate) advertise: Option<String>,
-    pub(crate) join: Vec<String>,
+    pub(crate) peer: Address,
+    pub(crate) advertise: Option<Address>,
+    pub(crate) join: Vec<Address>,
     pub(crate) store: Option<String>,
     pub(crate) secret: Option<Secret>,
     pub(crate) durability: Durability,
     pub(crate) on_lost: OnLost,
     pub(crate) limits: Limits,
-    pub(crate) ready: SocketAddr,
+    pub(crate) ready: Address,
     pub(crate) drain_timeout: Duration,
     pub(crate) danger_plain_peers: bool,
 }
 
 impl NodeConfig {
     pub(crate) fn new(mut layers: Layers) -> Result<NodeConfig, Errors> {
-        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let loopback = || Address::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let config = NodeConfig {
             name: layers.optional("node.name", units::name),
             zone: layers.optional("node.zone", units::some),
             cluster: layers.required("node.cluster", String::new(), units::some),
-            peer: layers.required("node.peer", loopback, units::address),
-            advertise: layers.optional("node.advertise", units::host),
-            join: layers.many("node.join", units::host),
+            peer: layers.required("node.peer", loopback(), units::listen),
+            advertise: layers.optional("node.advertise", units::reachable),
+            join: layers.many("node.join", units::reachable),
             store: layers.optional("node.store", units::some).filter(|store| store != "none"),
             secret: layers.optional("node.secret", units::secret),
             durability: layers.required("node.durability", Durability::Backup(1), units::durability),
@@ -65,7 +66,7 @@ impl NodeConfig {
                 idle: layers.required("node.idle_timeout", Duration::from_secs(1800), units::duration),
                 lifetime: layers.required("node.lifetime", Duration::from_secs(24 * 3600), units::duration),
             },
-            ready: layers.required("node.ready", loopback, units::address),
+            ready: layers.required("node.ready", loopback(), units::listen),
             drain_timeout: layers.required("node.drain_timeout", Duration::from_secs(20), units::duration),
             danger_plain_peers: layers.switch("node.danger_plain_peers"),
         };
@@ -75,10 +76,10 @@ impl NodeConfig {
         if config.join.is_empty() && config.store.is_none() {
             layers.refuse("neither node.join nor node.store is set: a node without an application needs others to keep copies for");
         }
-        if config.peer.ip().is_unspecified() && config.advertise.is_none() {
+        if config.peer.is_any() && config.advertise.is_none() {
             layers.refuse(format!("node.peer is {}, and node.advertise does not say which address others reach", config.peer));
         }
-        if !config.peer.ip().is_loopback() && !config.danger_plain_peers {
+        if !config.peer.is_loopback() && !config.danger_plain_peers {
             layers.refuse(format!("node.peer is {}, peers are not encrypted yet, and node.danger_plain_peers is not set", config.peer));
         }
         layers.finish(config)

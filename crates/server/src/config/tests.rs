@@ -51,7 +51,7 @@ fn each_mistake_is_told_with_its_value_and_what_it_may_be() {
         ("", "gateway.listen is not set, and is needed: give --listen"),
         ("", "neither gateway.join nor gateway.backend is set"),
         ("[gateway]\njoin = ['a:1']\nbackend = ['a=127.0.0.1:1']", "both set"),
-        ("[gateway]\njoin = ['nowhere']", "gateway.join is `nowhere` (file), and must be a host with a port"),
+        ("[gateway]\njoin = ['nowhere']", "gateway.join is `nowhere` (file), and an address is HOST:PORT, such as app1:7400"),
         ("[gateway]\ncluster = 'x'\nbackend = ['a=127.0.0.1:1']", "gateway.cluster is set, and gateway.join is not"),
         ("[gateway]\nsecret = 'hunter2'\njoin = ['a:1']", "gateway.secret (file) must be 64 hex digits"),
     ];

@@ -1,5 +1,6 @@
 //! Values as people write them, and why one is refused.
 
+use outlive_core::address::{Address, AddressError};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -43,12 +44,14 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "must be an address with a port, such as 127.0.0.1:8080".to_owned())
 }
 
-/// `HOST:PORT`, where the host may be a name.
-pub(super) fn host(text: &str) -> Result<String, String> {
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
-        _ => Err("must be a host with a port, such as 10.0.0.1:7400".to_owned()),
-    }
+/// Where to listen.
+pub(super) fn listen(text: &str) -> Result<Address, String> {
+    text.parse().map_err(|error: AddressError| error.to_string())
+}
+
+/// Where others connect.
+pub(super) fn reachable(text: &str) -> Result<Address, String> {
+    listen(text)?.reachable().map_err(|error| error.to_string())
 }
 
 /// A whole number within bounds.
