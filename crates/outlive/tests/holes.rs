@@ -176,8 +176,8 @@ impl Store for Held {
         self.store.announce(node, lease)
     }
 
-    fn nodes(&self) -> Answer<'_, Result<Vec<outlive_store::Node>, LoadError>> {
-        self.store.nodes()
+    fn nodes(&self, lapsed: Duration) -> Answer<'_, Result<Vec<outlive_store::Node>, LoadError>> {
+        self.store.nodes(lapsed)
     }
 
     fn withdraw(&self, life: Life) -> Answer<'_, Result<(), PutError>> {
@@ -186,6 +186,10 @@ impl Store for Held {
 
     fn secret(&self, proposal: [u8; 32]) -> Answer<'_, Result<[u8; 32], PutError>> {
         self.store.secret(proposal)
+    }
+
+    fn identity(&self) -> Answer<'_, Result<[u8; 16], LoadError>> {
+        self.store.identity()
     }
 
     fn probe(&self) -> Answer<'_, Result<(), LoadError>> {

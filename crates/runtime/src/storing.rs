@@ -340,7 +340,7 @@ async fn look<L: Live>(inner: Arc<Inner<L>>) {
     let me = inner.engine.life();
     let mut looks = 0;
     loop {
-        match patiently(side.store.nodes()).await {
+        match patiently(side.store.nodes(Duration::ZERO)).await {
             Some(Ok(rows)) => {
                 inner.dials.discovered(rows.into_iter().filter(|row| row.life != me).map(|row| row.peer.into()));
                 looks += 1;

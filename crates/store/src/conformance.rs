@@ -54,6 +54,7 @@ pub async fn all(make: impl AsyncFn() -> Pair) {
     a_lease_has_one_holder(&make().await).await;
     nodes_are_found_while_their_lease_runs(&make().await).await;
     all_get_one_secret(&make().await).await;
+    a_store_is_one_store_and_no_other(&make().await, &make().await).await;
     the_store_answers_a_probe(&make().await).await;
 }
 
@@ -172,7 +173,7 @@ pub async fn limits_are_refused_before_anything_happens([a, b]: &Pair) {
     assert!(matches!(a.lease(long.clone(), Life::new(1), LONG).await, Err(PutError::TooLarge { .. })), "a long name of a lease");
     assert!(matches!(a.announce(Node { peer: long, ..node(1) }, LONG).await, Err(PutError::TooLarge { .. })), "a long address");
     assert_eq!(one(b, key(1)).await, Loaded::Missing, "a refused call writes nothing");
-    assert_eq!(ok(b.nodes().await), vec![], "a refused call writes nothing");
+    assert_eq!(ok(b.nodes(Duration::ZERO).await), vec![], "a refused call writes nothing");
     assert_eq!(put(a, Put { record: Bytes::from(vec![1; MAX_RECORD]), ..fine() }).await, RowResult::Applied, "the largest record");
 }
 
@@ -268,7 +269,7 @@ pub async fn durations_may_be_as_long_as_the_type_allows([a, b]: &Pair) {
     here(one(b, key(1)).await);
     assert_eq!(one(b, key(2)).await, Loaded::Ended(1));
     assert_eq!(ok(b.lease("job".into(), Life::new(2), LONG).await), None);
-    assert_eq!(ok(b.nodes().await), vec![node(1)]);
+    assert_eq!(ok(b.nodes(Duration::ZERO).await), vec![node(1)]);
 }
 
 /// Two claims write one session `writes` times each; on a mismatch they read, include what is there, and try again. The union survives,
@@ -357,22 +358,24 @@ fn pair_lease(store: &Arc<dyn Store>, life: u64) -> Pin<Box<dyn Future<Output = 
 
 /// A node is found by all while its lease runs, and not afterwards; its row says how far it had counted.
 pub async fn nodes_are_found_while_their_lease_runs([a, b]: &Pair) {
-    assert_eq!(ok(a.nodes().await), vec![]);
+    assert_eq!(ok(a.nodes(Duration::ZERO).await), vec![]);
     assert_eq!(ok(a.announce(node(1), LONG).await), None);
     assert_eq!(ok(b.announce(Node { http: String::new(), ..node(2) }, LONG).await), None);
-    assert_eq!(ok(b.nodes().await), vec![node(1), Node { http: String::new(), ..node(2) }], "ordered by life");
+    assert_eq!(ok(b.nodes(Duration::ZERO).await), vec![node(1), Node { http: String::new(), ..node(2) }], "ordered by life");
     let moved = Node { peer: "[::1]:9".into(), beat: u64::MAX, ..node(1) };
     assert_eq!(ok(a.announce(moved.clone(), LONG).await), Some(7), "the beat that stood there");
-    assert_eq!(ok(b.nodes().await)[0], moved, "a row is replaced entirely");
+    assert_eq!(ok(b.nodes(Duration::ZERO).await)[0], moved, "a row is replaced entirely");
     assert_eq!(ok(a.announce(moved, LONG).await), Some(u64::MAX), "a beat is 64 bits");
     ok(b.withdraw(Life::new(2)).await);
     ok(b.withdraw(Life::new(3)).await);
-    assert_eq!(ok(a.nodes().await).len(), 1, "withdrawn");
+    assert_eq!(ok(a.nodes(Duration::ZERO).await).len(), 1, "withdrawn");
     let sign = Life::new(u64::MAX);
     ok(a.announce(Node { life: sign, ..node(3) }, LONG).await);
-    assert_eq!(ok(b.nodes().await)[1].life, sign, "lives are ordered without a sign");
+    assert_eq!(ok(b.nodes(Duration::ZERO).await)[1].life, sign, "lives are ordered without a sign");
     ok(a.announce(node(1), Duration::ZERO).await);
-    assert_eq!(ok(b.nodes().await).len(), 1, "its lease is over");
+    assert_eq!(ok(b.nodes(Duration::ZERO).await).len(), 1, "its lease is over");
+    assert_eq!(ok(b.nodes(LONG).await).len(), 2, "it lapsed a moment ago");
+    assert_eq!(ok(b.nodes(Duration::MAX).await).len(), 2, "a withdrawn node is not remembered");
     assert_eq!(ok(a.announce(node(1), LONG).await), Some(7), "but its row is remembered");
 }
 
@@ -386,6 +389,17 @@ pub async fn all_get_one_secret(pair: &Pair) {
     assert!(got.iter().all(|secret| *secret == got[0]), "all get the same");
     assert!((1..=16).any(|n| got[0] == [n; 32]), "and it is one of those proposed");
     assert_eq!(ok(pair[1].secret([0xFF; 32]).await), got[0], "a later proposal changes nothing");
+}
+
+/// All see one identity, for ever, and another store has another.
+pub async fn a_store_is_one_store_and_no_other([a, b]: &Pair, [other, _]: &Pair) {
+    let identity = ok(a.identity().await);
+    ok(a.secret([1; 32]).await);
+    put(a, row(1, Expect::Absent, 1, b"x")).await;
+    for store in [a, b] {
+        assert_eq!(ok(store.identity().await), identity, "the same for all");
+    }
+    assert_ne!(ok(other.identity().await), identity, "two stores are two");
 }
 
 /// A store that works says so.

@@ -40,6 +40,10 @@ pub enum LoadError {
     /// The store did not answer, and that says nothing about the rows. The store's fault; ask again later.
     #[error("the store cannot be read")]
     Unavailable(#[source] Cause),
+    /// Where it was is nothing, or another store, and whether it comes back is for people to say. The store's fault; ask again later: when
+    /// it is back, it may have forgotten.
+    #[error("the store is not where it was")]
+    Gone(#[source] Cause),
     /// The store answered what no `put` wrote. The store's fault; asking again does not help, a restored backup may.
     #[error("the store's data is damaged")]
     Damaged(#[source] Cause),
@@ -59,7 +63,7 @@ impl LoadError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            LoadError::Unavailable(_) | LoadError::Damaged(_) => Fault::Store,
+            LoadError::Unavailable(_) | LoadError::Gone(_) | LoadError::Damaged(_) => Fault::Store,
             LoadError::TooLarge { .. } => Fault::Caller,
         }
     }
@@ -67,7 +71,7 @@ impl LoadError {
     /// What asking again is worth.
     pub fn retry(&self) -> Retry {
         match self {
-            LoadError::Unavailable(_) => Retry::After(SOON),
+            LoadError::Unavailable(_) | LoadError::Gone(_) => Retry::After(SOON),
             LoadError::Damaged(_) | LoadError::TooLarge { .. } => Retry::Never,
         }
     }
@@ -81,6 +85,10 @@ pub enum PutError {
     /// Nothing of the call happened, certainly. The store's fault; the same call may be made again.
     #[error("the store did not write")]
     Failed(#[source] Cause),
+    /// Where it was is nothing, or another store; nothing of the call happened. The store's fault; the same call may be made again: when it is
+    /// back, it may have forgotten what it had acknowledged before.
+    #[error("the store is not where it was")]
+    Gone(#[source] Cause),
     /// Each row of the call may or may not have been written. The store's fault; **load the rows before writing them again**.
     #[error("the store may have written")]
     Unknown(#[source] Cause),
@@ -103,7 +111,7 @@ impl PutError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            PutError::Failed(_) | PutError::Unknown(_) => Fault::Store,
+            PutError::Failed(_) | PutError::Gone(_) | PutError::Unknown(_) => Fault::Store,
             PutError::TooLarge { .. } | PutError::Twice(_) => Fault::Caller,
         }
     }
@@ -111,7 +119,7 @@ impl PutError {
     /// What making the same call again is worth. [`Unknown`](PutError::Unknown) is `Never`: it has to be read first.
     pub fn retry(&self) -> Retry {
         match self {
-            PutError::Failed(_) => Retry::After(SOON),
+            PutError::Failed(_) | PutError::Gone(_) => Retry::After(SOON),
             PutError::Unknown(_) | PutError::TooLarge { .. } | PutError::Twice(_) => Retry::Never,
         }
     }

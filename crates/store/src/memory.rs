@@ -5,11 +5,14 @@ use crate::store::{Answer, End, Expect, Loaded, MAX_ROWS, Node, Put, Row, RowRes
 use crate::store::{check_keys, check_puts, check_text};
 use bytes::Bytes;
 use core::fmt;
+use core::future::poll_fn;
+use core::hash::{BuildHasher, Hasher};
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 use outlive_core::id::SessionKey;
 use outlive_core::stamp::{Life, Stamp};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,6 +36,12 @@ pub enum Health {
     Mute,
     /// Every call panics, as a driver with a bug does.
     Broken,
+    /// Reads work, and no write happens, though nobody can say so: a disk that is full.
+    Full,
+    /// Reads work, and writes wait for as long as it is so: a lock that another program holds.
+    Stuck,
+    /// Every call finds that the store is not there, and nothing happens.
+    Gone,
 }
 
 impl MemoryStore {
@@ -49,24 +58,44 @@ impl MemoryStore {
 
     /// Makes the store work or fail from now on.
     pub fn set_health(&self, health: Health) {
-        self.0.lock().health = health;
+        let waiting = {
+            let mut state = self.0.lock();
+            state.health = health;
+            core::mem::take(&mut state.waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits while writes wait.
+    fn stuck(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.0.lock();
+        if state.health != Health::Stuck {
+            return Poll::Ready(());
+        }
+        // Whoever gave up leaves its waker behind until the health changes; a test has few.
+        state.waiting.push(cx.waker().clone());
+        Poll::Pending
     }
 
     fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, LoadError> {
         let state = self.0.lock();
         match state.health {
-            Health::Up => Ok(read(&state)),
+            Health::Up | Health::Full | Health::Stuck => Ok(read(&state)),
             Health::Broken => broken(),
+            Health::Gone => Err(LoadError::Gone("the memory store was told to be gone".into())),
             Health::Down | Health::Mute => Err(LoadError::Unavailable("the memory store was told to fail".into())),
         }
     }
 
-    fn write<T>(&self, write: impl FnOnce(&mut State, Duration) -> T) -> Result<T, PutError> {
+    async fn write<T>(&self, write: impl FnOnce(&mut State, Duration) -> T) -> Result<T, PutError> {
+        poll_fn(|cx| self.stuck(cx)).await;
         let mut state = self.0.lock();
         match state.health {
             Health::Down => return Err(PutError::Failed("the memory store was told to fail".into())),
+            Health::Gone => return Err(PutError::Gone("the memory store was told to be gone".into())),
+            Health::Full => return Err(PutError::Unknown("the memory store was told to be full".into())),
             Health::Broken => broken(),
-            Health::Up | Health::Mute => {}
+            Health::Up | Health::Mute | Health::Stuck => {}
         }
         let now = state.clock.now();
         let answer = write(&mut state, now);
@@ -116,6 +145,19 @@ struct State {
     leases: HashMap<String, Lease>,
     nodes: BTreeMap<Life, (Node, Duration)>,
     secret: Option<[u8; 32]>,
+    identity: Identity,
+    /// Writers of a store that is [`Health::Stuck`].
+    waiting: Vec<Waker>,
+}
+
+/// Random, so that no two stores are taken for one.
+struct Identity([u8; 16]);
+
+impl Default for Identity {
+    fn default() -> Identity {
+        let half = || RandomState::new().build_hasher().finish();
+        Identity(((u128::from(half()) << 64) | u128::from(half())).to_be_bytes())
+    }
 }
 
 struct Entry {
@@ -255,47 +297,48 @@ impl Store for MemoryStore {
     fn put(&self, rows: Vec<Put>) -> Answer<'_, Result<Vec<RowResult>, PutError>> {
         Box::pin(async move {
             check_puts(&rows)?;
-            self.write(|state, now| rows.into_iter().map(|row| state.put(row, now)).collect())
+            self.write(|state, now| rows.into_iter().map(|row| state.put(row, now)).collect()).await
         })
     }
 
     fn end(&self, ends: Vec<End>) -> Answer<'_, Result<(), PutError>> {
         Box::pin(async move {
             check_keys(ends.iter().map(|end| end.key))?;
-            self.write(|state, now| ends.into_iter().for_each(|end| state.end(end, now)))
+            self.write(|state, now| ends.into_iter().for_each(|end| state.end(end, now))).await
         })
     }
 
     fn touch(&self, touches: Vec<Touch>) -> Answer<'_, Result<Vec<RowResult>, PutError>> {
         Box::pin(async move {
             check_keys(touches.iter().map(|touch| touch.key))?;
-            self.write(|state, now| touches.into_iter().map(|touch| state.touch(touch, now)).collect())
+            self.write(|state, now| touches.into_iter().map(|touch| state.touch(touch, now)).collect()).await
         })
     }
 
     fn sweep(&self, limit: usize) -> Answer<'_, Result<Swept, PutError>> {
-        Box::pin(async move { self.write(|state, now| state.sweep(limit, now)) })
+        Box::pin(async move { self.write(|state, now| state.sweep(limit, now)).await })
     }
 
     fn lease(&self, name: String, holder: Life, ttl: Duration) -> Answer<'_, Result<Option<u64>, PutError>> {
         Box::pin(async move {
             check_text("bytes of a lease's name", &name)?;
-            self.write(|state, now| state.lease(name, holder, ttl, now))
+            self.write(|state, now| state.lease(name, holder, ttl, now)).await
         })
     }
 
     fn announce(&self, node: Node, lease: Duration) -> Answer<'_, Result<Option<u64>, PutError>> {
         Box::pin(async move {
             node.check()?;
-            self.write(|state, now| state.announce(node, lease, now))
+            self.write(|state, now| state.announce(node, lease, now)).await
         })
     }
 
-    fn nodes(&self) -> Answer<'_, Result<Vec<Node>, LoadError>> {
+    fn nodes(&self, lapsed: Duration) -> Answer<'_, Result<Vec<Node>, LoadError>> {
         Box::pin(async move {
             self.read(|state| {
                 let now = state.clock.now();
-                state.nodes.values().filter(|(_, until)| *until > now).map(|(node, _)| node.clone()).collect()
+                let counts = |until: Duration| until.saturating_add(lapsed.min(DAY)) > now;
+                state.nodes.values().filter(|(_, until)| counts(*until)).map(|(node, _)| node.clone()).collect()
             })
         })
     }
@@ -305,11 +348,22 @@ impl Store for MemoryStore {
             self.write(|state, _| {
                 state.nodes.remove(&life);
             })
+            .await
         })
     }
 
     fn secret(&self, proposal: [u8; 32]) -> Answer<'_, Result<[u8; 32], PutError>> {
-        Box::pin(async move { self.write(|state, _| *state.secret.get_or_insert(proposal)) })
+        Box::pin(async move {
+            // Reading it is no write.
+            if let Ok(Some(secret)) = self.read(|state| state.secret) {
+                return Ok(secret);
+            }
+            self.write(|state, _| *state.secret.get_or_insert(proposal)).await
+        })
+    }
+
+    fn identity(&self) -> Answer<'_, Result<[u8; 16], LoadError>> {
+        Box::pin(async move { self.read(|state| state.identity.0) })
     }
 
     fn probe(&self) -> Answer<'_, Result<(), LoadError>> {
@@ -356,7 +410,8 @@ mod tests {
         let Loaded::Here(row) = store.load(vec![put.key]).await.unwrap().remove(0) else { panic!("the row is there") };
         assert!(row.age >= minute * 2 && row.touched >= minute && row.touched < row.age, "{row:?}");
         assert_eq!(store.sweep(10).await.unwrap(), Swept::default());
-        assert_eq!(store.nodes().await.unwrap(), vec![]);
+        assert_eq!(store.nodes(Duration::ZERO).await.unwrap(), vec![]);
+        assert_eq!(store.nodes(minute * 2).await.unwrap(), vec![node.clone()]);
         assert_eq!(store.lease("job".into(), Life::new(2), minute).await.unwrap(), Some(2));
         store.advance(minute);
         assert_eq!(store.sweep(10).await.unwrap().sessions, vec![(put.key, put.stamp)]);

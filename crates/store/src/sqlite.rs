@@ -1,5 +1,7 @@
 //! [`SqliteStore`]: one file, shared by the processes of one machine.
 
+mod clock;
+mod place;
 mod schema;
 mod statements;
 mod worker;
@@ -7,12 +9,15 @@ mod worker;
 use crate::error::{LoadError, PutError};
 use crate::open::OpenError;
 use crate::store::{Answer, End, Loaded, MAX_ROWS, Node, Put, RowResult, Store, Swept, Touch, check_keys, check_puts, check_text};
+use clock::Clock;
 use core::fmt;
 use core::time::Duration;
 use outlive_core::id::SessionKey;
 use outlive_core::stamp::Life;
+use place::Place;
 use rusqlite::Connection;
 use std::path::Path;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 use worker::{Broke, Worker};
 
@@ -20,16 +25,25 @@ use worker::{Broke, Worker};
 ///
 /// Each open store has two threads, one that writes and one that reads, and a connection for each. Calls that wait for the writer are
 /// committed together, up to [`MAX_ROWS`] rows. While another process writes, it tries again after a few jittered
-/// milliseconds, as long as somebody waits for the answer. The file is readable by its owner alone: it holds the cluster's secret.
+/// milliseconds, as long as somebody waits for the answer. The file is readable by its owner alone, and is made so if it is not: it holds
+/// the cluster's secret.
 ///
-/// The store's clock is the machine's wall clock, read by SQLite once per transaction: a step of it moves every age and every expiry by as
-/// much.
+/// Other programs may look at the file, copy it with `.backup` or `VACUUM INTO`, and hold its locks: calls wait. A program of *this*
+/// process may not open and close it beside SQLite, because that drops SQLite's locks (as a copy by `std::fs` does).
+/// A file that was removed, renamed or replaced, and a log that was removed, is [`Gone`](PutError::Gone) until the path names the same
+/// store again, which is then opened without a restart; another store in its place is never taken for it, and none is made. What a restored
+/// copy lacks has been forgotten.
+///
+/// The store's clock is kept in the file and moves with the monotonic clocks of those who use it. The wall clock says only how long nobody
+/// did: setting it moves no age and no expiry, and a process whose wall clock is ahead of the others' ages nothing. While the machine is
+/// suspended no time passes.
 ///
 /// When the last handle is dropped the threads finish what was queued, and end.
 #[derive(Clone)]
 pub struct SqliteStore {
     writer: Worker,
     reader: Worker,
+    clock: Arc<Clock>,
 }
 
 /// What an answered write of a [`SqliteStore`] survives.
@@ -46,25 +60,18 @@ pub enum Synchronous {
 impl SqliteStore {
     /// Opens the file at `path`; it is made if it is not there, its directory is not.
     ///
-    /// Waits while another process makes or migrates it. A file with a newer schema, or one that is not ours, is refused untouched.
+    /// Waits while another process makes or migrates it, for ten seconds at most. A file with a newer schema, or one that is not ours, is
+    /// refused untouched; and so is one that others can read, if this process cannot change that.
     pub async fn open(path: impl AsRef<Path>, synchronous: Synchronous) -> Result<SqliteStore, OpenError> {
-        let path = path.as_ref().to_owned();
-        let text = path.to_string_lossy();
-        if text.is_empty() {
-            return Err(OpenError::Refused("`sqlite:` needs the path of a file".into()));
-        }
-        if text.starts_with(":memory:") || text.starts_with("file:") {
-            let why = format!("`{text}` is no file that nodes can share and that outlives them: use `sqlite:PATH`, or `memory`");
-            return Err(OpenError::Refused(why));
-        }
+        let place = Arc::new(Place::new(path.as_ref(), synchronous)?);
         let failed = {
-            let what = text.clone().into_owned();
+            let what = path.as_ref().display().to_string();
             move |source: std::io::Error| OpenError::Failed { what, source: source.into() }
         };
         // Opening may wait for locks and the disk, which no task of a runtime should.
         let (reply, opened) = oneshot::channel();
         let open = move || {
-            let store = SqliteStore::open_here(&path, synchronous, &|| !reply.is_closed());
+            let store = SqliteStore::open_here(&place, &|| !reply.is_closed());
             // Nobody waits: the handle is dropped, and the threads end.
             drop(reply.send(store));
         };
@@ -74,14 +81,14 @@ impl SqliteStore {
         }
     }
 
-    fn open_here(path: &Path, synchronous: Synchronous, wanted: &dyn Fn() -> bool) -> Result<SqliteStore, OpenError> {
-        let writer = schema::open(path, synchronous, wanted)?;
-        let reader = schema::open(path, synchronous, wanted)?;
-        let failed = |source: std::io::Error| OpenError::Failed { what: path.display().to_string(), source: source.into() };
-        Ok(SqliteStore {
-            writer: Worker::start("outlive-write", writer, worker::Kind::Write).map_err(failed)?,
-            reader: Worker::start("outlive-read", reader, worker::Kind::Read).map_err(failed)?,
-        })
+    fn open_here(place: &Arc<Place>, wanted: &dyn Fn() -> bool) -> Result<SqliteStore, OpenError> {
+        let clock = Arc::new(Clock::new());
+        let start = |name, kind| {
+            let failed = |source: std::io::Error| OpenError::Failed { what: place.name(), source: source.into() };
+            Worker::start(name, place.sit(wanted)?, Arc::clone(&clock), kind).map_err(failed)
+        };
+        let (writer, reader) = (start("outlive-write", worker::Kind::Write)?, start("outlive-read", worker::Kind::Read)?);
+        Ok(SqliteStore { writer, reader, clock })
     }
 
     async fn write<T: Send + 'static>(
@@ -90,8 +97,8 @@ impl SqliteStore {
         work: impl Fn(&Connection, i64) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, PutError> {
         self.writer.call(rows, work).await.map_err(|broke| match broke {
-            Broke::Nothing(cause) => PutError::Failed(cause),
-            Broke::Damaged(cause) => PutError::Failed(cause),
+            Broke::Nothing(cause) | Broke::Damaged(cause) => PutError::Failed(cause),
+            Broke::Gone(cause) => PutError::Gone(cause),
             Broke::Unknown(cause) => PutError::Unknown(cause),
         })
     }
@@ -102,6 +109,7 @@ impl SqliteStore {
     ) -> Result<T, LoadError> {
         self.reader.call(1, work).await.map_err(|broke| match broke {
             Broke::Nothing(cause) | Broke::Unknown(cause) => LoadError::Unavailable(cause),
+            Broke::Gone(cause) => LoadError::Gone(cause),
             Broke::Damaged(cause) => LoadError::Damaged(cause),
         })
     }
@@ -146,7 +154,14 @@ impl Store for SqliteStore {
 
     fn sweep(&self, limit: usize) -> Answer<'_, Result<Swept, PutError>> {
         let limit = limit.min(MAX_ROWS);
-        Box::pin(async move { self.write(limit, move |db, now| statements::sweep(db, now, limit)).await })
+        Box::pin(async move {
+            let clock = Arc::clone(&self.clock);
+            let sweep = move |db: &Connection, now| match clock.is_clear() {
+                true => statements::sweep(db, now, limit),
+                false => Ok(Swept::default()),
+            };
+            self.write(limit, sweep).await
+        })
     }
 
     fn lease(&self, name: String, holder: Life, ttl: Duration) -> Answer<'_, Result<Option<u64>, PutError>> {
@@ -159,12 +174,17 @@ impl Store for SqliteStore {
     fn announce(&self, node: Node, lease: Duration) -> Answer<'_, Result<Option<u64>, PutError>> {
         Box::pin(async move {
             node.check()?;
-            self.write(1, move |db, now| statements::announce(db, now, &node, lease)).await
+            let clock = Arc::clone(&self.clock);
+            let announce = move |db: &Connection, now| {
+                clock.write(db, now)?;
+                statements::announce(db, now, &node, lease)
+            };
+            self.write(1, announce).await
         })
     }
 
-    fn nodes(&self) -> Answer<'_, Result<Vec<Node>, LoadError>> {
-        Box::pin(self.read(statements::nodes))
+    fn nodes(&self, lapsed: Duration) -> Answer<'_, Result<Vec<Node>, LoadError>> {
+        Box::pin(self.read(move |db, now| statements::nodes(db, now, lapsed)))
     }
 
     fn withdraw(&self, life: Life) -> Answer<'_, Result<(), PutError>> {
@@ -172,7 +192,17 @@ impl Store for SqliteStore {
     }
 
     fn secret(&self, proposal: [u8; 32]) -> Answer<'_, Result<[u8; 32], PutError>> {
-        Box::pin(self.write(1, move |db, _| statements::secret(db, &proposal)))
+        Box::pin(async move {
+            // Reading it is no write.
+            if let Ok(Some(secret)) = self.read(|db, _| statements::known_secret(db)).await {
+                return Ok(secret);
+            }
+            self.write(1, move |db, _| statements::secret(db, &proposal)).await
+        })
+    }
+
+    fn identity(&self) -> Answer<'_, Result<[u8; 16], LoadError>> {
+        Box::pin(self.read(|db, _| schema::identity(db)))
     }
 
     fn probe(&self) -> Answer<'_, Result<(), LoadError>> {

@@ -33,7 +33,10 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// - **An answered write is seen by every load that starts afterwards, at every node.** A load that may miss one is
 ///   [`LoadError::Unavailable`], not `Missing`.
 /// - **Time is the store's.** Callers give durations and get ages, so that no two clocks are ever compared. Durations count from the moment
-///   of writing, are kept to the millisecond, and may be as long as the type allows.
+///   of writing, are kept to the millisecond, and may be as long as the type allows. A clock that was set, or that differs from everybody
+///   else's, must not make anything older than it is: where the store cannot tell, it is as if no time had passed.
+/// - **A store that is gone says so.** What is not the store that was opened (moved, deleted, replaced by another) is
+///   [`PutError::Gone`] and [`LoadError::Gone`], never an empty store.
 /// - **Until its expiry a row stays; after it, it may go at any moment**, and goes with [`sweep`](Store::sweep). A row past its expiry is
 ///   still loaded while it is there: whether the session is over is its owner's decision, by the record. The same holds for markers.
 /// - **A store waits as long as the database does.** It sets no timeout and starts nothing in the background; the caller may drop the
@@ -74,14 +77,20 @@ pub trait Store: Send + Sync + 'static {
     /// within the day, that the store forgot. Rows whose lease has been over for a day are removed.
     fn announce(&self, node: Node, lease: Duration) -> Answer<'_, Result<Option<u64>, PutError>>;
 
-    /// The nodes whose lease is not over, ordered by life.
-    fn nodes(&self) -> Answer<'_, Result<Vec<Node>, LoadError>>;
+    /// The nodes whose lease is not over, or has been for less than `lapsed` (up to a day is remembered) and that were not withdrawn,
+    /// ordered by life. Whoever could not write for a while is among the lapsed ones, and so is whoever was killed.
+    fn nodes(&self, lapsed: Duration) -> Answer<'_, Result<Vec<Node>, LoadError>>;
 
     /// Removes the row of this life, if there is one.
     fn withdraw(&self, life: Life) -> Answer<'_, Result<(), PutError>>;
 
-    /// The cluster's secret: `proposal` if there was none before. All that ever ask get the same 32 bytes. They are never logged.
+    /// The cluster's secret: `proposal` if there was none before. All that ever ask get the same 32 bytes. They are never logged. Once it is
+    /// there, asking for it writes nothing, so that it works where writing does not.
     fn secret(&self, proposal: [u8; 32]) -> Answer<'_, Result<[u8; 32], PutError>>;
+
+    /// Which store this is: 16 random bytes, made with it and the same for ever and for all. Nodes compare them to find out that they do not
+    /// share one. Not secret.
+    fn identity(&self) -> Answer<'_, Result<[u8; 16], LoadError>>;
 
     /// Whether the store answers, at the least cost that tells.
     fn probe(&self) -> Answer<'_, Result<(), LoadError>>;

@@ -265,7 +265,7 @@ async fn a_newer_file_is_refused_untouched() {
     drop(store(&dir.file()).await);
     Connection::open(dir.file()).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = SqliteStore::open(dir.file(), Synchronous::Full).await.unwrap_err();
-    let expected = format!("`{}` has schema version 99, this build knows 1: use a newer release, or another file", dir.file().display());
+    let expected = format!("`{}` has schema version 99, this build knows 2: use a newer release, or another file", dir.file().display());
     assert!(matches!(error, OpenError::Foreign(_)));
     assert_eq!(error.to_string(), expected);
     let version = Connection::open(dir.file()).unwrap().query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0)).unwrap();
@@ -301,34 +301,33 @@ async fn a_damaged_row_is_an_error_and_no_answer() {
 }
 
 #[tokio::test]
-async fn urls_say_what_is_wrong_with_them() {
+async fn urls_open_what_they_say() {
     let dir = Dir::new();
-    let url = format!("sqlite:{}", dir.file().display());
-    for good in ["", "?synchronous=full", "?synchronous=normal"] {
-        open(&format!("{url}{good}")).await.unwrap().probe().await.unwrap();
+    let url = format!("{}", dir.file().display());
+    let put = conformance::row(1, Expect::Absent, 1, b"x");
+    store(&dir.file()).await.put(vec![put.clone()]).await.unwrap();
+    for good in ["sqlite:", "SQLITE:", "sqlite://"] {
+        for option in ["", "?", "?synchronous=full", "?synchronous=normal"] {
+            let loaded = open(&format!("{good}{url}{option}")).await.unwrap().load(vec![put.key]).await.unwrap();
+            assert!(matches!(loaded[..], [Loaded::Here(_)]), "{good}{url}{option} is another file");
+        }
     }
+    std::fs::create_dir(dir.0.join("folder")).unwrap();
+    let (folder, missing) = (dir.0.join("folder"), dir.0.join("nowhere/at/all.db"));
     for (wrong, part) in [
-        ("sqlite::memory:", "no file that nodes can share"),
-        ("sqlite:", "needs the path of a file"),
-        ("sqlite:x.db?mode=ro", "`mode=ro` is no option"),
-        ("sqlite:/nowhere/at/all.db", "cannot open /nowhere/at/all.db"),
+        ("sqlite::memory:".to_owned(), "no file that nodes can share".to_owned()),
+        ("sqlite:x.db?mode=ro".to_owned(), "`mode=ro` is no option".to_owned()),
+        (format!("sqlite:{}", folder.display()), format!("is a directory: write `sqlite:{}/sessions.db`", folder.display())),
+        (format!("sqlite:{url}-wal"), format!("is a part of the store `{url}`")),
+        ("sqlite:/dev/null".to_owned(), "is not a file".to_owned()),
+        (format!("sqlite:{}", missing.display()), format!("cannot open {}", missing.display())),
     ] {
-        let error = open(wrong).await.err().unwrap().to_string();
-        assert!(error.contains(part), "{wrong}: {error}");
+        let error = open(&wrong).await.err().unwrap().to_string();
+        assert!(error.contains(&part), "{wrong}: {error}");
     }
-}
-
-#[cfg(unix)]
-#[tokio::test]
-async fn only_its_owner_may_read_the_file() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let dir = Dir::new();
-    let store = store(&dir.file()).await;
-    store.secret([1; 32]).await.unwrap();
-    for file in std::fs::read_dir(&dir.0).unwrap() {
-        let file = file.unwrap();
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.file_name());
-    }
+    let error = open(&format!("sqlite:{}", missing.display())).await.err().unwrap();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(cause, format!("there is no folder `{}`: make it", dir.0.join("nowhere/at").display()));
 }
 
 fn integrity(path: &Path) -> String {

@@ -10,14 +10,17 @@ use std::path::Path;
 /// "Outl" in the file's header, so that no other program's database is taken for ours.
 const APPLICATION: i32 = 0x4f75_746c;
 
-/// One step per schema version; a step that was released is never changed. Times are milliseconds of the Unix epoch.
+/// One step per schema version; a step that was released is never changed. Times are milliseconds of the store's clock.
 ///
 /// Sessions and markers share a table, so that "an end absorbs" is one look-up. Rows lie in the order of their creation, not of their keys,
 /// because a key is a hash: sessions that are used together then share pages.
 ///
 /// INVARIANT: `due` <= `expires`. It is when the sweep looks at the row next. A write or a touch that moves `expires` ahead leaves `due` and
 /// its index alone, and the sweep moves it on once per timeout instead.
-const STEPS: [&str; 1] = ["
+///
+/// `store` has one row: which store it is, and its clock as it was written last, by whom and what the wall clock was then.
+const STEPS: [&str; 2] = [
+    "
 CREATE TABLE session (
     key BLOB NOT NULL PRIMARY KEY CHECK (length(key) = 16),
     stamp BLOB CHECK (length(stamp) = 16),
@@ -51,16 +54,36 @@ CREATE TABLE cluster (
     one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
     secret BLOB NOT NULL CHECK (length(secret) = 32)
 ) STRICT;
-"];
+",
+    "
+CREATE TABLE store (
+    one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    identity BLOB NOT NULL CHECK (length(identity) = 16),
+    now INTEGER NOT NULL,
+    wall INTEGER NOT NULL,
+    clock BLOB NOT NULL CHECK (length(clock) = 8)
+) STRICT;
+INSERT INTO store
+    SELECT 1, randomblob(16), wall, wall, zeroblob(8) FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS wall);
+",
+];
 
-/// A connection to the file at `path`, whose schema is the newest when this returns. Waits for other processes while it is `wanted`.
-pub(super) fn open(path: &Path, synchronous: Synchronous, wanted: &dyn Fn() -> bool) -> Result<Connection, OpenError> {
+/// How long a file may be locked by others until it counts as one that cannot be opened.
+const LOCKED: Duration = Duration::from_secs(10);
+
+/// A connection to the file at `path`, whose schema is the newest when this returns. Waits for other processes while it is `wanted`, ten
+/// seconds at most. A file whose identity (`None`: it has none yet) is not `ours` is refused untouched.
+pub(super) fn open(
+    path: &Path,
+    synchronous: Synchronous,
+    wanted: &dyn Fn() -> bool,
+    ours: impl Fn(Option<[u8; 16]>) -> bool,
+) -> Result<Connection, OpenError> {
     let name = path.display().to_string();
     let failed = |source: rusqlite::Error| match source.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => OpenError::Foreign(format!("`{name}` is not a SQLite database")),
         _ => OpenError::Failed { what: name.clone(), source: source.into() },
     };
-    create_private(path).map_err(|source| OpenError::Failed { what: name.clone(), source: source.into() })?;
     // Without SQLITE_OPEN_URI, so that a path is a path whatever it begins with.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags).map_err(failed)?;
@@ -68,27 +91,22 @@ pub(super) fn open(path: &Path, synchronous: Synchronous, wanted: &dyn Fn() -> b
     db.busy_timeout(Duration::ZERO).map_err(failed)?;
     db.set_prepared_statement_cache_capacity(32);
     let known = STEPS.len() as i32;
-    let found = insist(wanted, || owner(&mut db)).map_err(failed)?;
-    match found {
+    let (owner, identity) = insist(wanted, || owner(&mut db)).map_err(failed)?;
+    match owner {
         Owner::Ours(version) if version > known => {
             let text = format!("`{name}` has schema version {version}, this build knows {known}: use a newer release, or another file");
             return Err(OpenError::Foreign(text));
         }
         Owner::Other => return Err(OpenError::Foreign(format!("`{name}` is a SQLite database of another program"))),
+        Owner::Ours(_) | Owner::Nobody if !ours(identity) => return Err(OpenError::Foreign(format!("`{name}` is another store"))),
         Owner::Ours(_) | Owner::Nobody => {}
     }
     insist(wanted, || settings(&db, synchronous)).map_err(failed)?;
-    insist(wanted, || migrate(&mut db)).map_err(failed)?;
+    if !matches!(owner, Owner::Ours(version) if version == known) {
+        insist(wanted, || migrate(&mut db)).map_err(failed)?;
+    }
+    writable(&db).map_err(failed)?;
     Ok(db)
-}
-
-/// The file holds the cluster's secret and every session, so only its owner may read it; SQLite's side files get the same mode.
-fn create_private(path: &Path) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.create(true).truncate(false).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
 }
 
 enum Owner {
@@ -97,16 +115,31 @@ enum Owner {
     Other,
 }
 
-fn owner(db: &mut Connection) -> rusqlite::Result<Owner> {
+/// Whose it is, and its identity if it has one already.
+fn owner(db: &mut Connection) -> rusqlite::Result<(Owner, Option<[u8; 16]>)> {
     // One transaction: another process may be making the tables right now.
     let db = db.transaction()?;
     let number = |sql| db.query_row(sql, [], |row| row.get::<_, i32>(0));
     let tables = number("SELECT count(*) FROM sqlite_schema")?;
     Ok(match (number("PRAGMA application_id")?, number("PRAGMA user_version")?) {
-        (APPLICATION, version) => Owner::Ours(version),
-        (0, 0) if tables == 0 => Owner::Nobody,
-        _ => Owner::Other,
+        (APPLICATION, 2) => (Owner::Ours(2), Some(identity(&db)?)),
+        (APPLICATION, version) => (Owner::Ours(version), None),
+        (0, 0) if tables == 0 => (Owner::Nobody, None),
+        _ => (Owner::Other, None),
     })
+}
+
+/// Which store it is.
+pub(super) fn identity(db: &Connection) -> rusqlite::Result<[u8; 16]> {
+    db.query_row("SELECT identity FROM store", [], |row| row.get(0))
+}
+
+/// SQLite opens what it may not write for reading alone, and says so at the first write: that is now. A lock says nothing.
+fn writable(db: &Connection) -> rusqlite::Result<()> {
+    match db.execute_batch("BEGIN IMMEDIATE; ROLLBACK") {
+        Err(error) if is_busy(&error) => Ok(()),
+        done => done,
+    }
 }
 
 fn settings(db: &Connection, synchronous: Synchronous) -> rusqlite::Result<()> {
@@ -147,7 +180,7 @@ fn insist<T>(wanted: &dyn Fn() -> bool, mut attempt: impl FnMut() -> rusqlite::R
     let mut pause = Pause::new();
     loop {
         match attempt() {
-            Err(error) if is_busy(&error) && wanted() => pause.wait(),
+            Err(error) if is_busy(&error) && wanted() && pause.waited() < LOCKED => pause.wait(),
             done => return done,
         }
     }

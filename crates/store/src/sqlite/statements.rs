@@ -1,4 +1,4 @@
-//! What is asked of the file. Each runs inside a transaction, `now` is SQLite's clock in milliseconds.
+//! What is asked of the file. Each runs inside a transaction, `now` is the store's clock in milliseconds.
 
 use crate::store::{End, Expect, Loaded, Node, Put, Row, RowResult, Swept, Touch};
 use bytes::Bytes;
@@ -151,9 +151,10 @@ pub(super) fn announce(db: &Connection, now: i64, node: &Node, lease: Duration) 
     Ok(before.map(i64::cast_unsigned))
 }
 
-pub(super) fn nodes(db: &Connection, now: i64) -> Result<Vec<Node>> {
+pub(super) fn nodes(db: &Connection, now: i64, lapsed: Duration) -> Result<Vec<Node>> {
+    let lapsed = i64::try_from(lapsed.as_millis()).unwrap_or(DAY).min(DAY);
     let mut find = db.prepare_cached("SELECT life, name, peer, http, beat FROM node WHERE until > ?1 ORDER BY life")?;
-    let found = find.query_map([now], |row| {
+    let found = find.query_map([now.saturating_sub(lapsed)], |row| {
         let (life, beat) = (Life::new(u64::from_be_bytes(row.get(0)?)), row.get::<_, i64>(4)?.cast_unsigned());
         Ok(Node { life, name: row.get(1)?, peer: row.get(2)?, http: row.get(3)?, beat })
     })?;
@@ -163,6 +164,10 @@ pub(super) fn nodes(db: &Connection, now: i64) -> Result<Vec<Node>> {
 pub(super) fn withdraw(db: &Connection, life: Life) -> Result<()> {
     db.prepare_cached("DELETE FROM node WHERE life = ?1")?.execute([life.bits().to_be_bytes()])?;
     Ok(())
+}
+
+pub(super) fn known_secret(db: &Connection) -> Result<Option<[u8; 32]>> {
+    db.prepare_cached("SELECT secret FROM cluster")?.query_row([], |row| row.get(0)).optional()
 }
 
 pub(super) fn secret(db: &Connection, proposal: &[u8; 32]) -> Result<[u8; 32]> {

@@ -1,5 +1,7 @@
 //! [`Worker`]: a thread with a connection, to which calls are sent.
 
+use super::clock::Clock;
+use super::place::{Gone, Seat};
 use crate::error::Cause;
 use core::hash::{BuildHasher, Hasher};
 use core::time::Duration;
@@ -19,6 +21,8 @@ pub(super) enum Broke {
     Nothing(Cause),
     /// Nothing happened, and the file is damaged.
     Damaged(Cause),
+    /// Nothing happened: the path does not name what was opened.
+    Gone(Cause),
     /// It may have happened.
     Unknown(Cause),
 }
@@ -36,9 +40,9 @@ pub(super) struct Worker(mpsc::Sender<Box<dyn Job>>);
 
 impl Worker {
     /// Starts the thread; it ends when the last clone is dropped and the queue is empty.
-    pub(super) fn start(name: &str, db: Connection, kind: Kind) -> std::io::Result<Worker> {
+    pub(super) fn start(name: &str, seat: Seat, clock: Arc<Clock>, kind: Kind) -> std::io::Result<Worker> {
         let (sender, queue) = mpsc::channel(QUEUE);
-        std::thread::Builder::new().name(name.into()).spawn(move || serve(queue, &db, kind))?;
+        std::thread::Builder::new().name(name.into()).spawn(move || serve(queue, seat, &clock, kind))?;
         Ok(Worker(sender))
     }
 
@@ -101,7 +105,7 @@ where
     }
 }
 
-fn serve(mut queue: mpsc::Receiver<Box<dyn Job>>, db: &Connection, kind: Kind) {
+fn serve(mut queue: mpsc::Receiver<Box<dyn Job>>, mut seat: Seat, clock: &Clock, kind: Kind) {
     while let Some(first) = queue.blocking_recv() {
         let mut rows = first.rows();
         let mut jobs = vec![first];
@@ -112,7 +116,7 @@ fn serve(mut queue: mpsc::Receiver<Box<dyn Job>>, db: &Connection, kind: Kind) {
             rows += job.rows();
             jobs.push(job);
         }
-        let broke = transaction(db, kind, &mut jobs);
+        let broke = transaction(&mut seat, clock, kind, &mut jobs);
         for job in jobs {
             job.settle(broke.as_ref().map(Shared::broke));
         }
@@ -120,11 +124,11 @@ fn serve(mut queue: mpsc::Receiver<Box<dyn Job>>, db: &Connection, kind: Kind) {
 }
 
 /// Runs the jobs in one transaction; those that nobody waits for any more are left out while it waits for a lock.
-fn transaction(db: &Connection, kind: Kind, jobs: &mut Vec<Box<dyn Job>>) -> Option<Shared> {
+fn transaction(seat: &mut Seat, clock: &Clock, kind: Kind, jobs: &mut Vec<Box<dyn Job>>) -> Option<Shared> {
     let mut pause = Pause::new();
     loop {
-        match attempt(db, kind, jobs) {
-            Err(Shared { error, committing: false }) if is_busy(&error) => {
+        match attempt(seat, clock, kind, jobs) {
+            Err(Shared::Nothing(error)) if is_busy(&error) => {
                 jobs.retain(|job| job.wanted());
                 if jobs.is_empty() {
                     return None;
@@ -138,42 +142,64 @@ fn transaction(db: &Connection, kind: Kind, jobs: &mut Vec<Box<dyn Job>>) -> Opt
 }
 
 /// Once. Whatever fails, no transaction is left open.
-fn attempt(db: &Connection, kind: Kind, jobs: &mut [Box<dyn Job>]) -> Result<(), Shared> {
-    let before = |error| Shared { error: Arc::new(error), committing: false };
+fn attempt(seat: &mut Seat, clock: &Clock, kind: Kind, jobs: &mut [Box<dyn Job>]) -> Result<(), Shared> {
+    let db = seat.db(&|| jobs.iter().any(|job| job.wanted())).map_err(Shared::gone)?;
+    let done = within(db, clock, kind, jobs);
+    if done.is_err() && !db.is_autocommit() {
+        // SQLite rolls back by itself after the gravest errors, and closing does it after all others.
+        drop(db.execute_batch("ROLLBACK"));
+    }
+    match (done, seat.verify()) {
+        (done, Ok(())) => done,
+        (Err(broke @ Shared::Unknown(_)), Err(_)) => Err(broke),
+        // It is in a file that nobody else may ever read.
+        (Ok(()), Err(gone)) if kind == Kind::Write => Err(Shared::Unknown(Arc::new(gone))),
+        (_, Err(gone)) => Err(Shared::gone(gone)),
+    }
+}
+
+fn within(db: &Connection, clock: &Clock, kind: Kind, jobs: &mut [Box<dyn Job>]) -> Result<(), Shared> {
+    let before = |error| Shared::Nothing(Arc::new(error));
     let begin = match kind {
         Kind::Write => "BEGIN IMMEDIATE",
         Kind::Read => "BEGIN",
     };
     db.prepare_cached(begin).and_then(|mut begin| begin.execute([])).map_err(before)?;
     let mut work = || {
-        let now = db.prepare_cached("SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)")?.query_row([], |row| row.get(0))?;
+        let now = clock.now(db)?;
         jobs.iter_mut().try_for_each(|job| job.run(db, now))
     };
-    let done = work().map_err(before).and_then(|()| {
-        let commit = db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+    work().map_err(before)?;
+    let commit = db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+    match commit {
+        Ok(_) => Ok(()),
         // A commit that failed half-way may come back from the log after a crash. A lock is taken before anything is written.
-        commit.map(drop).map_err(|error| Shared { committing: kind == Kind::Write && !is_busy(&error), error: Arc::new(error) })
-    });
-    if done.is_err() && !db.is_autocommit() {
-        // SQLite rolls back by itself after the gravest errors, and closing does it after all others.
-        drop(db.execute_batch("ROLLBACK"));
+        Err(error) if kind == Kind::Write && !is_busy(&error) => Err(Shared::Unknown(Arc::new(error))),
+        Err(error) => Err(before(error)),
     }
-    done
 }
 
 /// An error that all calls of a transaction are told.
-struct Shared {
-    error: Arc<rusqlite::Error>,
-    committing: bool,
+enum Shared {
+    /// Nothing happened.
+    Nothing(Arc<rusqlite::Error>),
+    /// Nothing happened, and nothing will there.
+    Gone(Arc<Gone>),
+    /// It may have happened.
+    Unknown(Arc<dyn std::error::Error + Send + Sync>),
 }
 
 impl Shared {
+    fn gone(gone: Gone) -> Shared {
+        Shared::Gone(Arc::new(gone))
+    }
+
     fn broke(&self) -> Broke {
-        let cause = Cause::from(Arc::clone(&self.error));
-        match (self.committing, is_damage(&self.error)) {
-            (true, _) => Broke::Unknown(cause),
-            (false, true) => Broke::Damaged(cause),
-            (false, false) => Broke::Nothing(cause),
+        match self {
+            Shared::Nothing(error) if is_damage(error) => Broke::Damaged(Cause::from(Arc::clone(error))),
+            Shared::Nothing(error) => Broke::Nothing(Cause::from(Arc::clone(error))),
+            Shared::Gone(gone) => Broke::Gone(Cause::from(Arc::clone(gone))),
+            Shared::Unknown(error) => Broke::Unknown(Cause::from(Arc::clone(error))),
         }
     }
 }
@@ -194,11 +220,17 @@ pub(super) struct Pause {
     micros: u64,
     random: RandomState,
     count: u64,
+    waited: Duration,
 }
 
 impl Pause {
     pub(super) fn new() -> Pause {
-        Pause { micros: 100, random: RandomState::new(), count: 0 }
+        Pause { micros: 100, random: RandomState::new(), count: 0, waited: Duration::ZERO }
+    }
+
+    /// For how long it has waited, at least.
+    pub(super) fn waited(&self) -> Duration {
+        self.waited
     }
 
     pub(super) fn wait(&mut self) {
@@ -206,7 +238,9 @@ impl Pause {
         let mut hasher = self.random.build_hasher();
         hasher.write_u64(self.count);
         let half = self.micros / 2;
-        std::thread::sleep(Duration::from_micros(half + hasher.finish() % half));
+        let pause = Duration::from_micros(half + hasher.finish() % half);
+        std::thread::sleep(pause);
+        self.waited += pause;
         self.micros = (self.micros * 2).min(4000);
     }
 }
@@ -214,17 +248,30 @@ impl Pause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sqlite::{Synchronous, place::Place};
+
+    /// A worker on a file of its own, which goes with the test.
+    fn worker(name: &str) -> (Worker, impl Drop) {
+        struct Dir(std::path::PathBuf);
+        impl Drop for Dir {
+            fn drop(&mut self) {
+                drop(std::fs::remove_dir_all(&self.0));
+            }
+        }
+        let dir = Dir(std::env::temp_dir().join(format!("outlive-worker-{name}-{}", std::process::id())));
+        std::fs::create_dir_all(&dir.0).unwrap();
+        let place = Arc::new(Place::new(&dir.0.join("s.db"), Synchronous::Full).unwrap());
+        let seat = place.sit(&|| true).unwrap();
+        (Worker::start("test", seat, Arc::new(Clock::new()), Kind::Write).unwrap(), dir)
+    }
 
     #[tokio::test]
     async fn a_commit_that_fails_is_unknown_and_leaves_no_transaction_open() {
-        let db = Connection::open_in_memory().unwrap();
-        db.execute_batch(
-            "PRAGMA foreign_keys = ON;
-             CREATE TABLE parent (id INTEGER PRIMARY KEY);
-             CREATE TABLE child (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED);",
-        )
-        .unwrap();
-        let worker = Worker::start("test", db, Kind::Write).unwrap();
+        let (worker, _dir) = worker("commit");
+        let schema = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+             CREATE TABLE child (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+             PRAGMA defer_foreign_keys = ON;";
+        assert!(worker.call(1, move |db, _| db.execute_batch(schema)).await.is_ok());
         // The constraint is looked at by COMMIT.
         let orphan = worker.call(1, |db, _| db.execute("INSERT INTO child VALUES (1)", [])).await;
         assert!(matches!(orphan, Err(Broke::Unknown(_))));
@@ -236,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_whose_thread_dies_is_unknown() {
-        let worker = Worker::start("test", Connection::open_in_memory().unwrap(), Kind::Write).unwrap();
+        let (worker, _dir) = worker("dies");
         let died = worker.call(1, |_, _| -> rusqlite::Result<()> { panic!("on purpose") }).await;
         assert!(matches!(died, Err(Broke::Unknown(_))));
         // The queue is closed when the thread has unwound, which a second call may see or be part of.
