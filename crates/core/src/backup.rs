@@ -13,14 +13,23 @@ use crate::round::combine;
 use crate::shard::{Cx, Shard, Timer, level_of};
 use crate::slot::{Copy, Facade, Holder, Orphan, Own, Slot};
 use crate::stamp::{Claim, Life, Stamp};
+use crate::time::{Mono, ms};
 use crate::view::{Lives, View};
 use crate::wire::{LateResult, Message, Set, Why, WireLineage};
 use bytes::Bytes;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
-fn ms(d: Duration) -> u32 {
-    u32::try_from(d.as_millis()).unwrap_or(u32::MAX)
+/// How long ago a session was used, for its holders. Of one whose cookie has not come back there is nothing to tell.
+fn idle(record: &Record, now: Mono) -> u32 {
+    if record.is_first() { u32::MAX } else { ms(now.since(record.used)) }
+}
+
+/// Notes what [`idle`] says.
+fn note_idle(record: &mut Record, now: Mono, idle_ms: u32) {
+    if idle_ms < u32::MAX {
+        record.note_use(now - Duration::from_millis(u64::from(idle_ms)));
+    }
 }
 
 /// Cuts the delta of the commit just made, for every holder whose copy it fits; the others get the record.
@@ -141,7 +150,7 @@ impl<L: Live> Shard<L> {
         let sent = Sent { key, claim, version, attempt: holder.attempt, what: What::Copy };
         // If the peer has this state, the next delta fits; if not, its gap comes before anything else.
         holder.sent = Some(version);
-        let (idle_ms, lineage) = (ms(cx.now.since(record.used)), (&record.lineage).into());
+        let (idle_ms, lineage) = (idle(record, cx.now), (&record.lineage).into());
         link.send(&Message::Have { key, claim, version, tip: record.tip, idle_ms, lineage }, Some(sent), cx.out);
     }
 
@@ -165,7 +174,6 @@ impl<L: Live> Shard<L> {
     }
 
     pub(crate) fn send_inform(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
-        let limits = cx.config.limits;
         let Some((copy, view)) = self.own(key) else {
             self.informs.remove(&key);
             return;
@@ -173,7 +181,7 @@ impl<L: Live> Shard<L> {
         let Copy { own: Some(own), record, .. } = &*copy else { return };
         if let Some(link) = view.link(to) {
             let sent = Sent { key, claim: own.claim, version: own.version, attempt: 0, what: What::Inform };
-            let expires_ms = ms(record.expires(limits).since(cx.now));
+            let expires_ms = ms(record.expires().since(cx.now));
             let lineage = Some((&record.lineage).into());
             link.send(&Message::Facade { key, claim: own.claim, tip: record.tip, expires_ms, lineage }, Some(sent), cx.out);
         }
@@ -316,7 +324,6 @@ impl<L: Live> Shard<L> {
 
     /// Tells those who are to have the facade what is durable now.
     fn show(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
-        let limits = cx.config.limits;
         let Some((copy, view)) = self.own(key) else { return };
         let Copy { own: Some(own), record, .. } = copy else { return };
         let tip = own.durable_tip;
@@ -331,7 +338,7 @@ impl<L: Live> Shard<L> {
         let first = own.shown.claim != own.claim;
         own.shown = tip;
         let list = if everyone { Lives::new() } else { view.list(key) };
-        let expires_ms = ms(record.expires(limits).since(cx.now));
+        let expires_ms = ms(record.expires().since(cx.now));
         for peer in view.others().filter(|p| everyone || list.contains(&p.life)) {
             if own.list.contains(&peer.life) {
                 continue;
@@ -571,7 +578,7 @@ impl<L: Live> Shard<L> {
         let now = cx.now;
         let copy = self.copy(key)?;
         copy.record.commit(claim.at(version), &changes);
-        copy.record.used = copy.record.used.max(now);
+        copy.record.note_commit(now);
         copy.accept(claim, now);
         copy.settle_told();
         let bounded = copy.record.attributes().len() <= ATTRIBUTES_MAX && copy.record.bytes() <= 2 * RECORD_MAX;
@@ -607,9 +614,8 @@ impl<L: Live> Shard<L> {
                 cx.out.event(key, Event::Backed { owner: from });
             }
             Some(copy) if record.lineage.covers(&copy.record.lineage) => {
-                let used = copy.record.used.max(record.used);
-                copy.record = record;
-                copy.record.used = used;
+                let before = core::mem::replace(&mut copy.record, record);
+                copy.record.note_use_of(&before);
                 copy.stored = stored.or(copy.stored);
                 copy.accept(claim, now);
                 copy.settle_told();
@@ -655,7 +661,7 @@ impl<L: Live> Shard<L> {
             None => true,
             Some(copy) if copy.record.tip == tip => {
                 copy.accept(claim, now);
-                copy.record.used = copy.record.used.max(now - Duration::from_millis(u64::from(idle_ms)));
+                note_idle(&mut copy.record, now, idle_ms);
                 copy.settle_told();
                 self.settle_orphans(cx, key);
                 self.offer_branch(cx, key, from);
@@ -749,7 +755,7 @@ impl<L: Live> Shard<L> {
             }
             Some(copy) => {
                 copy.promise(claim, now);
-                let (tip, expires) = (copy.record.tip, copy.record.expires(cx.config.limits));
+                let (tip, expires) = (copy.record.tip, copy.record.expires());
                 let released = self.release(cx, key);
                 if let Some(copy) = &released {
                     // A round that runs may have told others that this copy is here, and "the same" is all that they answer.
@@ -787,7 +793,7 @@ impl<L: Live> Shard<L> {
             && copy.own.is_none()
             && claim >= copy.accepted
         {
-            copy.record.used = copy.record.used.max(now - Duration::from_millis(u64::from(idle_ms)));
+            note_idle(&mut copy.record, now, idle_ms);
         }
     }
 
@@ -876,7 +882,7 @@ impl<L: Live> Shard<L> {
                 }
             }
         } else {
-            let facade = Facade { claim, tip, expires: now + Duration::from_millis(u64::from(expires_ms)) };
+            let facade = Facade { claim, tip, expires: now + Duration::from_millis(u64::from(expires_ms)), over: false };
             if self.view.list(key).contains(&self.view.me) {
                 self.match_owners(cx, key, facade);
             }
@@ -904,21 +910,22 @@ impl<L: Live> Shard<L> {
         }
     }
 
-    fn note_facade(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, tip: Stamp, expires: crate::time::Mono) {
+    fn note_facade(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, tip: Stamp, expires: Mono) {
         let reach = match cx.config.reach {
             Reach::Everyone => true,
             Reach::Placement => false,
             Reach::Auto => self.view.peers.len() <= 8,
         };
         match self.table.get_mut(&key) {
-            Some(Slot::Facade(f)) if claim >= f.claim => {
+            // What expired here goes on only under a later claim.
+            Some(Slot::Facade(f)) if claim > f.claim || claim == f.claim && !f.over => {
                 // Within a claim versions grow; of two claims the greater is the later owner, and its state is asked for.
                 let newer = claim > f.claim || tip.version >= f.tip.version || tip.claim != f.tip.claim;
-                *f = Facade { claim, tip: if newer { tip } else { f.tip }, expires };
+                *f = Facade { claim, tip: if newer { tip } else { f.tip }, expires, over: false };
             }
             Some(_) => {}
             None if reach => {
-                self.table.insert(key, Slot::Facade(Facade { claim, tip, expires }));
+                self.table.insert(key, Slot::Facade(Facade { claim, tip, expires, over: false }));
             }
             None => {}
         }
@@ -932,7 +939,7 @@ impl<L: Live> Shard<L> {
         }
         let expires = cx.now + cx.config.limits.idle;
         self.note_facade(cx, key, owner, tip, expires);
-        self.table.entry(key).or_insert(Slot::Facade(Facade { claim: owner, tip, expires }));
+        self.table.entry(key).or_insert(Slot::Facade(Facade { claim: owner, tip, expires, over: false }));
     }
 
     /// This node no longer owns the session; its copy stays until somebody who owns it says that it can go.

@@ -61,7 +61,7 @@ pub enum OnLost {
     Serve,
 }
 
-/// How long a session lives.
+/// How long a session lives. A session keeps those of the node where it began, on every node: nodes need not agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Without use. Default 30 minutes.
@@ -80,11 +80,6 @@ impl Limits {
     /// The idle timeout; shorter while the session's cookie has not come back once.
     pub fn idle_of(&self, first: bool) -> Duration {
         if first { self.idle.min(FIRST_LIFETIME) } else { self.idle }
-    }
-
-    /// How often a use is told to the backups: a tenth of the idle timeout.
-    pub fn touch_step(&self) -> Duration {
-        self.idle / 10
     }
 
     /// The value of the attribute [`LIMITS`](crate::record::LIMITS): two numbers of milliseconds, big endian.

@@ -58,7 +58,7 @@ impl<L: Live> Shard<L> {
 
     fn mark_ended(&mut self, cx: &mut Cx<'_>, key: SessionKey, kind: EndKind, from: Option<Life>, ticket: Option<Ticket>) {
         let view = self.view.clone();
-        let keep = cx.config.limits.lifetime.min(ENDED_KEEP);
+        let mut keep = ENDED_KEEP;
         // Whoever may hold a copy: the list, the holders, the owner this node knows of. One who hears it tells those that it knows.
         // While forks may not have met, anybody may own it.
         let mut waiting = if view.is_settled() { view.asked(key) } else { view.others().map(|p| p.life).collect() };
@@ -67,6 +67,7 @@ impl<L: Live> Shard<L> {
         }
         if let Some(copy) = self.release(cx, key) {
             self.forget_late(cx, key, &copy, LateResult::NotOwner);
+            keep = keep.min(copy.record.limits().lifetime);
             waiting.extend([copy.accepted.life, copy.heard.life]);
             waiting.extend(copy.former.iter().copied());
             if let Some(own) = copy.own {

@@ -18,11 +18,11 @@ use crate::record::{Change, Record};
 use crate::shard::{Brought, Cx, Map, Shard, Shared};
 use crate::slot::Slot;
 use crate::stamp::{Life, Stamp};
-use crate::storing::{Loaded, Write, Written};
+use crate::storing::{Loaded, Touch, Write, Written};
 use crate::time::Mono;
 use crate::view::{Health, Peer, View};
 use crate::wire::{EndKind, FrameError, Message, WireMember, decode, frame_len};
-use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
@@ -63,6 +63,8 @@ pub struct Drained {
     pub newcomers: u64,
     /// There is nobody who could take them.
     pub alone: bool,
+    /// Sessions of which the store has all but their last use; counted while there is nobody else to tell.
+    pub untold: u64,
 }
 
 /// Numbers for metrics, readiness and the demo.
@@ -100,6 +102,8 @@ pub struct Engine<L> {
     /// The earliest timer of any shard, in microseconds; may be too early, never too late.
     earliest: AtomicI64,
     swept: AtomicU64,
+    /// Which shard's writes are taken first, and which one's touches.
+    turns: [AtomicUsize; 2],
 }
 
 impl<L> core::fmt::Debug for Engine<L> {
@@ -156,7 +160,17 @@ impl<L: Live> Engine<L> {
         let shards =
             (0..config.shards).map(|i| Mutex::new(Shard::new(view.clone(), seed ^ u64::from(i).wrapping_mul(0x9e37_79b9)))).collect();
         let (links, earliest, swept) = (RwLock::default(), AtomicI64::new(i64::MAX), AtomicU64::new(0));
-        Ok(Engine { me, config, shards, shared: Shared::default(), world: Mutex::new(world), links, earliest, swept })
+        Ok(Engine {
+            me,
+            config,
+            shards,
+            shared: Shared::default(),
+            world: Mutex::new(world),
+            links,
+            earliest,
+            swept,
+            turns: Default::default(),
+        })
     }
 
     /// This life.
@@ -380,11 +394,49 @@ impl<L: Live> Engine<L> {
 
     /// Takes up to `most` writes for the store; each is answered with [`handle_written`](Engine::handle_written).
     pub fn take_writes(&self, now: Mono, most: usize, out: &mut Outputs) -> Vec<Write> {
-        let mut writes = Vec::new();
-        for at in 0..self.shards.len() {
-            self.with(now, at, out, |s, cx| s.take_writes(cx, most, &mut writes));
+        self.take(now, 0, most, out, |s, cx, upto, into| s.take_writes(cx, upto, into))
+    }
+
+    /// Takes up to `most` touches for the store; each is answered with [`handle_touched`](Engine::handle_touched). Beside the writes, so
+    /// that neither keeps the other from a store that has too much to do.
+    pub fn take_touches(&self, now: Mono, most: usize, out: &mut Outputs) -> Vec<Touch> {
+        self.take(now, 1, most, out, |s, cx, upto, into| s.take_touches(cx, upto, into))
+    }
+
+    /// A fair share of every shard, then what is left of any, each time beginning where the last one ended.
+    fn take<T>(
+        &self,
+        now: Mono,
+        turn: usize,
+        most: usize,
+        out: &mut Outputs,
+        take: impl Fn(&mut Shard<L>, &mut Cx<'_>, usize, &mut Vec<T>),
+    ) -> Vec<T> {
+        let (mut taken, shards, turn) = (Vec::new(), self.shards.len(), &self.turns[turn]);
+        for share in [most.div_ceil(shards), most] {
+            let first = turn.load(Ordering::Relaxed);
+            for at in first..first + shards {
+                if taken.len() >= most {
+                    turn.store(at % shards, Ordering::Relaxed);
+                    return taken;
+                }
+                let upto = (taken.len() + share).min(most);
+                self.with(now, at % shards, out, |s, cx| take(s, cx, upto, &mut taken));
+            }
         }
-        writes
+        taken
+    }
+
+    /// What became of a touch.
+    pub fn handle_touched(&self, now: Mono, key: SessionKey, written: Written, out: &mut Outputs) {
+        self.shard(now, key, out, |s, cx| s.handle_touched(cx, key, written));
+    }
+
+    /// The store is to hear of the last use of all that is owned here: before the last node ends.
+    pub fn touch_rows(&self, now: Mono, out: &mut Outputs) {
+        for at in 0..self.shards.len() {
+            self.with(now, at, out, |s, cx| s.touch_rows(cx));
+        }
     }
 
     /// What became of a write.
@@ -463,14 +515,17 @@ impl<L: Live> Engine<L> {
 
     /// How the drain is going. When `left` is 0 the process may exit.
     pub fn drained(&self) -> Drained {
-        let (mut left, mut newcomers, mut alone) = (0, 0, true);
+        let (mut left, mut newcomers, mut alone, mut untold) = (0, 0, true, 0);
         for shard in &self.shards {
             let shard = shard.lock();
             alone &= !shard.view.others().any(|p| !p.leaving && p.health != Health::Gone);
             let (all, new) = shard.left(&self.config);
             (left, newcomers) = (left + all, newcomers + new);
+            if alone && self.config.store {
+                untold += shard.untold().count() as u64;
+            }
         }
-        Drained { left, newcomers, alone }
+        Drained { left, newcomers, alone, untold: if alone { untold } else { 0 } }
     }
 
     /// The last word: peers hear that this life is down.

@@ -1,10 +1,12 @@
 //! The asked side of a claim round: promising, answering, handing over, staying, inviting.
 
 use crate::id::SessionKey;
+use crate::link::{Sent, What};
 use crate::output::Live;
 use crate::shard::{Cx, Shard, Timer};
 use crate::slot::{Closing, Copy, Slot};
 use crate::stamp::{Claim, Life, Stamp};
+use crate::time::ms;
 use crate::wire::{Held, Message, Why};
 use core::time::Duration;
 
@@ -51,6 +53,7 @@ impl<L: Live> Shard<L> {
             }
             _ => {
                 let (accepted, held) = match self.table.get(&key) {
+                    Some(Slot::Facade(f)) if f.over => (f.claim, Held::Expired(f.tip)),
                     Some(Slot::Facade(f)) if f.tip.version > 0 && cx.now <= f.expires => (f.claim, Held::Told(f.tip)),
                     Some(Slot::Facade(f)) => (f.claim, Held::Nothing),
                     _ => (Claim::NONE, Held::Nothing),
@@ -84,6 +87,8 @@ impl<L: Live> Shard<L> {
     /// The owner keeps the session: the asker gets a copy to serve as a guest, once all of it is durable.
     fn stay(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life, claim: Claim) {
         let bound = cx.config.handover_bound;
+        // A guest's request is a use like any other.
+        self.note_use(cx, key);
         let Some((copy, view)) = self.own(key) else { return };
         let Copy { own: Some(own), record, .. } = copy else { return };
         let Some(link) = view.link(to) else { return };
@@ -92,7 +97,7 @@ impl<L: Live> Shard<L> {
         } else {
             own.stay.retain(|(life, _)| *life != to);
             own.stay.push((to, claim));
-            link.send(&Message::Busy { key, claim, ms: bound.as_millis() as u32 }, None, cx.out);
+            link.send(&Message::Busy { key, claim, ms: ms(bound) }, None, cx.out);
         }
     }
 
@@ -121,7 +126,7 @@ impl<L: Live> Shard<L> {
         if !closing.busy_told && closing.claim.life != me {
             closing.busy_told = true;
             if let Some(link) = view.link(claim.life) {
-                link.send(&Message::Busy { key, claim, ms: cx.config.handover_bound.as_millis() as u32 }, None, cx.out);
+                link.send(&Message::Busy { key, claim, ms: ms(cx.config.handover_bound) }, None, cx.out);
             }
         }
     }
@@ -132,8 +137,19 @@ impl<L: Live> Shard<L> {
         let Some(own) = copy.own.as_ref() else { return };
         let Some(closing) = own.closing else { return };
         if own.running == 0 && own.all_durable() || cx.now >= closing.due {
+            self.tell_use(cx, key, closing.claim.life);
             self.step_down(cx, key, closing.claim);
             self.answer(cx, key, closing.claim.life, closing.claim, closing.have, true);
+        }
+    }
+
+    /// Who has the same state need not have heard of the last use.
+    fn tell_use(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
+        let Some((copy, view)) = self.own(key) else { return };
+        let (Some(own), Some(link)) = (&copy.own, view.link(to)) else { return };
+        if copy.record.used > own.touched {
+            let note = Sent { key, claim: own.claim, version: 0, attempt: 0, what: What::Note };
+            link.send(&Message::Touch { key, claim: own.claim, idle_ms: ms(cx.now.since(copy.record.used)) }, Some(note), cx.out);
         }
     }
 

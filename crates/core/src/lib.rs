@@ -62,4 +62,4 @@ pub mod wire;
 
 pub use engine::Engine;
 pub use shard::Brought;
-pub use storing::{Loaded, Write, Written};
+pub use storing::{Loaded, Touch, Write, Written};

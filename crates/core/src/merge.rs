@@ -48,8 +48,9 @@ pub fn merge(a: &Record, b: &Record) -> Merged {
         }
     }
     out.lineage.union(if a.tip >= b.tip { &b.lineage } else { &a.lineage });
+    let first = a.is_first() && b.is_first();
     out.created = a.created.min(b.created);
-    out.used = a.used.max(b.used);
+    out.used = if first { out.created } else { a.used.max(b.used) };
     let mut gaps: Vec<_> = a.gaps.iter().chain(&b.gaps).copied().filter(|s| !out.lineage.includes(*s)).collect();
     gaps.sort_unstable();
     gaps.dedup();
@@ -68,6 +69,7 @@ fn names<'a>(a: &'a Record, b: &'a Record) -> impl Iterator<Item = (Option<&'a A
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
     use crate::record::Change;
     use crate::stamp::{Claim, Life, Stamp};
     use crate::time::Mono;
@@ -91,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_removed_attribute_stays_removed_and_an_untouched_one_stays() {
-        let mut base = Record::new(Mono::ZERO);
+        let mut base = Record::new(Mono::ZERO, Limits::default());
         base.commit(at(1, 1, 1), &[set("cart", 1), set("lang", 2)]);
         let (mut a, mut b) = (base.clone(), base);
         a.commit(at(1, 1, 2), &[unset("cart")]);
@@ -103,7 +105,7 @@ mod tests {
 
     #[test]
     fn of_two_concurrent_values_the_greater_stamp_wins_and_the_other_is_named() {
-        let mut base = Record::new(Mono::ZERO);
+        let mut base = Record::new(Mono::ZERO, Limits::default());
         base.commit(at(1, 1, 1), &[set("n", 0)]);
         let (mut a, mut b) = (base.clone(), base);
         a.commit(at(1, 1, 2), &[set("n", 1)]);
@@ -130,7 +132,7 @@ mod tests {
     }
 
     fn play(steps: &[Step]) -> [Record; 3] {
-        let mut base = Record::new(Mono::ZERO);
+        let mut base = Record::new(Mono::ZERO, Limits::default());
         base.commit(at(1, 9, 1), &[set("0", 0), set("1", 0)]);
         let mut replicas = [base.clone(), base.clone(), base];
         let mut versions = [0; 3];

@@ -222,6 +222,8 @@ pub struct Opened<L> {
     pub lost: bool,
     /// When it expires if it is not used again.
     pub expires: Mono,
+    /// How far what others know of its uses may be behind: so much later than `expires` a client may still believe that it lives.
+    pub step: Duration,
 }
 
 impl<L> Clone for Opened<L> {

@@ -11,7 +11,7 @@ use core::time::Duration;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The reserved attribute with a session's own idle timeout and lifetime, where they differ from the configured ones.
+/// The reserved attribute with a session's own idle timeout and lifetime, where they differ from those it was born with.
 pub const LIMITS: &str = "outlive.limits";
 /// The reserved attribute with the user that a login bound the session to.
 pub const USER: &str = "outlive.user";
@@ -44,6 +44,27 @@ pub struct Change {
     pub value: Option<Bytes>,
 }
 
+/// What a session's time is counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// How long it lives without use.
+    pub idle: Duration,
+    /// When it ends however much it is used.
+    pub end: Mono,
+}
+
+impl Clock {
+    /// When a session expires that was last used then.
+    pub fn expires(&self, used: Mono) -> Mono {
+        (used + self.idle).min(self.end)
+    }
+
+    /// How often a use is told to others: to the store, to the client in its token, and to holders where that is less than half a minute.
+    pub fn step(&self) -> Duration {
+        self.idle / 10
+    }
+}
+
 /// What one copy of a session holds.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -55,16 +76,26 @@ pub struct Record {
     pub gaps: Vec<Stamp>,
     /// When the session was created.
     pub created: Mono,
-    /// When it was last used.
+    /// When it was last used; equal to `created` until its cookie has come back once ([`is_first`](Record::is_first)).
     pub used: Mono,
+    /// How long it lives: the settings of the node where it began, whatever those of the node are that holds it.
+    pub born: Limits,
     /// Sorted by name.
     attributes: Vec<Attribute>,
 }
 
 impl Record {
     /// An empty record, without a commit.
-    pub fn new(now: Mono) -> Record {
-        Record { tip: Stamp::default(), lineage: Lineage::default(), gaps: Vec::new(), created: now, used: now, attributes: Vec::new() }
+    pub fn new(now: Mono, born: Limits) -> Record {
+        Record {
+            tip: Stamp::default(),
+            lineage: Lineage::default(),
+            gaps: Vec::new(),
+            created: now,
+            used: now,
+            born,
+            attributes: Vec::new(),
+        }
     }
 
     /// The attributes in the order of their names.
@@ -125,15 +156,52 @@ impl Record {
         }
     }
 
-    /// The session's limits: its own, else the configured ones.
-    pub fn limits(&self, configured: Limits) -> Limits {
-        self.get(LIMITS).and_then(|a| Limits::decode(&a.value)).unwrap_or(configured)
+    /// The session's limits: those that were set for it, else those it was born with. An idle timeout below 1 s counts as 1 s.
+    pub fn limits(&self) -> Limits {
+        let limits = self.get(LIMITS).and_then(|a| Limits::decode(&a.value)).unwrap_or(self.born);
+        Limits { idle: limits.idle.max(IDLE_MIN), ..limits }
+    }
+
+    /// Whether its cookie has not come back yet: nobody has used it but the request that created it.
+    pub fn is_first(&self) -> bool {
+        self.used == self.created
+    }
+
+    /// Notes a use. From then on it is not the first any more, however short ago it was created.
+    pub fn note_use(&mut self, at: Mono) {
+        self.used = self.used.max(at.max(self.created + TICK));
+    }
+
+    /// Notes a commit. Soon after the creation it is one of the request that created the session, and no use.
+    pub(crate) fn note_commit(&mut self, at: Mono) {
+        if !self.is_first() || at > self.created + self.clock().step() {
+            self.note_use(at);
+        }
+    }
+
+    /// Notes the use that another copy of the session tells of.
+    pub(crate) fn note_use_of(&mut self, other: &Record) {
+        if !other.is_first() {
+            self.note_use(other.used);
+        }
+    }
+
+    /// What its time is counted by.
+    pub fn clock(&self) -> Clock {
+        let limits = self.limits();
+        Clock { idle: limits.idle_of(self.is_first()), end: self.created + limits.lifetime }
     }
 
     /// When the session expires if it is not used again.
-    pub fn expires(&self, configured: Limits) -> Mono {
-        let limits = self.limits(configured);
-        (self.used + limits.idle_of(self.used == self.created)).min(self.created + limits.lifetime)
+    pub fn expires(&self) -> Mono {
+        self.clock().expires(self.used)
+    }
+
+    /// When it is over for those who may hear of its last use late, as everybody may who does not own it: two steps after it expires,
+    /// but not beyond its lifetime.
+    pub fn over(&self) -> Mono {
+        let clock = self.clock();
+        (self.used + clock.idle + clock.step() * 2).min(clock.end)
     }
 
     /// A rough count of the bytes it takes in memory.
@@ -143,8 +211,9 @@ impl Record {
 
     /// The record under another claim, as the first commit of another id: same attributes, no history.
     pub fn fork(&self, stamp: Stamp, now: Mono) -> Record {
-        let mut fresh = Record::new(now);
-        (fresh.created, fresh.used) = (self.created, now);
+        let mut fresh = Record::new(now, self.born);
+        fresh.created = self.created;
+        fresh.used = if self.is_first() { fresh.created } else { now.max(self.used) };
         fresh.attributes = self.attributes.iter().map(|a| Attribute { dot: stamp, ..a.clone() }).collect();
         fresh.tip = stamp;
         fresh.lineage.include(stamp);
@@ -162,6 +231,7 @@ impl Record {
             gaps: self.gaps.iter().map(|s| (s.claim.epoch, s.claim.life, s.version)).collect(),
             age_ms: millis(now.since(self.created)),
             idle_ms: millis(now.since(self.used)),
+            born: (millis(self.born.idle), millis(self.born.lifetime)),
             attributes: self
                 .attributes
                 .iter()
@@ -204,6 +274,7 @@ impl Record {
             gaps: wire.gaps.iter().copied().map(stamp).collect(),
             created: now - Duration::from_millis(wire.age_ms.max(wire.idle_ms)),
             used: now - Duration::from_millis(wire.idle_ms),
+            born: Limits { idle: Duration::from_millis(wire.born.0), lifetime: Duration::from_millis(wire.born.1) },
             attributes,
         })
     }
@@ -215,22 +286,28 @@ impl Record {
         bytes.expect("a record always encodes").into()
     }
 
-    /// The record of [`to_bytes`](Record::to_bytes), written `age` ago by the store's clock.
-    pub fn from_bytes(bytes: &[u8], now: Mono, age: Duration) -> Result<Record, RecordError> {
+    /// The record of [`to_bytes`](Record::to_bytes), written `age` ago and last used `touched` ago by the store's clock.
+    pub fn from_bytes(bytes: &[u8], now: Mono, age: Duration, touched: Duration) -> Result<Record, RecordError> {
         let [FORMAT, rest @ ..] = bytes else { return Err(RecordError::Format) };
         let (wire, rest) = postcard::take_from_bytes::<WireRecord<'_>>(rest).map_err(|_| RecordError::Format)?;
         if !rest.is_empty() {
             return Err(RecordError::Format);
         }
-        Record::from_wire(&wire, now - age).map(|mut record| {
-            record.used = record.used.min(now);
-            record
-        })
+        let mut record = Record::from_wire(&wire, now - age)?;
+        if touched < age {
+            // Who writes a row says in the record how long ago the session was used; a touch says it beside the row.
+            record.note_use(now - touched);
+        }
+        Ok(record)
     }
 }
 
 /// The first byte of a stored record.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// The shortest idle timeout.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+/// What travels of times: a use so long after the creation is later than it on every node.
+const TICK: Duration = Duration::from_millis(1);
 
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
@@ -263,6 +340,8 @@ pub struct WireRecord<'a> {
     gaps: Vec<(u32, Life, u32)>,
     age_ms: u64,
     idle_ms: u64,
+    /// Idle timeout and lifetime in milliseconds.
+    born: (u64, u64),
     #[serde(borrow)]
     attributes: Vec<WireAttribute<'a>>,
 }
@@ -292,12 +371,12 @@ mod tests {
     #[test]
     fn stored_bytes_come_back_with_ages() {
         let now = Mono::from_micros(5_000_000);
-        let mut r = Record::new(now - Duration::from_secs(9));
+        let mut r = Record::new(now - Duration::from_secs(9), Limits::default());
         r.commit(claim(1).at(1), &[set("b", b"1"), set("a", b"2")]);
         r.commit(claim(2).at(1), &[set("c", b"3"), Change { name: "b".into(), base: None, value: None }]);
         r.note_gap(claim(3).at(4));
         let later = Mono::from_micros(70_000_000);
-        let back = Record::from_bytes(&r.to_bytes(now), later, Duration::from_secs(2)).unwrap();
+        let back = Record::from_bytes(&r.to_bytes(now), later, Duration::from_secs(2), Duration::from_secs(2)).unwrap();
         assert_eq!((back.tip, &back.lineage, &back.gaps), (r.tip, &r.lineage, &r.gaps));
         assert_eq!(back.attributes(), r.attributes());
         assert_eq!(back.created, later - Duration::from_secs(11));
@@ -305,15 +384,15 @@ mod tests {
 
     #[test]
     fn bytes_that_are_not_a_record_are_refused() {
-        let mut r = Record::new(Mono::ZERO);
+        let mut r = Record::new(Mono::ZERO, Limits::default());
         r.commit(claim(1).at(1), &[set("a", b"xyz")]);
         let bytes = r.to_bytes(Mono::ZERO);
         for cut in 0..bytes.len() {
-            assert!(Record::from_bytes(&bytes[..cut], Mono::ZERO, Duration::ZERO).is_err(), "cut at {cut}");
+            assert!(Record::from_bytes(&bytes[..cut], Mono::ZERO, Duration::ZERO, Duration::ZERO).is_err(), "cut at {cut}");
         }
         let mut long = bytes.to_vec();
         long.push(0);
-        assert_eq!(Record::from_bytes(&long, Mono::ZERO, Duration::ZERO).unwrap_err(), RecordError::Format);
+        assert_eq!(Record::from_bytes(&long, Mono::ZERO, Duration::ZERO, Duration::ZERO).unwrap_err(), RecordError::Format);
     }
 
     proptest::proptest! {
@@ -321,7 +400,7 @@ mod tests {
         fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             let mut framed = vec![FORMAT];
             framed.extend(bytes);
-            let _ = Record::from_bytes(&framed, Mono::ZERO, Duration::ZERO);
+            let _ = Record::from_bytes(&framed, Mono::ZERO, Duration::ZERO, Duration::ZERO);
         }
     }
 }

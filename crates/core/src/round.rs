@@ -12,7 +12,7 @@ use crate::output::{Event, Guest, Live, Outcome, Ticket, Unavailable};
 use crate::plant::Bug;
 use crate::record::{Record, WireRecord};
 use crate::shard::{Brought, Cx, Shard, Timer};
-use crate::slot::{Copy, Own, Slot, jitter, record_expired};
+use crate::slot::{Copy, Own, Slot, jitter};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::storing::Loaded;
 use crate::time::Mono;
@@ -79,6 +79,8 @@ pub(crate) struct Round {
     branches: Vec<Record>,
     /// Commits that nodes without a copy know to have been made.
     told: SmallVec<[Stamp; 2]>,
+    /// The last commits of owners with whom the session has expired.
+    outlived: SmallVec<[(Claim, Stamp); 1]>,
     row: Option<Record>,
     store: StoreReply,
     stored: Option<Stamp>,
@@ -86,6 +88,8 @@ pub(crate) struct Round {
     stay: Option<(Claim, Record)>,
     ended: Option<EndKind>,
     heard: Claim,
+    /// The last ownership that an answer knows of; promises may come to nothing.
+    accepted: Claim,
     tries: u8,
     /// Moves of late, as the owner counted them.
     moves: u8,
@@ -130,12 +134,14 @@ impl<L: Live> Shard<L> {
             answers: Vec::new(),
             branches: Vec::new(),
             told: SmallVec::new(),
+            outlived: SmallVec::new(),
             row: None,
             store: StoreReply::NotAsked,
             stored: None,
             stay: None,
             ended: None,
             heard: Claim::NONE,
+            accepted: Claim::NONE,
             tries: 0,
             moves: 0,
             before: Claim::NONE,
@@ -208,6 +214,8 @@ impl<L: Live> Shard<L> {
         round.answers.clear();
         round.branches.clear();
         round.told.clear();
+        round.outlived.clear();
+        round.accepted = Claim::NONE;
         (round.row, round.store, round.stay) = (None, StoreReply::NotAsked, None);
         let claim = round.claim;
         self.promise(cx, key, claim);
@@ -391,7 +399,7 @@ impl<L: Live> Shard<L> {
         };
         let (_, reply) = round.asked.iter_mut().find(|(l, _)| *l == from)?;
         *reply = Reply::Answered;
-        round.heard = round.heard.max(accepted);
+        (round.heard, round.accepted) = (round.heard.max(accepted), round.accepted.max(accepted));
         round.moves = round.moves.max(moves);
         match held {
             Held::Nothing => {}
@@ -410,6 +418,7 @@ impl<L: Live> Shard<L> {
             }
             Held::Ended(kind) => round.ended = Some(*kind),
             Held::Told(stamp) => round.told.push(*stamp),
+            Held::Expired(stamp) => round.outlived.push((accepted, *stamp)),
         }
         self.progress(cx, key);
         Some(())
@@ -434,7 +443,7 @@ impl<L: Live> Shard<L> {
             self.inform(cx, key, accepted.life);
         }
         match held {
-            Held::Nothing | Held::Told(_) => {}
+            Held::Nothing | Held::Told(_) | Held::Expired(_) => {}
             Held::Same => self.track(cx, key, from),
             Held::Copy { record, branch, .. } => {
                 for wire in core::iter::once(record).chain(branch) {
@@ -570,7 +579,7 @@ impl<L: Live> Shard<L> {
         match loaded {
             Loaded::Missing => {}
             Loaded::Ended(kind) => round.ended = Some(*kind),
-            Loaded::Here { record, age } => match Record::from_bytes(record, now, *age) {
+            Loaded::Here { record, age, touched } => match Record::from_bytes(record, now, *age, *touched) {
                 Ok(record) => {
                     round.heard = round.heard.max(record.tip.claim);
                     round.stored = Some(record.tip);
@@ -587,15 +596,15 @@ impl<L: Live> Shard<L> {
     /// Everybody has answered who will: combine. Whether the round goes on to ask more.
     fn finish(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> bool {
         let view = self.view.clone();
-        let limits = cx.config.limits;
         let promised = self.promised(key);
         let copy = match self.table.get(&key) {
             Some(Slot::Held(copy)) => Some(copy),
             _ => None,
         };
-        let facade = match self.table.get(&key) {
-            Some(Slot::Facade(f)) if f.tip.version > 0 && cx.now <= f.expires => Some(f.tip),
-            _ => None,
+        let (facade, expired) = match self.table.get(&key) {
+            Some(Slot::Facade(f)) if f.over => (None, Some((f.claim, f.tip))),
+            Some(Slot::Facade(f)) if f.tip.version > 0 && cx.now <= f.expires => (Some(f.tip), None),
+            _ => (None, None),
         };
         let Some(round) = self.rounds.get(&key) else { return false };
         if let Some(kind) = round.ended.filter(|_| !cx.planted(Bug::TombstoneYields)) {
@@ -607,6 +616,11 @@ impl<L: Live> Shard<L> {
             self.again_later(cx, key);
             return false;
         }
+        // With its last owner it has expired: what is left of that is no more than a copy that nobody has dropped yet.
+        let last = copy.map_or(round.accepted, |c| round.accepted.max(c.accepted));
+        let outlived: SmallVec<[Stamp; 1]> =
+            round.outlived.iter().copied().chain(expired).filter(|(claim, _)| *claim >= last).map(|(_, tip)| tip).collect();
+        let lives = |s: &Stamp| !outlived.iter().any(|o| o.claim == s.claim && o.version >= s.version);
         let own_record = match &round.snapshot {
             Some(snapshot) => Some(&**snapshot),
             None => copy.map(|c| &c.record).filter(|r| r.tip.version > 0),
@@ -615,13 +629,19 @@ impl<L: Live> Shard<L> {
         let own_branch = copy.and_then(|c| c.branch.as_deref());
         let mut candidates: Vec<&Record> =
             own_record.into_iter().chain(own_branch).chain(answers).chain(&round.branches).chain(&round.row).collect();
-        candidates.retain(|r| !record_expired(r, limits, cx.now));
+        // A client whose token has not run out was told that the session lives: then it is the copy that has not heard of its last use.
+        candidates.retain(|r| lives(&r.tip) && cx.now <= if round.expired { r.over() } else { r.clock().end });
         let maximal = maximal(&candidates, cx.planted(Bug::CompareEpochFirst));
-        let wanted: SmallVec<[Stamp; 4]> =
+        let mut wanted: SmallVec<[Stamp; 4]> =
             round.tokens.iter().chain(&round.told).chain(copy.iter().flat_map(|c| &c.told)).copied().chain(facade).collect();
+        wanted.retain(|s| lives(s));
         // What this node was told and still believes alive; a token says itself whether its session may have expired.
-        let told = facade.is_some() || !round.told.is_empty() || copy.is_some_and(|c| c.told.iter().any(|s| !round.tokens.contains(s)));
-        let combined = combine(&maximal, cx.planted(Bug::MergeKeepsRemoved));
+        let told =
+            facade.is_some() || round.told.iter().any(lives) || copy.is_some_and(|c| c.told.iter().any(|s| !round.tokens.contains(s)));
+        let mut combined = combine(&maximal, cx.planted(Bug::MergeKeepsRemoved));
+        if let Some((record, _)) = &mut combined {
+            candidates.iter().for_each(|other| record.note_use_of(other));
+        }
         let satisfied = |r: &Record| wanted.iter().all(|s| r.satisfies(*s)) || cx.planted(Bug::IgnoreToken);
         let enough = combined.as_ref().is_some_and(|(r, _)| satisfied(r));
         if !enough && wanted.iter().any(|s| s.claim > round.claim) {
@@ -653,13 +673,13 @@ impl<L: Live> Shard<L> {
                 Some((record, discarded)) => self.install_stale(cx, key, record, (maximal.len() > 1).then_some(discarded)),
                 None => self.give_up(cx, key, Unavailable::Stale, Duration::from_secs(1)),
             }
-        } else if combined.is_none() && (round.tickets.is_empty() || round.expired && !told) {
+        } else if combined.is_none() && (round.tickets.is_empty() || round.expired && !told || !outlived.is_empty() && wanted.is_empty()) {
             self.not_found(cx, key);
         } else {
             let mut lost: Vec<Stamp> = wanted.to_vec();
             let (record, discarded) = match (combined, cx.config.on_lost) {
                 (Some((record, discarded)), _) => (record, (maximal.len() > 1).then_some(discarded)),
-                (None, _) => (Record::new(cx.now), None),
+                (None, _) => (Record::new(cx.now, cx.config.limits), None),
             };
             lost.retain(|s| !record.satisfies(*s));
             lost.dedup();
@@ -688,7 +708,9 @@ impl<L: Live> Shard<L> {
         if self.copy(key).is_some() {
             self.expire(cx, key);
         }
-        self.table.remove(&key);
+        if !matches!(self.table.get(&key), Some(Slot::Facade(f)) if f.over) {
+            self.table.remove(&key);
+        }
         self.note_not_found(cx, key);
         for ticket in round.tickets {
             cx.settle(ticket, Outcome::NotFound);
@@ -714,7 +736,7 @@ impl<L: Live> Shard<L> {
         let before = self.last_owner(key);
         let mut copy = match self.release_for_claim(cx, key) {
             Some(copy) => *copy,
-            None => Copy::new(Record::new(cx.now), Claim::NONE, view.leaving),
+            None => Copy::new(Record::new(cx.now, cx.config.limits), Claim::NONE, view.leaving),
         };
         let mut prior = copy.own.take();
         let changed = copy.record.tip != record.tip || merged.is_some() || !lost.is_empty();
@@ -755,6 +777,12 @@ impl<L: Live> Shard<L> {
                 Own::new(round.claim, self.tenures, Arc::new(L::of(&copy.record)), round.doubt, cx.now)
             }
         };
+        own.told_store = match (&round.row, &prior) {
+            (Some(row), _) if copy.stored == Some(row.tip) => row.used,
+            (_, Some(p)) => p.told_store,
+            _ => own.told_store,
+        };
+        own.inherited = true;
         own.adopted = copy.record.tip;
         own.in_store = (copy.stored == Some(copy.record.tip)).then_some(0);
         for answer in &round.answers {
@@ -805,6 +833,10 @@ impl<L: Live> Shard<L> {
         // And whoever this node knows, or has promised, as an owner.
         let silent: Lives = silent.chain(before).chain([round.heard.life, round.before.life]).collect();
         self.after_install(cx, key, &round.answers.iter().map(|a| a.life).collect::<Lives>(), &silent, &view);
+        if !round.tickets.is_empty() {
+            // Whoever waits for it uses it, at the last moment perhaps.
+            self.note_use(cx, key);
+        }
         for ticket in round.tickets.into_iter().chain(prior.into_iter().flat_map(|p| p.waiting)) {
             cx.settle(ticket, Outcome::Again);
         }

@@ -7,9 +7,9 @@ use crate::link::{Sent, What};
 use crate::output::{Commit, Event, Info, Live, Open, Opened, Outcome, Output, Outputs, Ticket, Unavailable};
 use crate::parked::Parked;
 use crate::plant::Bug;
-use crate::record::{Change, Record};
+use crate::record::{Change, Clock, Record};
 use crate::round::Round;
-use crate::slot::{Copy, Ended, Keyed, Own, Promise, Slot};
+use crate::slot::{Copy, Ended, Facade, Keyed, Own, Promise, Slot};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
 use crate::view::View;
@@ -69,6 +69,7 @@ pub(crate) enum Timer {
     Parked,
     Invite,
     Store,
+    Touch,
 }
 
 /// A token that a request brought.
@@ -93,6 +94,10 @@ pub(crate) struct Shard<L> {
     pub(crate) timers: BTreeSet<(Mono, SessionKey, Timer)>,
     /// Sessions whose newest commit the store lacks; those that a response waits for are in front.
     pub(crate) dirty: VecDeque<SessionKey>,
+    /// Sessions whose last use the store is to hear of.
+    pub(crate) touches: VecDeque<SessionKey>,
+    /// Touches on their way to the store, with the use that they tell.
+    pub(crate) touching: Map<SessionKey, Mono>,
     pub(crate) ends: Map<SessionKey, crate::ending::Ending>,
     /// Since when there may be copies that no end of a session reaches, because members are missing.
     pub(crate) cut_since: Option<Mono>,
@@ -126,6 +131,8 @@ impl<L: Live> Shard<L> {
             not_found_order: VecDeque::new(),
             timers: BTreeSet::new(),
             dirty: VecDeque::new(),
+            touches: VecDeque::new(),
+            touching: Map::default(),
             ends: Map::default(),
             cut_since: None,
             informs: Map::default(),
@@ -223,8 +230,10 @@ impl<L: Live> Shard<L> {
         }
         if let Some(Slot::Facade(f)) = self.table.get(&key) {
             copy.heard = copy.heard.max(f.claim);
-            let tip = f.tip;
-            copy.tell(tip);
+            if !f.over {
+                let tip = f.tip;
+                copy.tell(tip);
+            }
         }
         cx.shared.held.fetch_add(1, Ordering::Relaxed);
         self.table.insert(key, Slot::Held(Box::new(copy)));
@@ -243,7 +252,7 @@ impl<L: Live> Shard<L> {
         self.repairing.remove(&key);
         self.informs.remove(&key);
         if let Some(own) = &mut copy.own {
-            own.queued = false;
+            (own.queued, own.touch_queued) = (false, false);
         }
         if copy.record.tip.version > 0 {
             self.promise(cx, key, copy.promised);
@@ -258,7 +267,7 @@ impl<L: Live> Shard<L> {
 
     /// A session that did not exist: no round, because nobody else can have its id.
     pub(crate) fn create(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> Result<Opened<L>, Unavailable> {
-        let live = Arc::new(L::of(&Record::new(cx.now)));
+        let live = Arc::new(L::of(&Record::new(cx.now, cx.config.limits)));
         self.create_with(cx, key, live)
     }
 
@@ -266,7 +275,7 @@ impl<L: Live> Shard<L> {
         if cx.shared.owned.load(Ordering::Relaxed) >= cx.config.sessions_max || self.table.contains_key(&key) {
             return Err(Unavailable::Busy);
         }
-        Ok(self.adopt_live(cx, key, Record::new(cx.now), 0, live))
+        Ok(self.adopt_live(cx, key, Record::new(cx.now, cx.config.limits), 0, live))
     }
 
     /// Owns a record that began here. `version` is 1 if it has content already (the first commit of a rotated session).
@@ -293,15 +302,14 @@ impl<L: Live> Shard<L> {
             self.advance(cx, key);
         }
         self.invite(cx, key);
-        self.opened(cx, key)
+        self.opened(key)
     }
 
     /// Counts a request in and describes what it opened.
-    fn opened(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> Opened<L> {
-        let limits = cx.config.limits;
+    fn opened(&mut self, key: SessionKey) -> Opened<L> {
         #[expect(clippy::expect_used, reason = "only called for a session that is owned here")]
         let copy = self.copy(key).expect("the session is held");
-        let expires = copy.expires(limits);
+        let clock = copy.record.clock();
         #[expect(clippy::expect_used, reason = "only called for a session that is owned here")]
         let own = copy.own.as_mut().expect("the session is owned");
         own.running += 1;
@@ -312,7 +320,8 @@ impl<L: Live> Shard<L> {
             external: own.external,
             live: own.live.clone(),
             lost: core::mem::take(&mut own.lost),
-            expires,
+            expires: clock.expires(copy.record.used),
+            step: clock.step(),
         }
     }
 
@@ -326,7 +335,7 @@ impl<L: Live> Shard<L> {
                 if let Some(token) = token.filter(|_| !cx.config.planted(Bug::IgnoreToken)) {
                     copy.tell(token.stamp);
                 }
-                if cx.now > copy.expires(cx.config.limits) {
+                if cx.now > copy.ends() {
                     self.expire(cx, key);
                     return Open::NotFound;
                 }
@@ -339,7 +348,7 @@ impl<L: Live> Shard<L> {
                 }
                 if !told && !self.rounds.contains_key(&key) && !self.doubts(cx, key) {
                     self.note_use(cx, key);
-                    return Open::Here(self.opened(cx, key));
+                    return Open::Here(self.opened(key));
                 }
                 true
             }
@@ -360,17 +369,20 @@ impl<L: Live> Shard<L> {
     fn open_at_once(&mut self, cx: &mut Cx<'_>, key: SessionKey, token: Option<Brought>) -> Option<Opened<L>> {
         let Some(Slot::Held(copy)) = self.table.get_mut(&key) else { return None };
         let Copy { own: Some(own), record, told, .. } = &mut **copy else { return None };
-        let expires = record.expires(cx.config.limits);
+        let clock = record.clock();
         let plain = own.closing.is_none() && told.is_empty() && own.confirmed >= self.view.doubt && !own.lost;
-        let fresh = cx.now <= expires && cx.now.since(own.touched) < TOUCH_AT_MOST.min(cx.config.limits.touch_step());
+        // That a cookie came back is told to others at once.
+        let fresh = cx.now <= clock.expires(record.used) && !record.is_first() && cx.now.since(own.touched) < touch_step(&clock);
         let included = token.is_none_or(|t| record.satisfies(t.stamp));
         if !plain || !fresh || !included || !self.rounds.is_empty() && self.rounds.contains_key(&key) {
             return None;
         }
-        record.used = cx.now;
+        record.note_use(cx.now);
+        own.inherited = false;
         own.running += 1;
         let (tenure, tip, external) = (own.tenure, record.tip, own.external);
-        Some(Opened { key, tenure, tip, external, live: own.live.clone(), lost: false, expires })
+        let (expires, step) = (clock.expires(record.used), clock.step());
+        Some(Opened { key, tenure, tip, external, live: own.live.clone(), lost: false, expires, step })
     }
 
     /// Whether the owner must ask before it serves: its loop stalled, or the link to a holder broke since the last round.
@@ -388,14 +400,15 @@ impl<L: Live> Shard<L> {
         marked
     }
 
-    /// Notes a use, and tells the holders once per step.
-    fn note_use(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
-        let limits = cx.config.limits;
+    /// Notes a use, and tells the holders and the store once per step.
+    pub(crate) fn note_use(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let Some((copy, view)) = self.own(key) else { return };
-        copy.record.used = cx.now;
-        let step = copy.record.limits(limits).touch_step().min(TOUCH_AT_MOST);
+        let first = copy.record.is_first();
+        copy.record.note_use(cx.now);
+        let clock = copy.record.clock();
         let Some(own) = copy.own.as_mut() else { return };
-        if cx.now.since(own.touched) < step || own.version == 0 && own.adopted.version == 0 {
+        own.inherited = false;
+        if !first && cx.now.since(own.touched) < touch_step(&clock) || own.version == 0 && own.adopted.version == 0 {
             return;
         }
         own.touched = cx.now;
@@ -405,6 +418,7 @@ impl<L: Live> Shard<L> {
                 link.send(&Message::Touch { key, claim: own.claim, idle_ms: 0 }, Some(note), cx.out);
             }
         }
+        self.touch_row(cx, key, first);
     }
 
     /// A request lets go of the session.
@@ -460,7 +474,7 @@ impl<L: Live> Shard<L> {
         own.version += 1;
         let stamp = own.claim.at(own.version);
         copy.record.commit(stamp, changes);
-        copy.record.used = cx.now;
+        copy.record.note_commit(cx.now);
         crate::backup::send_delta(cx, key, copy, view, changes);
         self.mark_dirty(cx, key);
         self.advance(cx, key);
@@ -533,6 +547,11 @@ impl<L: Live> Shard<L> {
         let Some(copy) = self.release(cx, key) else { return };
         self.forget_late(cx, key, &copy, LateResult::Unknown);
         if let Some(own) = copy.own {
+            if copy.record.tip.version > 0 && copy.told.is_empty() {
+                // Who asks for it, with whatever token, hears that it expired, not that it is lost.
+                let facade = Facade { claim: own.claim, tip: copy.record.tip, expires: copy.record.expires(), over: true };
+                self.table.insert(key, Slot::Facade(facade));
+            }
             for h in &own.holders {
                 if let Some(link) = self.view.link(h.life) {
                     let lineage = (&copy.record.lineage).into();
@@ -644,6 +663,11 @@ impl<L: Live> Shard<L> {
         }
         Some(())
     }
+}
+
+/// How often the holders are told of a use.
+fn touch_step(clock: &Clock) -> Duration {
+    clock.step().min(TOUCH_AT_MOST)
 }
 
 /// The level of what is durable.

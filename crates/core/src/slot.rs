@@ -1,6 +1,5 @@
 //! What a node has of one session: facade, ended marker, copy, ownership.
 
-use crate::config::Limits;
 use crate::id::SessionKey;
 use crate::limits::{FORMER_MAX, MOVES_MAX, MOVES_WINDOW};
 use crate::output::{LinkId, Live, Ticket};
@@ -26,6 +25,8 @@ pub(crate) struct Facade {
     pub(crate) claim: Claim,
     pub(crate) tip: Stamp,
     pub(crate) expires: Mono,
+    /// It was owned here and has expired: no commit of this claim up to `tip` is missing.
+    pub(crate) over: bool,
 }
 
 /// An absorbing marker.
@@ -164,6 +165,12 @@ pub(crate) struct Own<L> {
     pub(crate) late: Vec<Late>,
     /// The last use that the holders were told.
     pub(crate) touched: Mono,
+    /// The last use that the store's row is known to tell.
+    pub(crate) told_store: Mono,
+    /// In the queue of touches.
+    pub(crate) touch_queued: bool,
+    /// Nobody has used it here yet: its last use may be later than this node has heard.
+    pub(crate) inherited: bool,
     pub(crate) lost: bool,
     /// A response waits for durability: somebody wants to hear of it.
     pub(crate) awaited: bool,
@@ -261,6 +268,14 @@ impl<L: Live> Copy<L> {
         }
     }
 
+    /// When the session is over as far as this node can tell.
+    pub(crate) fn ends(&self) -> Mono {
+        match &self.own {
+            Some(own) if !own.inherited => self.record.expires(),
+            _ => self.record.over(),
+        }
+    }
+
     /// Forgets what it was told, and the branch, if the record has come to include it.
     pub(crate) fn settle_told(&mut self) {
         let record = &self.record;
@@ -290,20 +305,6 @@ impl<L: Live> Copy<L> {
         }
         self.moves >= MOVES_MAX
     }
-
-    pub(crate) fn expires(&self, configured: Limits) -> Mono {
-        self.record.expires(configured)
-    }
-
-    /// Whether it has expired for a node that is not its owner: touches may be two steps late.
-    pub(crate) fn expired_for_successor(&self, configured: Limits, now: Mono) -> bool {
-        record_expired(&self.record, configured, now)
-    }
-}
-
-/// See [`Copy::expired_for_successor`].
-pub(crate) fn record_expired(record: &Record, configured: Limits, now: Mono) -> bool {
-    now > record.expires(configured) + record.limits(configured).touch_step() * 2
 }
 
 impl<L> Own<L> {
@@ -331,6 +332,9 @@ impl<L> Own<L> {
             owed: SmallVec::new(),
             late: Vec::new(),
             touched: now,
+            told_store: Mono::NONE,
+            touch_queued: false,
+            inherited: false,
             lost: false,
             awaited: false,
             queued: false,

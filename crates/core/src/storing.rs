@@ -1,5 +1,5 @@
 //! The way to the store: the queue of sessions whose newest commit it lacks, one write in flight per session, and what its
-//! answers mean.
+//! answers mean. Beside it the queue of those whose row is as it should be and lacks the last use alone.
 
 use crate::config::Durability;
 use crate::id::SessionKey;
@@ -7,7 +7,9 @@ use crate::output::{Live, Output};
 use crate::plant::Bug;
 use crate::record::Record;
 use crate::shard::{Cx, Shard, Timer};
+use crate::slot::Slot;
 use crate::stamp::Stamp;
+use crate::time::Mono;
 use crate::wire::EndKind;
 use bytes::Bytes;
 use core::time::Duration;
@@ -29,7 +31,7 @@ pub enum Write {
         stamp: Stamp,
         /// The record.
         record: Bytes,
-        /// After this time the store may sweep the row.
+        /// After this time the store may sweep the row, unless it is written or touched again.
         expires_in: Duration,
     },
     /// Leave an absorbing marker.
@@ -52,7 +54,21 @@ impl Write {
     }
 }
 
-/// What became of a [`Write`].
+/// A use that the store is to note, if the row's stamp is exactly `stamp`.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Touch {
+    /// The session.
+    pub key: SessionKey,
+    /// The stamp that the row is thought to have.
+    pub stamp: Stamp,
+    /// How long ago it was used.
+    pub ago: Duration,
+    /// After this time the store may sweep the row, unless it is written or touched again.
+    pub expires_in: Duration,
+}
+
+/// What became of a [`Write`] or a [`Touch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Written {
@@ -82,6 +98,8 @@ pub enum Loaded {
         record: Bytes,
         /// How long ago it was written, by the store's clock.
         age: Duration,
+        /// How long ago it was written or touched, by the store's clock.
+        touched: Duration,
     },
     /// The store could not be asked.
     Failed,
@@ -91,6 +109,8 @@ pub enum Loaded {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Writing {
     stamp: Stamp,
+    /// The last use that its record tells.
+    used: Mono,
     /// It was answered, and the row is read to see what is there.
     reading: bool,
 }
@@ -123,7 +143,6 @@ impl<L: Live> Shard<L> {
 
     /// Takes up to `most` writes. Each record is cut now: what was committed while it waited is in it.
     pub(crate) fn take_writes(&mut self, cx: &mut Cx<'_>, most: usize, into: &mut Vec<Write>) {
-        let limits = cx.config.limits;
         while into.len() < most {
             let Some(key) = self.dirty.pop_front() else { return };
             if self.writing.contains_key(&key) {
@@ -145,15 +164,85 @@ impl<L: Live> Shard<L> {
             if expect == Some(tip) {
                 continue;
             }
-            // The row is a backstop: reads and touches do not reach it, so it must not go before the session's own end.
-            let expires_in = (copy.record.created + copy.record.limits(limits).lifetime).since(cx.now);
+            let (used, expires_in) = (copy.record.used, copy.record.over().since(cx.now));
             into.push(Write::Put { key, expect, stamp: tip, record: copy.record.to_bytes(cx.now), expires_in });
-            self.writing.insert(key, Writing { stamp: tip, reading: false });
+            self.writing.insert(key, Writing { stamp: tip, used, reading: false });
+        }
+    }
+
+    /// The store hears of the last use once per step, or `now`. What is still to be written tells it by itself.
+    pub(crate) fn touch_row(&mut self, cx: &mut Cx<'_>, key: SessionKey, now: bool) {
+        if !cx.config.store || cx.planted(Bug::TouchNeverStored) || self.touching.contains_key(&key) {
+            return;
+        }
+        let Some((copy, _)) = self.own(key) else { return };
+        let (record, stored) = (&copy.record, copy.stored);
+        let Some(own) = copy.own.as_mut() else { return };
+        let due = record.used > own.told_store && (now || record.used.since(own.told_store) >= record.clock().step());
+        if due && stored == Some(record.tip) && !own.touch_queued {
+            own.touch_queued = true;
+            self.touches.push_back(key);
+            cx.out.store();
+        }
+    }
+
+    /// The last uses of all that is owned here, for a store that is to outlive all nodes.
+    pub(crate) fn touch_rows(&mut self, cx: &mut Cx<'_>) {
+        for key in self.untold().collect::<Vec<_>>() {
+            self.touch_row(cx, key, true);
+        }
+    }
+
+    /// Owned sessions whose row is as it should be and does not tell their last use.
+    pub(crate) fn untold(&self) -> impl Iterator<Item = SessionKey> + '_ {
+        self.table.iter().filter_map(|(key, slot)| match slot {
+            Slot::Held(copy) => {
+                let own = copy.own.as_ref()?;
+                (copy.stored == Some(copy.record.tip) && copy.record.used > own.told_store).then_some(*key)
+            }
+            Slot::Facade(_) | Slot::Ended(_) => None,
+        })
+    }
+
+    /// Takes up to `most` touches.
+    pub(crate) fn take_touches(&mut self, cx: &mut Cx<'_>, most: usize, into: &mut Vec<Touch>) {
+        while into.len() < most {
+            let Some(key) = self.touches.pop_front() else { return };
+            let Some((copy, _)) = self.own(key) else { continue };
+            let Some(own) = copy.own.as_mut().filter(|own| own.touch_queued) else { continue };
+            own.touch_queued = false;
+            let Some(stamp) = copy.stored.filter(|stored| *stored == copy.record.tip) else { continue };
+            let used = copy.record.used;
+            into.push(Touch { key, stamp, ago: cx.now.since(used), expires_in: copy.record.over().since(cx.now) });
+            self.touching.insert(key, used);
+        }
+    }
+
+    /// What became of a touch.
+    pub(crate) fn handle_touched(&mut self, cx: &mut Cx<'_>, key: SessionKey, written: Written) {
+        let Some(used) = self.touching.remove(&key) else { return };
+        let (now, writing) = (cx.now, self.writing.contains_key(&key));
+        let Some((copy, _)) = self.own(key) else { return };
+        let (tip, used_now, step) = (copy.record.tip, copy.record.used, copy.record.clock().step());
+        let Some(own) = copy.own.as_mut() else { return };
+        match written {
+            Written::Applied => {
+                own.told_store = own.told_store.max(used);
+                self.touch_row(cx, key, false);
+            }
+            // The row is not what it was thought to be, or it is gone. A write that is under way finds that out.
+            Written::Mismatch if copy.stored == Some(tip) && !writing => {
+                self.writing.insert(key, Writing { stamp: tip, used: used_now, reading: true });
+                self.load(cx, key);
+            }
+            Written::Mismatch => {}
+            Written::Ended(kind) => self.learn_end(cx, key, kind, None),
+            Written::Failed | Written::Unknown => self.set_timer(now + AGAIN.max(step / 2), key, Timer::Touch),
         }
     }
 
     pub(crate) fn handle_written(&mut self, cx: &mut Cx<'_>, key: SessionKey, written: Written) {
-        let Some(Writing { stamp, reading: false }) = self.writing.get(&key).copied() else {
+        let Some(Writing { stamp, used, reading: false }) = self.writing.get(&key).copied() else {
             return self.end_stored(cx, key, matches!(written, Written::Applied | Written::Ended(_)));
         };
         self.writing.remove(&key);
@@ -168,12 +257,14 @@ impl<L: Live> Shard<L> {
         match written {
             Written::Applied => {
                 copy.stored = Some(stamp);
+                own.told_store = own.told_store.max(used);
                 if stamp.claim == own.claim {
                     own.in_store = own.in_store.max(Some(stamp.version));
                 } else if stamp == own.adopted {
                     own.in_store = own.in_store.max(Some(0));
                 }
                 self.mark_dirty(cx, key);
+                self.touch_row(cx, key, false);
                 self.advance(cx, key);
             }
             // The comparison is made again with what is really there; until that is known nothing is written.
@@ -181,7 +272,7 @@ impl<L: Live> Shard<L> {
                 if cx.planted(Bug::CasGreaterWins) {
                     return self.mark_dirty(cx, key);
                 }
-                self.writing.insert(key, Writing { stamp, reading: true });
+                self.writing.insert(key, Writing { stamp, used, reading: true });
                 self.load(cx, key);
             }
             Written::Ended(kind) => self.learn_end(cx, key, kind, None),
@@ -216,11 +307,13 @@ impl<L: Live> Shard<L> {
             Loaded::Missing => copy.stored = None,
             Loaded::Ended(kind) => return self.learn_end(cx, key, *kind, None),
             Loaded::Failed => return self.set_timer(now + AGAIN, key, Timer::Store),
-            Loaded::Here { record, age } => {
-                let Ok(row) = Record::from_bytes(record, now, *age) else {
+            Loaded::Here { record, age, touched } => {
+                let Ok(row) = Record::from_bytes(record, now, *age, *touched) else {
                     return self.set_timer(now + AGAIN, key, Timer::Store);
                 };
                 copy.stored = Some(row.tip);
+                copy.record.note_use_of(&row);
+                own.told_store = row.used;
                 if row.tip.claim == own.claim {
                     own.in_store = own.in_store.max(Some(row.tip.version));
                 } else if row.tip == own.adopted {
@@ -232,6 +325,7 @@ impl<L: Live> Shard<L> {
             }
         }
         self.mark_dirty(cx, key);
+        self.touch_row(cx, key, false);
         self.advance(cx, key);
     }
 }

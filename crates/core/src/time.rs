@@ -13,6 +13,8 @@ pub struct Mono(i64);
 impl Mono {
     /// The origin.
     pub const ZERO: Mono = Mono(0);
+    /// Earlier than every instant that can occur.
+    pub const NONE: Mono = Mono(i64::MIN);
     /// Later than every instant that can occur.
     pub const NEVER: Mono = Mono(i64::MAX);
 
@@ -32,6 +34,11 @@ impl Mono {
     }
 }
 
+/// Whole milliseconds as they travel, at most all that fit.
+pub(crate) fn ms(d: Duration) -> u32 {
+    u32::try_from(d.as_millis()).unwrap_or(u32::MAX)
+}
+
 impl Add<Duration> for Mono {
     type Output = Mono;
     fn add(self, rhs: Duration) -> Mono {
@@ -48,7 +55,7 @@ impl Sub<Duration> for Mono {
 
 /// A second of the wall clock, since the Unix epoch.
 ///
-/// Only the deadline inside a version token is a wall time, and it only decides which *name* a missing session gets
-/// (expired or lost); nothing is served or refused by it.
+/// Only the deadline inside a version token is a wall time. It decides which *name* a missing session gets (expired or lost), and what
+/// is found of a session whose last use was not told to others in time is not called expired before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WallSeconds(pub u32);

@@ -8,6 +8,7 @@ use crate::output::Live;
 use crate::plant::Bug;
 use crate::shard::{Cx, Shard, Timer};
 use crate::slot::{Copy, Slot, jitter};
+use crate::time::ms;
 use crate::view::{Lives, View};
 use crate::wire::{Message, Why};
 use core::time::Duration;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 
 /// Reports of a copy without an answer before its holder claims the session.
 const REPORTS: u8 = 3;
+/// How long a hint at who owned a session stays after the session may have expired.
+const FACADE_KEEP: Duration = Duration::from_secs(360);
 
 impl<L: Live> Shard<L> {
     /// Takes a new view, and plans a visit to every copy: first those that a response waits for.
@@ -151,7 +154,7 @@ impl<L: Live> Shard<L> {
         let owner = if unheard { copy.accepted } else { copy.heard };
         let Some(link) = view.link(owner.life) else { return };
         copy.reported = Some(link.id);
-        let idle_ms = cx.now.since(copy.record.used).as_millis() as u32;
+        let idle_ms = ms(cx.now.since(copy.record.used));
         let note = Sent { key, claim: owner, version: 0, attempt: 0, what: What::Note };
         let lineage = (&copy.record.lineage).into();
         // A claim that is not the sender's says that this is a holder's report.
@@ -162,7 +165,6 @@ impl<L: Live> Shard<L> {
     /// A holder whose owner is dead inherits, after a pause by rank.
     pub(crate) fn heir_due(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let view = self.view.clone();
-        let limits = cx.config.limits;
         let Some(copy) = self.copy(key) else { return };
         let owner = copy.accepted;
         let astray = copy.disowned || copy.heard > owner && copy.heard.life != view.me;
@@ -176,7 +178,7 @@ impl<L: Live> Shard<L> {
         if copy.own.is_some() || !(owner.life == view.me || view.is_away(owner.life) || astray) {
             return;
         }
-        if copy.expired_for_successor(limits, cx.now) {
+        if cx.now > copy.ends() {
             return self.expire(cx, key);
         }
         let heard = copy.heard;
@@ -198,17 +200,16 @@ impl<L: Live> Shard<L> {
 
     /// Expires what has outlived its limits: owned sessions by their own clock, facades and markers when they are due.
     pub(crate) fn sweep(&mut self, cx: &mut Cx<'_>) {
-        let limits = cx.config.limits;
         let now = cx.now;
         let mut due = Vec::new();
         self.table.retain(|key, slot| match slot {
-            Slot::Facade(f) => now <= f.expires + limits.touch_step() * 2,
+            Slot::Facade(f) => now <= f.expires + FACADE_KEEP,
             Slot::Ended(e) => now <= e.until,
             Slot::Held(copy) => {
                 let old = match &copy.own {
-                    Some(own) => own.running == 0 && now > copy.record.expires(limits),
+                    Some(own) => own.running == 0 && now > copy.ends(),
                     // An owner tells its holders when a session expires; this is for a copy that everybody forgot.
-                    None => now > copy.record.expires(limits) + copy.record.limits(limits).idle + Duration::from_secs(60),
+                    None => now > copy.ends() + copy.record.limits().idle + Duration::from_secs(60),
                 };
                 if old {
                     due.push(*key);
@@ -237,6 +238,7 @@ impl<L: Live> Shard<L> {
                 Timer::Parked => self.drive_parked(cx, key, true),
                 Timer::Invite => self.invite(cx, key),
                 Timer::Store => self.mark_dirty(cx, key),
+                Timer::Touch => self.touch_row(cx, key, true),
             }
         }
     }

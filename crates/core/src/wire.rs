@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::SessionKey;
 
 /// The version of the messages; peers of another version are refused in the handshake.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// Bytes before a frame's message.
 pub const HEADER: usize = 4;
@@ -42,6 +42,7 @@ pub enum Why {
 
 /// What a peer has for a claimant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "it lives from a frame's decoding to its handling")]
 pub enum Held<'a> {
     /// No copy.
     Nothing,
@@ -61,6 +62,8 @@ pub enum Held<'a> {
     Ended(EndKind),
     /// No copy, but this commit is known to have been made.
     Told(Stamp),
+    /// No copy: the session was owned here and has expired, and this was its last commit.
+    Expired(Stamp),
 }
 
 /// One change in a delta.

@@ -14,7 +14,7 @@ use outlive_core::id::{IdKeys, SessionId, SessionKey};
 use outlive_core::output::{self, Unavailable};
 use outlive_core::record::Record;
 use outlive_core::stamp::{Life, Stamp};
-use outlive_core::time::WallSeconds;
+use outlive_core::time::{Mono, WallSeconds};
 use outlive_core::token::Token;
 use std::sync::Arc;
 
@@ -72,8 +72,18 @@ pub(crate) struct Opened {
 #[derive(Clone, Debug)]
 enum At {
     Owned(output::Opened<Live>),
-    /// Its owner stays where it is: this is a copy, whose newest durable commit is this one.
-    Guest(Stamp, Arc<Live>),
+    /// Its owner stays where it is, and this is a copy.
+    Guest(Copied, Arc<Live>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Copied {
+    /// Its newest durable commit.
+    tip: Stamp,
+    limits: Limits,
+    /// When the session expires if it is not used again.
+    expires: Mono,
+    step: Duration,
 }
 
 impl Opened {
@@ -121,8 +131,10 @@ impl Node {
                 Open::Here(opened)
             }
             Ok(outlive_runtime::Open::Guest(guest)) => {
-                let live = Arc::new(Live::from_record(&guest.record));
-                Open::Here(Opened { key, lost: false, at: At::Guest(guest.record.tip, live) })
+                let record = &guest.record;
+                let live = Arc::new(Live::from_record(record));
+                let copied = Copied { tip: record.tip, limits: record.limits(), expires: record.expires(), step: record.clock().step() };
+                Open::Here(Opened { key, lost: false, at: At::Guest(copied, live) })
             }
             Ok(outlive_runtime::Open::NotFound) => Open::NotFound,
             Ok(outlive_runtime::Open::Ended(kind, ago)) => Open::Ended(kind, ago),
@@ -152,7 +164,7 @@ impl Node {
     pub(crate) fn commit(&self, at: &Opened, changes: &Changes) -> Commit {
         match &at.at {
             At::Owned(opened) => self.runtime.commit(opened, changes),
-            At::Guest(tip, _) => Commit::Late(self.runtime.commit_late(at.key, Some(*tip), changes)),
+            At::Guest(copied, _) => Commit::Late(self.runtime.commit_late(at.key, Some(copied.tip), changes)),
         }
     }
 
@@ -160,7 +172,7 @@ impl Node {
         match &at.at {
             At::Owned(opened) => self.runtime.finish_read(opened),
             // The owner sent what was durable.
-            At::Guest(tip, _) => Commit::Applied(None, Step::Ready(Ok(Durable { tip: Some(*tip), level: Level::Owner }))),
+            At::Guest(copied, _) => Commit::Applied(None, Step::Ready(Ok(Durable { tip: Some(copied.tip), level: Level::Owner }))),
         }
     }
 
@@ -233,14 +245,25 @@ impl Node {
         self.runtime.name_of(life).map_or_else(|| format!("{life:?}"), String::from)
     }
 
-    /// When a session that is used now may have expired.
-    pub(crate) fn deadline(&self, at: &Opened) -> WallSeconds {
-        match &at.at {
-            At::Owned(opened) => self.runtime.deadline(opened),
-            At::Guest(..) => {
-                let idle = u32::try_from(self.limits.idle.as_secs()).unwrap_or(u32::MAX);
-                WallSeconds(self.runtime.wall().0.saturating_add(idle))
+    /// Until when a session that is used now may be alive, and by how many seconds that has to move to be worth another token. If it has
+    /// `changed` since it was opened, its limits may have.
+    pub(crate) fn deadline(&self, at: &Opened, changed: bool) -> (WallSeconds, u32) {
+        let (expires, step) = match &at.at {
+            At::Owned(opened) if !changed => (opened.expires, opened.step),
+            At::Owned(opened) => {
+                let read = self.runtime.read(opened, |record, _| (record.expires(), record.clock().step()));
+                read.unwrap_or((opened.expires, opened.step))
             }
+            At::Guest(copied, _) => (copied.expires, copied.step),
+        };
+        (self.runtime.deadline(expires, step), u32::try_from(step.as_secs()).unwrap_or(u32::MAX).max(1))
+    }
+
+    /// How long this session lives: as it was born, or as it was set.
+    pub(crate) fn limits(&self, at: &Opened) -> Limits {
+        match &at.at {
+            At::Owned(opened) => self.runtime.read(opened, |record, _| record.limits()).unwrap_or(self.limits),
+            At::Guest(copied, _) => copied.limits,
         }
     }
 }

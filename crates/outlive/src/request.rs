@@ -269,7 +269,7 @@ mod tests {
             panic!("it was not taken")
         };
         node.close(&opened);
-        (id, Token { stamp, deadline: node.deadline(&opened) }.seal(&node.keys, &key, &mut [0; Token::TEXT_MAX]).to_owned())
+        (id, Token { stamp, deadline: node.deadline(&opened, true).0 }.seal(&node.keys, &key, &mut [0; Token::TEXT_MAX]).to_owned())
     }
 
     fn open_with(node: &Arc<Node>, cookie: &str) -> Session {
@@ -283,16 +283,16 @@ mod tests {
     fn a_session_lives_5_minutes_until_its_cookie_has_come_back_once() {
         let node = &Outlive::in_memory().node;
         let (id, _) = begun(node);
-        let left = |opened: &crate::node::Opened| node.deadline(opened).0.saturating_sub(node.runtime.wall().0);
+        let left = |opened: &crate::node::Opened| node.deadline(opened, false).0.0.saturating_sub(node.runtime.wall().0);
         let at = |key| {
             let Step::Ready(Open::Here(opened)) = node.open(key, None) else { panic!("it is here") };
             node.close(&opened);
             opened
         };
         let orphan = node.create(node.draw_id().unwrap().key(&node.keys), Arc::new(Live::new())).unwrap();
-        assert!((298..=300).contains(&left(&orphan)), "{} s", left(&orphan));
+        assert!((328..=332).contains(&left(&orphan)), "{} s", left(&orphan));
         let back = left(&at(id.key(&node.keys)));
-        assert!((1798..=1800).contains(&back), "{back} s");
+        assert!((1978..=1982).contains(&back), "{back} s");
     }
 
     #[test]

@@ -303,11 +303,16 @@ impl Session {
         }
     }
 
-    /// How long this session lives without use, instead of the configured time.
+    /// How long this session lives without use from this commit on, on whatever node, instead of what was configured where it began. Less
+    /// than 1 s counts as 1 s; more than what is left of its lifetime counts as that.
     pub fn set_idle_timeout(&self, idle: Duration) {
         let place = self.inner.place.read_recursive();
         let own = place.live.get_raw(LIMITS).and_then(|bytes| Limits::decode(&bytes));
-        let limits = Limits { idle, ..own.unwrap_or(self.inner.node.limits) };
+        let born = match &place.at {
+            At::Here(_, opened) => self.inner.node.limits(opened),
+            At::Fresh(_) => self.inner.node.limits,
+        };
+        let limits = Limits { idle, ..own.unwrap_or(born) };
         place.live.set_raw(place.request, LIMITS, Some(Bytes::copy_from_slice(&limits.encode())));
     }
 
@@ -616,9 +621,9 @@ impl Session {
             any = true;
         }
         if let Some(stamp) = tip {
-            let deadline = node.deadline(opened);
-            let step = u32::try_from(node.limits.touch_step().as_secs()).unwrap_or(u32::MAX).max(1);
-            let current = brought.token.is_some_and(|t| same && t.stamp == stamp && t.deadline.0.saturating_add(step) > deadline.0);
+            let before = brought.token.filter(|t| same && t.stamp == stamp);
+            let (deadline, step) = node.deadline(opened, before.is_none());
+            let current = before.is_some_and(|t| t.deadline.0.saturating_add(step) > deadline.0);
             if !current {
                 let mut text = [0; Token::TEXT_MAX];
                 node.carrier.set_token(brought.mode, headers, Token { stamp, deadline }.seal(&node.keys, &opened.key, &mut text));

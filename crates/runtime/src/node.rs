@@ -572,9 +572,11 @@ impl<L: Live> Node<L> {
         })
     }
 
-    /// When a session that is used now may have expired, by the wall clock: for the deadline in its token alone.
-    pub fn deadline(&self, at: &Opened<L>) -> WallSeconds {
-        let left = at.expires.since(self.inner.clock.lately()).as_secs();
+    /// What a token says of a session that expires then and whose uses others hear of this often: until when it may be alive, by the wall
+    /// clock. A client whose token is made anew once it could say a step more never holds one that runs out before the session.
+    pub fn deadline(&self, expires: Mono, step: Duration) -> WallSeconds {
+        // Both clocks are read some milliseconds late, and seconds are cut.
+        let left = (expires + step).since(self.inner.clock.lately()).as_secs().saturating_add(2);
         WallSeconds(self.wall().0.saturating_add(u32::try_from(left).unwrap_or(u32::MAX)))
     }
 

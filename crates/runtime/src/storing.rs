@@ -11,7 +11,7 @@ use outlive_core::id::SessionKey;
 use outlive_core::output::Live;
 use outlive_core::stamp::Life;
 use outlive_core::wire::EndKind;
-use outlive_core::{Loaded, Write, Written};
+use outlive_core::{Loaded, Touch, Write, Written};
 use outlive_store::{self as store, End, Expect, Node as Row, Put, PutError, RowResult, Store};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -155,12 +155,14 @@ async fn write<L: Live>(inner: Arc<Inner<L>>) {
         side.write_wake.notified().await;
         while !side.is_down() {
             let Some(writes) = inner.call(|e, now, out| e.take_writes(now, WRITES, out)) else { return };
-            if writes.is_empty() {
+            let Some(touches) = inner.call(|e, now, out| e.take_touches(now, WRITES, out)) else { return };
+            if writes.is_empty() && touches.is_empty() {
                 break;
             }
             let (puts, ends): (Vec<Write>, Vec<Write>) = writes.into_iter().partition(|w| matches!(w, Write::Put { .. }));
             put(&inner, side, puts).await;
             end(&inner, side, ends).await;
+            touch(&inner, side, touches).await;
         }
     }
 }
@@ -198,6 +200,29 @@ async fn put<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, writes: Vec<Write
             inner.counters.store_writes.add();
         }
         inner.call_timed(|e, now, out| e.handle_written(now, key, result, out));
+    }
+}
+
+/// Tells which sessions were used; their rows are as they should be otherwise.
+async fn touch<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, touches: Vec<Touch>) {
+    if touches.is_empty() {
+        return;
+    }
+    let keys: Vec<SessionKey> = touches.iter().map(|t| t.key).collect();
+    let rows = touches.into_iter().map(|Touch { key, stamp, ago, expires_in, .. }| store::Touch { key, stamp, ago, expires_in });
+    let answer = patiently(side.store.touch(rows.collect())).await;
+    side.note(matches!(answer, Some(Ok(_))));
+    let results = match answer {
+        Some(Ok(results)) => results,
+        _ => {
+            inner.counters.store_failures.add();
+            Vec::new()
+        }
+    };
+    // A use that is told twice is the same use.
+    let results = results.into_iter().map(written).chain(core::iter::repeat(Written::Failed));
+    for (key, result) in keys.into_iter().zip(results) {
+        inner.call_timed(|e, now, out| e.handle_touched(now, key, result, out));
     }
 }
 
@@ -288,7 +313,7 @@ fn loaded(row: store::Loaded) -> Loaded {
     match row {
         store::Loaded::Missing => Loaded::Missing,
         store::Loaded::Ended(kind) => Loaded::Ended(byte_kind(kind)),
-        store::Loaded::Here(row) => Loaded::Here { record: row.record, age: row.age },
+        store::Loaded::Here(row) => Loaded::Here { record: row.record, age: row.age, touched: row.touched },
     }
 }
 

@@ -378,7 +378,7 @@ impl World {
         let stored = match self.rows.get(&key) {
             Some(Row::Record { record, at, .. }) => {
                 let age = Duration::from_micros((self.now - at).max(0) as u64);
-                Record::from_bytes(record, outlive_core::time::Mono::from_micros(self.now), age)
+                Record::from_bytes(record, outlive_core::time::Mono::from_micros(self.now), age, age)
                     .ok()
                     .map(|r| (r.lineage.clone(), own_of(&r)))
             }

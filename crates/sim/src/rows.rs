@@ -73,7 +73,8 @@ impl World {
             None => Loaded::Missing,
             Some(Row::Ended(kind)) => Loaded::Ended(*kind),
             Some(Row::Record { record, at, .. }) => {
-                Loaded::Here { record: record.clone(), age: Duration::from_micros((self.now - at).max(0) as u64) }
+                let age = Duration::from_micros((self.now - at).max(0) as u64);
+                Loaded::Here { record: record.clone(), age, touched: age }
             }
         }
     }

@@ -66,7 +66,7 @@ impl Shape {
         let update = self.timed(&store, async |store, keys, bytes| write(store, keys, bytes, Expect::Exactly(stamp(1)), 2).await).await?;
         let touch = self
             .timed(&store, async |store, keys, _| {
-                let touch = |n| Touch { key: key(n), stamp: stamp(2), expires_in: Duration::from_secs(1800) };
+                let touch = |n| Touch { key: key(n), stamp: stamp(2), ago: Duration::ZERO, expires_in: Duration::from_secs(1800) };
                 assert!(store.touch(keys.map(touch).collect()).await?.iter().all(|r| *r == RowResult::Applied));
                 Ok(())
             })

@@ -46,6 +46,7 @@ pub async fn all(make: impl AsyncFn() -> Pair) {
     an_unknown_session_can_end(&make().await).await;
     ending_twice_keeps_the_first_kind_and_the_later_time(&make().await).await;
     a_touch_moves_the_expiry_only_on_its_stamp(&make().await).await;
+    a_touch_tells_when_a_session_was_used(&make().await).await;
     a_sweep_takes_what_is_over_and_no_more(&make().await).await;
     durations_may_be_as_long_as_the_type_allows(&make().await).await;
     two_lineages_race(&make().await, 250).await;
@@ -222,6 +223,29 @@ pub async fn a_touch_moves_the_expiry_only_on_its_stamp([a, b]: &Pair) {
     assert_eq!(one(a, key(1)).await, Loaded::Missing, "a touch may shorten");
     assert_eq!(ok(b.touch(vec![touch(1, stamp(1, 1), LONG)]).await), vec![RowResult::Mismatch(None)], "a touch creates nothing");
     assert_eq!(one(a, key(1)).await, Loaded::Missing);
+}
+
+/// A use is noted as of when it was, not as of when the store heard of it; one from before the row was written says nothing new.
+pub async fn a_touch_tells_when_a_session_was_used([a, b]: &Pair) {
+    put(a, row(1, Expect::Absent, 1, b"x")).await;
+    let aged = async |by: Duration| loop {
+        let found = here(one(a, key(1)).await);
+        if found.age >= by {
+            return found;
+        }
+    };
+    let found = aged(Duration::from_millis(40)).await;
+    assert_eq!(found.touched, found.age, "nobody has touched it");
+    assert_eq!(ok(b.touch(vec![Touch { ago: LONG, ..touch(1, stamp(1, 1), LONG) }]).await), vec![RowResult::Applied]);
+    let found = aged(Duration::ZERO).await;
+    assert_eq!(found.touched, found.age, "a use from before it was written");
+    let ago = Duration::from_millis(20);
+    assert_eq!(ok(b.touch(vec![Touch { ago, ..touch(1, stamp(1, 1), LONG) }]).await), vec![RowResult::Applied]);
+    let used = aged(Duration::ZERO).await;
+    assert!(used.touched >= ago && used.touched < used.age, "{used:?}");
+    assert_eq!(ok(a.touch(vec![Touch { ago: used.age, ..touch(1, stamp(1, 1), LONG) }]).await), vec![RowResult::Applied]);
+    let again = aged(Duration::ZERO).await;
+    assert!(again.touched < again.age, "an older use does not set a newer one back: {again:?}");
 }
 
 /// A sweep removes rows and markers past their time, at most `limit`, and names the rows.
@@ -459,7 +483,7 @@ fn end(n: u32, kind: u8) -> End {
 }
 
 fn touch(n: u32, stamp: Stamp, expires_in: Duration) -> Touch {
-    Touch { key: key(n), stamp, expires_in }
+    Touch { key: key(n), stamp, ago: Duration::ZERO, expires_in }
 }
 
 fn node(n: u64) -> Node {

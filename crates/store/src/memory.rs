@@ -236,7 +236,7 @@ impl State {
         if result == RowResult::Applied
             && let Some(Entry { until, held: Held::Session { touched, .. } }) = self.entries.get_mut(&touch.key)
         {
-            *touched = now;
+            *touched = now.saturating_sub(touch.ago).max(*touched);
             let old = core::mem::replace(until, now.saturating_add(touch.expires_in));
             let until = *until;
             self.due.remove(&(old, touch.key));
@@ -405,7 +405,7 @@ mod tests {
         store.announce(node.clone(), minute).await.unwrap();
         assert_eq!(store.lease("job".into(), Life::new(1), minute).await.unwrap(), Some(1));
         store.advance(minute);
-        store.touch(vec![Touch { key: put.key, stamp: put.stamp, expires_in: minute * 2 }]).await.unwrap();
+        store.touch(vec![Touch { key: put.key, stamp: put.stamp, ago: Duration::ZERO, expires_in: minute * 2 }]).await.unwrap();
         store.advance(minute);
         let Loaded::Here(row) = store.load(vec![put.key]).await.unwrap().remove(0) else { panic!("the row is there") };
         assert!(row.age >= minute * 2 && row.touched >= minute && row.touched < row.age, "{row:?}");

@@ -57,8 +57,8 @@ pub trait Store: Send + Sync + 'static {
     /// and the later of the two times. One round trip.
     fn end(&self, ends: Vec<End>) -> Answer<'_, Result<(), PutError>>;
 
-    /// Notes that sessions were used: moves the expiry and starts [`Row::touched`] at zero, if the row has exactly this stamp. The record,
-    /// the stamp and [`Row::age`] stay. One round trip.
+    /// Notes that sessions were used: moves the expiry, and [`Row::touched`] to the use, if the row has exactly this stamp. A use from
+    /// before what the row tells already does not set it back. The record, the stamp and [`Row::age`] stay. One round trip.
     fn touch(&self, touches: Vec<Touch>) -> Answer<'_, Result<Vec<RowResult>, PutError>>;
 
     /// Looks at up to `limit` (at most [`MAX_ROWS`]) rows and markers that may be over, the oldest first, and removes those that are. A row that is written or touched
@@ -116,7 +116,7 @@ pub struct Row {
     pub record: Bytes,
     /// How long ago it was written, by the store's clock.
     pub age: Duration,
-    /// How long ago it was written or touched, by the store's clock; never more than `age`.
+    /// How long ago it was written or, by what a touch has told, used, by the store's clock; never more than `age`.
     pub touched: Duration,
 }
 
@@ -164,6 +164,8 @@ pub struct Touch {
     pub key: SessionKey,
     /// What has to be there.
     pub stamp: Stamp,
+    /// How long ago it was used.
+    pub ago: Duration,
     /// How long the row is to stay from now; it may be shorter than before.
     pub expires_in: Duration,
 }

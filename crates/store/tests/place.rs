@@ -174,7 +174,7 @@ async fn a_backup_and_a_vacuum_from_outside_disturb_nobody() {
     for sql in [&into, "VACUUM", "REINDEX", "ANALYZE", "PRAGMA optimize"] {
         other(&dir.file(), sql);
         assert!(holds(&store, 7).await, "{sql}");
-        store.touch(vec![Touch { key: key(7), stamp: stamp(1), expires_in: HOUR }]).await.unwrap();
+        store.touch(vec![Touch { key: key(7), stamp: stamp(1), ago: Duration::ZERO, expires_in: HOUR }]).await.unwrap();
     }
     applied(&store, 100).await;
     assert_eq!(other(&dir.at("backup.db"), "SELECT count(*) FROM session; PRAGMA integrity_check"), "Integer(50) Text([111, 107])");
@@ -442,7 +442,7 @@ async fn a_hundred_thousand_touches_are_written_in_batches() {
     for from in (0..ALL).step_by(4096) {
         // In an order that has nothing to do with that of the rows.
         let touches = (from..ALL.min(from + 4096)).map(|n| n.wrapping_mul(77_777) % ALL);
-        let touches = touches.map(|n| Touch { key: key(n), stamp: stamp(1), expires_in: HOUR * 2 });
+        let touches = touches.map(|n| Touch { key: key(n), stamp: stamp(1), ago: Duration::ZERO, expires_in: HOUR * 2 });
         assert!(store.touch(touches.collect()).await.unwrap().iter().all(|r| *r == RowResult::Applied));
     }
     println!("{ALL} touches in {:?}", begin.elapsed());

@@ -7,6 +7,8 @@ use crate::stamp::{Claim, Stamp};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
+mod clocks;
+
 const KEY: SessionKey = SessionKey::from_bytes([7; 16]);
 
 struct Machine {
@@ -30,6 +32,16 @@ struct Net {
     events: Vec<(usize, crate::output::Event)>,
     cut: Vec<(usize, usize)>,
     config: Config,
+    rows: BTreeMap<SessionKey, Row>,
+}
+
+/// A row of a store whose clock is the net's.
+struct Row {
+    stamp: Stamp,
+    record: Bytes,
+    written: Mono,
+    touched: Mono,
+    expires: Mono,
 }
 
 impl Net {
@@ -47,6 +59,7 @@ impl Net {
             events: Vec::new(),
             cut: Vec::new(),
             config,
+            rows: BTreeMap::new(),
         };
         for i in 0..n {
             net.start(i);
@@ -149,11 +162,52 @@ impl Net {
                 Output::Settled(ticket, outcome) => {
                     self.settled.insert(ticket, outcome);
                 }
+                Output::Load(key) => {
+                    let loaded = match self.rows.get(&key) {
+                        None => Loaded::Missing,
+                        Some(row) => {
+                            let (age, touched) = (self.now.since(row.written), self.now.since(row.touched));
+                            Loaded::Here { record: row.record.clone(), age, touched }
+                        }
+                    };
+                    self.call(at, |e, now, out| e.handle_loaded(now, key, &loaded, out));
+                }
+                Output::StoreReady => self.store(at),
                 Output::Durable { key, claim, version, level, .. } => self.durable.push((at, key, claim, version, level)),
                 Output::Event(_, event) => self.events.push((at, event)),
                 _ => {}
             }
         }
+    }
+
+    /// The store takes what waits for it.
+    fn store(&mut self, at: usize) {
+        for write in self.call(at, |e, now, out| e.take_writes(now, 1000, out)) {
+            let Write::Put { key, expect, stamp, record, expires_in } = write else { continue };
+            let applies = self.rows.get(&key).map(|row| row.stamp) == expect;
+            if applies {
+                let row = Row { stamp, record, written: self.now, touched: self.now, expires: self.now + expires_in };
+                self.rows.insert(key, row);
+            }
+            let written = if applies { Written::Applied } else { Written::Mismatch };
+            self.call(at, |e, now, out| e.handle_written(now, key, written, out));
+        }
+        for Touch { key, stamp, ago, expires_in } in self.call(at, |e, now, out| e.take_touches(now, 1000, out)) {
+            let now = self.now;
+            let written = match self.rows.get_mut(&key).filter(|row| row.stamp == stamp) {
+                Some(row) => {
+                    (row.touched, row.expires) = (row.touched.max(now - ago), now + expires_in);
+                    Written::Applied
+                }
+                None => Written::Mismatch,
+            };
+            self.call(at, |e, now, out| e.handle_touched(now, key, written, out));
+        }
+    }
+
+    fn sweep_store(&mut self) {
+        let now = self.now;
+        self.rows.retain(|_, row| row.expires > now);
     }
 
     fn deliver(&mut self) {
@@ -360,7 +414,7 @@ fn a_drained_node_keeps_nothing_that_others_lack() {
     waited(net.append(0, &opened, 1));
     net.call(0, |e, now, out| e.drain(now, out));
     net.run(Duration::from_secs(2));
-    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 0, newcomers: 0, alone: false });
+    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 0, newcomers: 0, alone: false, untold: 0 });
     assert_eq!(net.holders(), [1, 2]);
     net.call(0, |e, now, out| e.stop(now, out));
     net.kill(0);
@@ -374,9 +428,9 @@ fn a_session_that_begins_on_a_leaving_node_is_handed_over() {
     net.deliver();
     let opened = net.create(0);
     waited(net.append(0, &opened, 1));
-    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 1, newcomers: 1, alone: false });
+    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 1, newcomers: 1, alone: false, untold: 0 });
     net.run(Duration::from_secs(1));
-    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 0, newcomers: 0, alone: false });
+    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 0, newcomers: 0, alone: false, untold: 0 });
     assert_eq!(net.holders(), [1, 2]);
 }
 

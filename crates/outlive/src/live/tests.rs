@@ -23,7 +23,12 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let mut world = World { live: Live::new(), record: Record::new(Mono::ZERO), version: 0, sent: Vec::new() };
+        let mut world = World {
+            live: Live::new(),
+            record: Record::new(Mono::ZERO, outlive_core::config::Limits::default()),
+            version: 0,
+            sent: Vec::new(),
+        };
         let r = world.live.begin();
         world.live.set(r, &N, 5);
         world.commit(r).unwrap();

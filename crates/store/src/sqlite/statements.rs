@@ -91,11 +91,14 @@ pub(super) fn end(db: &Connection, now: i64, ends: &[End]) -> Result<()> {
 }
 
 pub(super) fn touch(db: &Connection, now: i64, touches: &[Touch]) -> Result<Vec<RowResult>> {
-    let mut usual = db.prepare_cached("UPDATE session SET expires = ?3, touched = ?4 WHERE key = ?1 AND stamp = ?2 AND due <= ?3")?;
-    let mut update = db.prepare_cached("UPDATE session SET expires = ?3, due = ?3, touched = ?4 WHERE key = ?1 AND stamp = ?2")?;
+    let mut usual =
+        db.prepare_cached("UPDATE session SET expires = ?3, touched = max(touched, ?4) WHERE key = ?1 AND stamp = ?2 AND due <= ?3")?;
+    let mut update =
+        db.prepare_cached("UPDATE session SET expires = ?3, due = ?3, touched = max(touched, ?4) WHERE key = ?1 AND stamp = ?2")?;
     let mut note = |touch: &Touch| {
         let (key, stamp, expires) = (touch.key.bytes(), touch.stamp.to_bytes(), after(now, touch.expires_in));
-        let values = params![key, stamp, expires, now];
+        let ago = i64::try_from(touch.ago.as_millis()).unwrap_or(i64::MAX);
+        let values = params![key, stamp, expires, now.saturating_sub(ago)];
         let written = usual.execute(values)? == 1 || update.execute(values)? == 1;
         if written { Ok(RowResult::Applied) } else { why_not(db, &touch.key) }
     };
