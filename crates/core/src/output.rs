@@ -269,16 +269,34 @@ pub enum Commit {
     },
 }
 
+/// Where the state came from that a new owner goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// The copy that it held.
+    Copy,
+    /// Another node: the owner before, or one that held a copy.
+    Node(Life),
+    /// The store.
+    Store,
+    /// Several branches, merged.
+    Several,
+    /// Nobody had anything of it.
+    Nothing,
+}
+
 /// Something that happened to a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// It was created here.
     Created,
-    /// This node owns it now; it came from there (`None`: from the store or a copy here).
+    /// This node owns it now.
     Moved {
-        /// The owner before.
+        /// The owner before, if one was known and it was another node.
         from: Option<Life>,
+        /// Where the state came from that it goes on with.
+        source: Source,
         /// The claim.
         claim: Claim,
     },

@@ -8,7 +8,7 @@ use crate::backup::orphan;
 use crate::id::SessionKey;
 use crate::limits::{BACK_OFF, ROUND_TRIES, ROUNDS_MAX};
 use crate::merge::merge;
-use crate::output::{Event, Guest, Live, Outcome, Ticket, Unavailable};
+use crate::output::{Event, Guest, Live, Outcome, Source, Ticket, Unavailable};
 use crate::plant::Bug;
 use crate::record::{Record, WireRecord};
 use crate::shard::{Brought, Cx, Shard, Timer};
@@ -99,6 +99,26 @@ pub(crate) struct Round {
     doubt: u32,
     /// This node's copy as it was when the round began: for a planted bug alone.
     snapshot: Option<Box<Record>>,
+}
+
+impl Round {
+    /// Where the state with this tip came from, at a node whose own copy ends with `mine`.
+    fn source(&self, mine: Stamp, tip: Stamp, merged: bool) -> Source {
+        if merged {
+            Source::Several
+        } else if tip.version == 0 {
+            Source::Nothing
+        } else if mine == tip {
+            Source::Copy
+        } else if let Some(answer) = self.answers.iter().find(|answer| answer.tip == tip) {
+            Source::Node(answer.life)
+        } else if self.row.as_ref().is_some_and(|row| row.tip == tip) {
+            Source::Store
+        } else {
+            // A branch beside an answer, or one that was offered meanwhile.
+            Source::Several
+        }
+    }
 }
 
 impl<L: Live> Shard<L> {
@@ -740,6 +760,7 @@ impl<L: Live> Shard<L> {
         };
         let mut prior = copy.own.take();
         let changed = copy.record.tip != record.tip || merged.is_some() || !lost.is_empty();
+        let source = round.source(copy.record.tip, record.tip, merged.is_some());
         if let Some(own) = &mut prior {
             orphan(cx, key, &view, &mut copy.orphans, own, &copy.record);
             if let Some((closing, link)) = own.closing.and_then(|c| Some((c.claim, view.link(c.claim.life)?))) {
@@ -815,7 +836,7 @@ impl<L: Live> Shard<L> {
         }
         copy.settle_told();
         if prior.is_none() {
-            cx.out.event(key, Event::Moved { from: before.filter(|l| *l != view.me), claim: round.claim });
+            cx.out.event(key, Event::Moved { from: before.filter(|l| *l != view.me), source, claim: round.claim });
         }
         copy.own = Some(Box::new(own));
         cx.shared.owned.fetch_add(1, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use crate::outlive::Outlive;
 use core::fmt;
 use outlive_core::id::SessionKey;
-use outlive_core::output::Event as Told;
+use outlive_core::output::{Event as Told, Source as ToldSource};
 use outlive_core::wire::EndKind;
 use std::sync::Arc;
 use tokio::sync::broadcast;
@@ -19,6 +19,22 @@ pub struct Event {
     pub kind: EventKind,
 }
 
+/// Where the state of a session came from that moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// The copy that its new owner held.
+    Copy,
+    /// Another node, by name: the owner before, or one that held a copy.
+    Node(String),
+    /// The store.
+    Store,
+    /// Several branches, merged.
+    Several,
+    /// Nobody had anything of it: [`Lost`](EventKind::Lost) follows.
+    Nothing,
+}
+
 /// What can happen to a session. Nodes are named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,8 +43,10 @@ pub enum EventKind {
     Created,
     /// This node owns it now.
     Moved {
-        /// The owner before; `None` if it came from the store or from the copy that this node held.
+        /// The owner before, if one was known and it was another node.
         from: Option<String>,
+        /// Where the state came from that this node goes on with.
+        source: Source,
     },
     /// Another node owns it now.
     Left,
@@ -109,7 +127,16 @@ impl Events {
         let name = |life| self.outlive.node.name_of(life);
         Some(match told {
             Told::Created => EventKind::Created,
-            Told::Moved { from, .. } => EventKind::Moved { from: from.map(name) },
+            Told::Moved { from, source, .. } => EventKind::Moved {
+                from: from.map(name),
+                source: match source {
+                    ToldSource::Copy => Source::Copy,
+                    ToldSource::Node(life) => Source::Node(name(life)),
+                    ToldSource::Store => Source::Store,
+                    ToldSource::Nothing => Source::Nothing,
+                    _ => Source::Several,
+                },
+            },
             Told::Left { .. } => EventKind::Left,
             Told::Expired => EventKind::Expired,
             Told::Ended(EndKind::Rotated) => EventKind::Rotated,

@@ -109,7 +109,7 @@ pub use builder::Builder;
 pub use config::{Config, Consistency, Durability};
 pub use cookie::Cookie;
 pub use error::{CommitError, Errors, Fault, LoginError, OpenError, Retry, RunError, StartError};
-pub use events::{Event, EventKind, Events, MissedEvents};
+pub use events::{Event, EventKind, Events, MissedEvents, Source};
 pub use key::{AsKey, Key, KeyOf, Value};
 pub use outlive::{Liveness, Outlive, Readiness};
 pub use outlive_core::{config::Level, id::SessionId};

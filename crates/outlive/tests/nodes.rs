@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::routing::get;
 use core::time::Duration;
 use outlive::testing::{self, Client};
-use outlive::{CommitError, Committed, Durability, EventKind, Level, OpenError, Outlive, RunError, Session, StartError};
+use outlive::{CommitError, Committed, Durability, EventKind, Level, OpenError, Outlive, RunError, Session, Source, StartError};
 use std::sync::Arc;
 use support::{LAST, VISITS, Wired, app, browser, builder, cluster, heard, in_time, insist, routes, until};
 use tokio::sync::Notify;
@@ -110,7 +110,9 @@ async fn events_name_the_session_and_say_that_it_moved_and_who_has_a_copy() {
         assert_eq!(event.key, created.key);
         match event.kind {
             // It came from the copy here, or from the node that was just leaving.
-            EventKind::Moved { from } => moved = from.is_none_or(|from| from == "a"),
+            EventKind::Moved { from, source } => {
+                moved = from.is_none_or(|from| from == "a") && matches!(source, Source::Copy | Source::Node(_));
+            }
             EventKind::Replicated { on } if on == ["c"] => break assert!(moved),
             _ => {}
         }

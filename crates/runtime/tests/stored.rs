@@ -6,6 +6,7 @@ mod common;
 
 use common::*;
 use outlive_core::config::{Config, Durability, Level};
+use outlive_core::output::{Event, Source};
 use outlive_core::wire::EndKind;
 use outlive_runtime::{DrainReport, Node, NodeConfig, Open, Readiness};
 use outlive_store::{Health, MemoryStore, Store};
@@ -69,6 +70,43 @@ async fn nodes_that_share_a_store_find_each_other_and_their_sessions_outlive_the
     let last = Node::<()>::start(stored("n2", scratch.open().await)).await.unwrap();
     assert!(matches!(insist(&last, key(3), None).await, Open::Ended(EndKind::Invalidated, _)));
     assert_eq!(read(&last, key(4), tips[4]).await, [4]);
+}
+
+#[tokio::test]
+async fn who_takes_a_session_over_says_where_its_state_came_from() {
+    let store = MemoryStore::new();
+    let start = async |name: &str| Node::<()>::start(stored(name, Arc::new(store.clone()))).await.unwrap();
+    let nodes = [start("n0").await, start("n1").await, start("n2").await];
+    met(&nodes).await;
+    let source = async |node: &N, key, tip| {
+        let mut events = node.subscribe_events();
+        read(node, key, tip).await;
+        loop {
+            if let (moved, Event::Moved { source, .. }) = tokio::time::timeout(LONG, events.recv()).await.unwrap().unwrap()
+                && moved == key
+            {
+                return source;
+            }
+        }
+    };
+    let keys: Vec<_> = (0..40).map(key).collect();
+    let mut tips = Vec::new();
+    for key in &keys {
+        let at = nodes[0].create(*key).unwrap();
+        tips.push(append(&nodes[0], &at, b"a").await.unwrap().tip);
+        nodes[0].close(&at);
+    }
+    let held = |node: &N, key| nodes[0].info(key).unwrap().backups.contains(&node.me().life);
+    let with = keys.iter().position(|key| held(&nodes[1], *key)).unwrap();
+    let without = keys.iter().position(|key| !held(&nodes[1], *key)).unwrap();
+    assert_eq!(source(&nodes[1], keys[with], tips[with]).await, Source::Copy);
+    assert_eq!(source(&nodes[1], keys[without], tips[without]).await, Source::Node(nodes[0].me().life));
+    until("all is written", || nodes.iter().all(|node| node.stats().engine.dirty == 0)).await;
+    for node in &nodes {
+        node.shutdown_now();
+    }
+    let last = start("n3").await;
+    assert_eq!(source(&last, keys[with], tips[with]).await, Source::Store);
 }
 
 #[tokio::test]
