@@ -1,12 +1,15 @@
 //! `outlive demo`: a shop on several nodes, and someone who kills them.
 
+mod book;
 mod client;
 mod histogram;
 mod node;
 mod nodes;
 mod script;
+mod sentence;
 mod shop;
 mod stage;
+mod story;
 mod tally;
 mod visitors;
 mod web;
@@ -126,7 +129,7 @@ impl Demo {
         self.stop.send_replace(true);
         // Someone may still wait for an answer.
         let _ = tokio::time::timeout(Duration::from_secs(60), self.shoppers).await;
-        self.stage.nodes().stop_all().await;
+        self.stage.nodes().stop_all(Duration::from_secs(5)).await;
         self.observer.leave().await;
         self.gateway.shutdown(Duration::from_secs(1)).await;
     }

@@ -2,13 +2,13 @@
 
 use crate::clock::wall_ms;
 use crate::demo::shop;
-use crate::demo::world::{Happening, NodeStats, Said};
+use crate::demo::world::{From, Happening, NodeStats, Said};
 use anyhow::Context as _;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use http::HeaderValue;
-use outlive::{Config, Cookie, Event, EventKind, MissedEvents, Outlive, Session};
+use outlive::{Config, Cookie, Event, EventKind, MissedEvents, Outlive, Session, Source};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -105,16 +105,31 @@ async fn tell_events(outlive: Outlive) {
             Err(MissedEvents::Dropped(_)) => continue,
             Err(_) => return,
         };
+        let mut from = None;
         let (what, with) = match kind {
-            EventKind::Moved { from } => (Happening::Moved, from.into_iter().collect()),
+            EventKind::Moved { from: before, source } => {
+                from = Some(told(source));
+                (Happening::Moved, before.into_iter().collect())
+            }
             EventKind::Left => (Happening::Left, Vec::new()),
             EventKind::Backed { owner } => (Happening::Backed, vec![owner]),
             EventKind::Replicated { on } => (Happening::Replicated, on),
             EventKind::Lost => (Happening::Lost, Vec::new()),
+            EventKind::Expired => (Happening::Expired, Vec::new()),
             EventKind::Invalidated | EventKind::Rotated => (Happening::Ended, Vec::new()),
             _ => continue,
         };
-        say(&Said::Session { t: wall_ms(), key, what, with });
+        say(&Said::Session { t: wall_ms(), key, what, with, from });
+    }
+}
+
+fn told(source: Source) -> From {
+    match source {
+        Source::Copy => From::Copy,
+        Source::Node(name) => From::Node(name),
+        Source::Store => From::Store,
+        Source::Nothing => From::Nothing,
+        _ => From::Several,
     }
 }
 

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::HashMap;
-use std::process::{ExitStatus, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -47,7 +48,7 @@ impl Nodes {
         self.orders.lock().insert(name.to_owned(), orders);
         self.world.update(name, |node| {
             node.state = State::Starting;
-            (node.life, node.pid, node.http, node.peer) = (life, child.id(), None, None);
+            (node.life, node.pid, node.http, node.peer, node.struck) = (life, child.id(), None, None, None);
         });
         tokio::spawn(self.clone().watch(name.to_owned(), child, lines, incoming));
         let started = self.world.wait(PATIENCE, |nodes| find(nodes, name).is_some_and(|node| node.state != State::Starting)).await;
@@ -75,6 +76,7 @@ impl Nodes {
     }
 
     fn order(&self, name: &str, signal: Signal) {
+        self.world.update(name, |node| node.struck = Some(wall_ms()));
         if let Some(orders) = self.orders.lock().get(name) {
             // Full means that it has been told four times already.
             let _ = orders.try_send(signal);
@@ -128,20 +130,29 @@ impl Nodes {
             }
         };
         self.orders.lock().remove(&name);
-        let state = if status.as_ref().is_ok_and(ExitStatus::success) { State::Stopped } else { State::Killed };
-        let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        tracing::debug!(node = name, how, "a node's process has ended");
+        let state = match &status {
+            Ok(status) if status.success() => State::Stopped,
+            Ok(status) if status.signal().is_some() => State::Killed,
+            _ => State::Failed,
+        };
         self.world.update(&name, |node| {
             node.state = state;
             (node.pid, node.stats) = (None, Default::default());
         });
-        if state == State::Stopped {
-            self.world.log(wall_ms(), &name, "has left; its process ended");
+        let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        match state {
+            State::Stopped => self.world.log(wall_ms(), &name, "has left; its process ended"),
+            State::Failed => self.world.log(wall_ms(), &name, format!("failed: its process ended with {how}")),
+            _ => {}
         }
     }
 
     fn said(&self, name: &str, line: &str) {
-        match serde_json::from_str(line) {
+        let said = serde_json::from_str(line);
+        if !matches!(said, Ok(Said::Stats { .. })) {
+            self.world.heard(name, line);
+        }
+        match said {
             Ok(Said::Ready { t, http, peer }) => {
                 self.world.update(name, |node| (node.state, node.http, node.peer) = (State::Up, Some(http), peer));
                 self.world.log(t, name, "serves");
@@ -155,24 +166,28 @@ impl Nodes {
                 let what = if fewer { "notices that a node is gone" } else { "meets another node" };
                 self.world.log(t, name, format!("{what}: {count} now"));
             }
-            Ok(Said::Session { t, key, what, with }) => self.world.session(name, t, &key, what, &with),
+            Ok(Said::Session { t, key, what, with, from }) => self.world.session(name, t, &key, what, &with, from.as_ref()),
             // `ready http://ADDR` and whatever else is for people.
             Err(_) => tracing::debug!(node = name, line, "said"),
         }
     }
 
-    /// Ends all processes, in order if they do so soon.
-    pub(crate) async fn stop_all(&self) {
-        for node in self.world.nodes() {
-            self.order(&node.name, Signal::TERM);
+    /// Ends all processes, in order if they do so in time.
+    pub(crate) async fn stop_all(&self, patience: Duration) {
+        for node in self.running() {
+            self.drain(&node);
         }
         let all_gone = |nodes: &[Node]| nodes.iter().all(|node| node.state.is_gone());
-        if !self.world.wait(Duration::from_secs(5), all_gone).await {
-            for node in self.world.nodes() {
-                self.order(&node.name, Signal::KILL);
+        if !self.world.wait(patience, all_gone).await {
+            for node in self.running() {
+                self.kill(&node);
             }
-            self.world.wait(Duration::from_secs(5), all_gone).await;
+            self.world.wait(PATIENCE, all_gone).await;
         }
+    }
+
+    fn running(&self) -> Vec<String> {
+        self.world.nodes().into_iter().filter(|node| !node.state.is_gone()).map(|node| node.name).collect()
     }
 }
 

@@ -4,21 +4,16 @@
 const $ = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const GOODS = [["bell", "Bell"], ["saddle", "Saddle"], ["lamp", "Lamp"], ["basket", "Basket"], ["pump", "Pump"], ["lock", "Lock"]];
-const GONE = ["stopped", "killed"];
+const GONE = ["stopped", "killed", "failed"];
 const KINDS = { refused: 1, failed: 2, wrong: 3 };
 
 const nodes = new Map();      // name -> what the parent last said of it
-let durability = "", deploying = false, armed = false, connected = false;
+let durability = "", doing = "nothing", armed = false, connected = false;
 let skew = 0;                 // the servers' clock minus ours
-// The visitor's session as last heard: where it is, where its copies are, what is in it.
-let me = { key: "", owner: "", copies: [], view: null };
-// The last thing that happened to the visitor's node: {what, node, t, from, moved, copied, answer}.
-let incident = null;
-let waiting = false, lossSaid = null, wrong = null;
+// The visitor's story as the demo tells it: what to say, where the session is, where its copies are, what happened to it last.
+let story = { sentence: "", hint: "", owner: null, copies: [], version: 0, incident: null };
 
 const now = () => Date.now() + skew;
-const things = (view) => Object.values(view?.cart ?? {}).reduce((a, b) => a + b, 0);
-const alive = () => [...nodes.values()].filter((n) => !GONE.includes(n.state));
 const plural = (n, one, many) => `${n} ${n === 1 ? one : many}`;
 const el = (tag, props = {}, ...inside) => {
   const { data, ...rest } = props;
@@ -30,78 +25,27 @@ const el = (tag, props = {}, ...inside) => {
 
 // ---- the one sentence ------------------------------------------------------------------------------------------------------
 
-function sentence() {
-  const { owner, copies, view } = me, count = things(view);
-  const node = nodes.get(owner), inCart = `${plural(count, "thing", "things")} in your cart`;
-  if (!connected && nodes.size) return ["The page has lost its connection to the demo.", "It tries again by itself."];
-  if (wrong) return [`This should never happen: ${wrong}.`, "Please report it, with the log below."];
-  if (lossSaid) return [`Your last change was younger than the last save and is lost: ${lossSaid}.`,
-    "Outlive says so, once, instead of showing you an old cart as if it were current. Keep a copy, and a kill loses nothing."];
-  if (nodes.size && !alive().length) return ["Every node is gone.", "Start one. What the store has will be there."];
-  if (!owner) return ["Three servers run this shop. Put something in your cart, then kill the one that has it.",
-    deploying ? "The servers are starting." : "No server has your session yet: one that nobody needs costs nothing."];
-  if (incident && !incident.answer && incident.what === "killed") return afterKill(owner, view);
-  if (incident?.answer && now() - incident.t < 45000) {
-    const a = incident.answer, killed = incident.what === "killed", found = `version ${view.version}, ${inCart}. Nothing was lost.`;
-    if (incident.what === "moved") return [`Your session moved from node ${incident.node} to node ${a.node} with your click, which took ${a.ms}\u00a0ms: ${found}`, nextHint(owner, copies)];
-    const source = !killed ? "" : incident.hadCopy ? ", from its copy" : ", from the store";
-    return [`Node ${incident.node} ${killed ? `was killed ${ago(incident.t)}` : "left in order"}. Your next click was answered by node ${a.node} after ${a.ms}\u00a0ms${source}: ${found}`, nextHint(owner, copies)];
-  }
-  if (waiting) return ["The shop asks you to wait a moment.", "Nobody could be sure to have your latest version; an old one is never shown as if it were current."];
-  if (node?.state === "draining") return [`Node ${owner} is leaving and hands your session over first.`, ""];
-  const where = `You are on node ${owner}.`;
-  const kept = copies.length ? `Node${copies.length > 1 ? "s" : ""} ${copies.join(" and ")} ${copies.length > 1 ? "keep copies" : "keeps a copy"} of your session.`
-    : durability === "owner" ? "No other node has a copy of your session." : "The copy of your session is being made.";
-  return [`${where} ${kept}`, nextHint(owner, copies)];
-}
-
-function afterKill(owner, view) {
-  const gone = `Node ${incident.node} was killed ${ago(incident.t)}.`;
-  if (!incident.hadCopy && incident.moved === undefined) {
-    return waiting ? [`${gone} It alone had your last change and may come back with it, so the shop asks you to wait.`, "An older cart is never shown as if it were current. Start the node, or wait until it counts as lost."]
-      : [`${gone} No other node had a copy of your session; the store has what was saved.`, "Click anything in the shop, and see."];
-  }
-  if (incident.moved === undefined) {
-    return [`${gone} ${incident.heir ? `Node ${incident.heir} is` : "Another node is"} making sure that it has your latest version.`, waiting ? "Your click waits for it." : ""];
-  }
-  const copied = incident.copied ? ` Node ${incident.copied} has a new copy already.` : "";
-  return [`${gone} Node ${owner} took over ${incident.moved}\u00a0ms later, from its copy: version ${view.version}.${copied}`, "Click anything in the shop."];
-}
-
-function nextHint(owner, copies) {
-  const others = alive().filter((n) => n.name !== owner);
-  if (armed) return "The next thing you add is answered, and its node killed in the same moment.";
-  if (deploying) return "A new version is being deployed, node by node. Go on shopping.";
-  if (!others.length) return `Node ${owner} is the only one that runs. Start another, and it gets a copy.`;
-  if (durability === "owner") return "A kill may lose what was not saved yet. If it does, you will be told.";
-  if (!copies.length) return `Node ${owner} is the only one with your cart: wait for the copy, or see what happens.`;
-  return things(me.view) ? "Go on: kill the node that has your cart." : "";
-}
-
-function ago(t) {
-  const s = Math.max(0, Math.round((now() - t) / 1000));
-  return s < 1 ? "just now" : s === 1 ? "a second ago" : s < 60 ? `${s} seconds ago` : "a while ago";
-}
-
 let said = "", lastAnnounced = "";
 function say() {
-  const [main, hint] = sentence();
+  const lost = !connected && nodes.size, main = lost ? "The page has lost its connection to the demo." : story.sentence;
+  const hint = lost ? "It tries again by itself." : story.hint;
+  if (!main) return;
   if (main !== said) {
     // Seconds that pass are no news: only what changes otherwise is read aloud.
-    const news = main.replace(/just now|a second ago|\d+ seconds ago|a while ago/, "");
+    const news = main.replace(/just now|a second ago|\d+ seconds ago|a minute ago|\d+ minutes ago/, "");
     $("sentence").setAttribute("aria-live", news === lastAnnounced ? "off" : "polite");
     lastAnnounced = news;
     $("sentence").textContent = said = main;
   }
   if ($("hint").textContent !== hint) $("hint").textContent = hint;
-  const owner = nodes.get(me.owner);
+  const owner = nodes.get(story.owner), busy = doing !== "nothing";
   $("kill-mine").disabled = !owner || GONE.includes(owner.state);
-  $("deploy").disabled = deploying;
+  $("deploy").disabled = busy;
   $("arm").disabled = $("kill-mine").disabled && !armed;
   $("arm").setAttribute("aria-pressed", armed);
   for (const input of document.querySelectorAll("#keep input")) {
     input.checked = (input.value === "nothing") === (durability === "owner");
-    input.disabled = deploying;
+    input.disabled = busy;
   }
 }
 
@@ -133,17 +77,17 @@ function place() {
   let moved = null;
   for (const [name, node] of nodes) {
     const at = cards.get(name) ?? card(name), gone = GONE.includes(node.state);
-    const others = Math.max(0, node.stats.owned - (me.owner === name ? 1 : 0));
+    const mine = story.owner === name, torn = story.incident?.killed && story.incident.node === name;
+    const others = Math.max(0, node.stats.owned - (mine ? 1 : 0));
     at.root.className = `node card ${gone ? "gone" : node.state}`;
-    at.state.textContent = { up: "", starting: "starting", draining: "leaving", stopped: "stopped", killed: "killed" }[node.state];
-    at.count.textContent = gone ? "\u00a0" : me.owner === name ? plural(others, "other", "others") : plural(others, "session", "sessions");
+    at.state.textContent = { up: "", starting: "starting", draining: "leaving", stopped: "left", killed: "killed", failed: "failed" }[node.state];
+    at.count.textContent = gone ? "\u00a0" : mine ? plural(others, "other", "others") : plural(others, "session", "sessions");
     at.kill.hidden = at.drain.hidden = gone;
     at.start.hidden = !gone;
     at.drain.disabled = node.state !== "up";
-    at.start.disabled = deploying;
-    const role = me.owner === name ? (gone ? "torn" : "owner") : gone && incident?.node === name && incident.what === "killed" ? "torn"
-      : !gone && me.owner && me.copies.includes(name) ? "copy" : "none";
-    const version = me.view ? `version ${me.view.version}` : "";
+    at.start.disabled = doing !== "nothing";
+    const role = gone ? (mine || torn ? "torn" : "none") : mine ? "owner" : story.owner && story.copies.includes(name) ? "copy" : "none";
+    const version = `version ${story.version}`;
     if (role !== at.shown.split(" ")[0]) {
       const before = at.shown.split(" ")[0];
       const how = role === "owner" && before === "copy" ? "filling" : role === "torn" ? "now" : role === "copy" || role === "owner" ? "growing" : "";
@@ -158,7 +102,7 @@ function place() {
     }
   }
   $("nodes").style.setProperty("--count", Math.min(nodes.size, innerWidth < 600 ? 3 : 4) || 3);
-  if (moved && incident && incident.what !== "killed" && !calm.matches) fly(incident.node, moved);
+  if (moved && story.incident && !story.incident.killed && !calm.matches) fly(story.incident.node, moved);
   say();
 }
 
@@ -180,15 +124,15 @@ const ends = { visit: null, copy: null };
 function wires() {
   const stage = $("stage").getBoundingClientRect(), narrow = innerWidth <= 900;
   const box = (element) => { const r = element.getBoundingClientRect(); return { x: r.left - stage.left, y: r.top - stage.top, w: r.width, h: r.height }; };
-  const live = me.owner && cards.has(me.owner) && !GONE.includes(nodes.get(me.owner).state);
-  const owner = live ? box(cards.get(me.owner).chip) : null, shop = box($("shop"));
+  const live = story.owner && cards.has(story.owner) && !GONE.includes(nodes.get(story.owner).state);
+  const owner = live ? box(cards.get(story.owner).chip) : null, shop = box($("shop"));
   const target = (from, to) => ({ from, to });
   let visit = null, copy = null;
   if (owner) {
     visit = narrow ? target([owner.x + owner.w / 2, shop.y + shop.h], [owner.x + owner.w / 2, owner.y - 46])
       : target([shop.x + shop.w, shop.y + shop.h * .3], [owner.x, owner.y + owner.h * .3]);
-    const first = me.copies.find((name) => cards.has(name) && !GONE.includes(nodes.get(name).state));
-    if (first && first !== me.owner) {
+    const first = story.copies.find((name) => cards.has(name) && !GONE.includes(nodes.get(name).state));
+    if (first && first !== story.owner) {
       const c = box(cards.get(first).chip), right = c.x > owner.x;
       copy = target([right ? owner.x + owner.w : owner.x, owner.y + owner.h * .72], [right ? c.x : c.x + c.w, c.y + c.h * .72]);
     }
@@ -218,46 +162,32 @@ for (const [sku, name] of GOODS) {
   const row = { count: el("output", {}), add: el("button", { type: "button", textContent: "Add" }), less: el("button", { type: "button", className: "less", textContent: "\u2212" }) };
   row.add.setAttribute("aria-label", `Add a ${name.toLowerCase()}`);
   row.less.setAttribute("aria-label", `Remove a ${name.toLowerCase()}`);
-  row.add.onclick = () => shop("PUT", `add?sku=${sku}&once=${crypto.randomUUID?.() ?? Math.random()}`, { [sku]: 1 });
-  row.less.onclick = () => shop("PUT", `remove?sku=${sku}&once=${crypto.randomUUID?.() ?? Math.random()}`, { [sku]: -1 });
+  row.add.onclick = () => shop("PUT", `add?sku=${sku}&once=${crypto.randomUUID?.() ?? Math.random()}`);
+  row.less.onclick = () => shop("PUT", `remove?sku=${sku}&once=${crypto.randomUUID?.() ?? Math.random()}`);
   rows.set(sku, row);
   $("goods").append(el("li", {}, el("span", { textContent: name }), row.count, row.less, row.add));
 }
 
 let queue = Promise.resolve();
 /// One request after the other, each repeated under the same name until it is answered.
-function shop(method, path, change = null) {
-  return (queue = queue.then(() => ask(method, path, change)).catch(() => {}));
+function shop(method, path) {
+  return (queue = queue.then(() => ask(method, path)).catch(() => {}));
 }
 
-async function ask(method, path, change) {
-  lossSaid = null;
+async function ask(method, path) {
   for (let tries = 0; tries < 60; tries++) {
     let pause = 250;
     try {
       const answer = await fetch(`/shop/api/${path}`, { method, cache: "no-store" });
-      if (answer.ok) {
-        const view = await answer.json();
-        waiting = false;
-        return answered(answer.headers, view, change);
-      }
-      if (answer.status === 422) { waiting = false; return say(); }
+      if (answer.ok) return show(await answer.json());
+      if (answer.status === 422) return;
       pause = 1000 * (Number(answer.headers.get("retry-after")) || .25);
     } catch { /* no connection: again */ }
-    waiting = true;
-    say();
     await new Promise((done) => setTimeout(done, pause));
   }
 }
 
-function answered(headers, view, change) {
-  const header = (name) => headers.get(`x-demo-${name}`) ?? "";
-  check(view, change);
-  const before = me, owner = view.version || view.user ? header("owner") || header("node") : "";
-  me = { key: header("session"), owner, copies: header("copies").split(",").filter(Boolean), view };
-  if (before.owner && owner && owner !== before.owner) incident ??= { what: "moved", node: before.owner, t: now() };
-  if (incident && !incident.answer && owner && owner !== incident.node) incident.answer = { node: header("node"), ms: header("ms") };
-  if (me.key !== before.key) listen();
+function show(view) {
   for (const [sku, row] of rows) {
     const count = view.cart[sku] ?? 0, text = count ? `\u00d7${count}` : "";
     if (row.count.textContent !== text) {
@@ -269,23 +199,6 @@ function answered(headers, view, change) {
     row.less.disabled = !count;
   }
   person(view.user);
-  place();
-}
-
-/// The page keeps its own book: what it saw acknowledged must be there.
-function check(view, change) {
-  if (!me.view || change === "new") return;
-  const expected = { ...me.view.cart }, off = [];
-  for (const sku in change ?? {}) expected[sku] = Math.max(0, (expected[sku] ?? 0) + change[sku]);
-  for (const [sku, name] of GOODS) {
-    const [want, have] = [expected[sku] ?? 0, view.cart[sku] ?? 0];
-    if (want !== have) off.push(`${name} \u00d7${have} instead of \u00d7${want}`);
-  }
-  if (!off.length && !view.lost) return;
-  if (view.lost && !off.length) lossSaid = `change ${me.view.version} is change ${view.version}`;
-  else if (view.lost || (durability === "owner" && view.version === 0)) lossSaid = off.join(", ");
-  else if (view.version >= me.view.version + (change ? 2 : 1)) return; // another tab of this browser was here
-  else wrong = `${off.join(", ")}, and nobody said so`;
 }
 
 function person(user) {
@@ -294,7 +207,7 @@ function person(user) {
   box.dataset.user = user ?? "";
   if (user) {
     const out = el("button", { type: "button", textContent: "Sign out" });
-    out.onclick = () => { incident = null; shop("POST", "logout", "new"); };
+    out.onclick = () => shop("POST", "logout");
     box.replaceChildren(el("div", { className: "in" }, el("span", {}, "signed in as ", el("b", { textContent: user })), out));
   } else {
     const input = el("input", { name: "user", placeholder: "Ada", maxLength: 40, autocomplete: "off" });
@@ -310,10 +223,10 @@ $("person").dataset.user = "";
 // ---- buttons ---------------------------------------------------------------------------------------------------------------
 
 const act = (what) => fetch(`/act/${what}`, { method: "POST" });
-$("kill-mine").onclick = () => act(`nodes/${me.owner}/kill`);
+$("kill-mine").onclick = () => act(`nodes/${story.owner}/kill`);
 $("arm").onclick = () => act("arm");
 $("deploy").onclick = () => act("deploy");
-$("reset").onclick = async () => { incident = lossSaid = wrong = null; await act("reset"); shop("POST", "logout", "new"); };
+$("reset").onclick = async () => { await act("reset"); shop("POST", "logout"); };
 for (const input of document.querySelectorAll("#keep input")) input.onchange = () => act(`keep/${input.value}`);
 $("code-open").onclick = async () => {
   $("code").showModal();
@@ -323,10 +236,8 @@ $("code-close").onclick = () => $("code").close();
 
 // ---- what the nodes say ----------------------------------------------------------------------------------------------------
 
-let source = null;
 function listen() {
-  source?.close();
-  source = new EventSource(`/events?session=${encodeURIComponent(me.key)}`);
+  const source = new EventSource("/events");
   source.onmessage = (event) => heard(JSON.parse(event.data));
   source.onerror = () => { connected = false; say(); };
 }
@@ -336,7 +247,7 @@ function heard(m) {
   if (m.now) skew = m.now - Date.now();
   if (m.e === "snapshot") {
     durability = m.durability;
-    deploying = m.deploying;
+    doing = m.doing;
     armed = m.armed;
     $("crowd").textContent = m.shoppers;
     for (const node of m.nodes) nodes.set(node.name, node);
@@ -345,46 +256,14 @@ function heard(m) {
     $("log").replaceChildren();
     m.log.forEach((line) => log(line));
     $("legend").replaceChildren(...[...nodes.keys()].map((name) => key(`by node ${name}`, "", hue(name))), key("asked to wait", "hollow"), key("lost or older than seen", "", "red"));
-  } else if (m.e === "node") changed(m.node);
+  } else if (m.e === "node") nodes.set(m.node.name, m.node);
   else if (m.e === "dots") addDots(m);
   else if (m.e === "log") log(m.line);
   else if (m.e === "keep") durability = m.durability;
-  else if (m.e === "deploying") deploying = m.deploying;
+  else if (m.e === "doing") doing = m.doing;
   else if (m.e === "armed") armed = m.armed;
-  else if (m.e === "session" && m.key === me.key) happened(m);
+  else if (m.e === "story") story = m;
   if (m.e !== "dots" && m.e !== "log") place();
-}
-
-function changed(node) {
-  const before = nodes.get(node.name)?.state;
-  nodes.set(node.name, node);
-  if (node.state === before || !(GONE.includes(node.state) || node.state === "draining")) return;
-  const heir = me.copies[0];
-  const known = incident?.node === node.name && incident.life === node.life;
-  if (me.owner === node.name && !known) {
-    incident = { life: node.life, what: node.state, node: node.name, t: lastKill.node === node.name ? lastKill.t : now(), heir, hadCopy: me.copies.length > 0 };
-  } else if (me.owner === node.name && node.state === "killed") incident.what = "killed";
-  if (GONE.includes(node.state)) me.copies = me.copies.filter((name) => name !== node.name);
-}
-
-/// Something that a node says of the visitor's session.
-function happened({ node, t, what, with: others }) {
-  if (what === "moved") {
-    const from = me.owner && me.owner !== node ? me.owner : others[0];
-    if (from && incident?.node !== from) incident = { what: "moved", node: from, t };
-    if (incident) incident.moved = Math.max(0, t - incident.t);
-    me.owner = node;
-    me.copies = me.copies.filter((name) => name !== node);
-    log({ t, node, text: "owns your session", yours: true });
-  } else if (what === "replicated") {
-    me.copies = others.filter((name) => name !== me.owner);
-    if (incident?.moved !== undefined && me.copies.length) incident.copied ??= me.copies[0];
-    log({ t, node, text: `your session has its copy on ${others.join(", ")}`, yours: true });
-  } else if (what === "backed") {
-    if (others[0] === me.owner && node !== me.owner && !me.copies.includes(node)) me.copies.push(node);
-    if (incident?.moved !== undefined) incident.copied ??= node;
-    log({ t, node, text: "has a copy of your session", yours: true });
-  } else if (what === "lost") log({ t, node, text: "gave up changes of your session as lost", yours: true });
 }
 
 // ---- log, plot, totals -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 //! What can be done to the nodes as a whole: started, deployed, set to keep copies or none.
 
 use crate::demo::nodes::{Nodes, PATIENCE};
-use crate::demo::world::World;
+use crate::demo::world::{Doing, World};
 use std::sync::Arc;
 
 /// The nodes, their world, and the store that they share.
@@ -9,11 +9,14 @@ pub(crate) struct Stage {
     world: Arc<World>,
     nodes: Arc<Nodes>,
     store: String,
+    /// The durability that it was started with.
+    started: String,
 }
 
 impl Stage {
     pub(crate) fn new(world: Arc<World>, nodes: Arc<Nodes>, store: String) -> Arc<Stage> {
-        Arc::new(Stage { world, nodes, store })
+        let started = world.durability();
+        Arc::new(Stage { world, nodes, store, started })
     }
 
     pub(crate) fn world(&self) -> &Arc<World> {
@@ -60,37 +63,50 @@ impl Stage {
 
     /// False if the nodes are being deployed already.
     pub(crate) fn begin_deploy(self: &Arc<Self>) -> bool {
-        self.exclusively(|stage| async move {
+        self.exclusively(Doing::Deploying, |stage| async move {
             let result = stage.deploy().await;
             stage.note("", result);
         })
     }
 
-    /// Starts all nodes anew with another durability: all of a cluster have to agree on it. False if they are being deployed.
-    pub(crate) fn begin_keep(self: &Arc<Self>, durability: &'static str) -> bool {
-        self.exclusively(move |stage| async move {
-            if stage.world.durability() != durability {
+    /// Starts all nodes anew with another durability. False if something is being done to all of them already.
+    pub(crate) fn begin_keep(self: &Arc<Self>, copies: bool) -> bool {
+        match (copies, self.started.as_str()) {
+            (false, _) => self.begin_at("owner".into()),
+            (true, "owner") => self.begin_at("backup(1)".into()),
+            (true, started) => self.begin_at(started.into()),
+        }
+    }
+
+    /// Everything as it was at the start.
+    pub(crate) fn begin_reset(self: &Arc<Self>) -> bool {
+        self.begin_at(self.started.clone())
+    }
+
+    fn begin_at(self: &Arc<Self>, durability: String) -> bool {
+        let same = self.world.durability() == durability;
+        self.exclusively(if same { Doing::Starting } else { Doing::Changing }, move |stage| async move {
+            if !same {
                 // In order, so that the store has every session.
-                stage.nodes.stop_all().await;
-                stage.world.set_durability(durability);
+                stage.nodes.stop_all(PATIENCE).await;
+                stage.world.set_durability(&durability);
             }
             let result = stage.start_all().await;
             stage.note("", result);
         })
     }
 
-    pub(crate) fn begin_reset(self: &Arc<Self>) -> bool {
-        self.begin_keep("backup(1)")
-    }
-
-    fn exclusively<F: Future<Output = ()> + Send>(self: &Arc<Self>, act: impl FnOnce(Arc<Stage>) -> F + Send + 'static) -> bool {
-        if !self.world.set_deploying(true) {
+    fn exclusively<F>(self: &Arc<Self>, doing: Doing, act: impl FnOnce(Arc<Stage>) -> F + Send + 'static) -> bool
+    where
+        F: Future<Output = ()> + Send,
+    {
+        if !self.world.begin(doing) {
             return false;
         }
         let stage = self.clone();
         tokio::spawn(async move {
             act(stage.clone()).await;
-            stage.world.set_deploying(false);
+            stage.world.end();
         });
         true
     }

@@ -4,12 +4,13 @@
 //! Therefore there is exactly one right answer to each request, and everything else is counted as what it is.
 
 use crate::clock::wall_ms;
+use crate::demo::book::{Model, Step, differences};
 use crate::demo::client::{self, Answer, Connections, Jar};
 use crate::demo::shop::{CATALOGUE, View};
 use crate::demo::tally::{Kind, Tally};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,51 +45,6 @@ pub(crate) async fn shop(crowd: Crowd, count: usize) {
     while all.join_next().await.is_some() {}
 }
 
-/// What a shopper may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Look,
-    Add(&'static str),
-    Remove(&'static str),
-    /// Leaves its own number in the session, to notice if it ever gets somebody else's.
-    Sign,
-    Login,
-    Logout,
-}
-
-/// What must be in the session.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Model {
-    cart: BTreeMap<String, u32>,
-    version: u64,
-    user: Option<String>,
-    note: Option<String>,
-}
-
-impl Model {
-    fn of(view: &View) -> Model {
-        Model { cart: view.cart.clone(), version: view.version, user: view.user.clone(), note: view.note.clone() }
-    }
-
-    fn after(&self, step: Step, me: &str) -> Model {
-        let mut next = self.clone();
-        match step {
-            Step::Look => {}
-            Step::Add(sku) => *next.cart.entry(sku.to_owned()).or_default() += 1,
-            Step::Remove(sku) => {
-                let count = next.cart.entry(sku.to_owned()).or_default();
-                *count = count.saturating_sub(1);
-            }
-            Step::Sign => next.note = Some(me.to_owned()),
-            Step::Login => next.user = Some(me.to_owned()),
-            Step::Logout => return Model::default(),
-        }
-        next.cart.retain(|_, count| *count > 0);
-        next.version += u64::from(matches!(step, Step::Add(_) | Step::Remove(_)));
-        next
-    }
-}
-
 /// What is wrong with an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -113,26 +69,6 @@ fn judge(expected: &Model, alternative: Option<&Model>, view: &View) -> Verdict 
     } else {
         Verdict::LostSilently(what)
     }
-}
-
-/// What should be there and what is, in words.
-fn differences(expected: &Model, got: &Model) -> String {
-    let mut words = Vec::new();
-    for (sku, name) in CATALOGUE {
-        let count = |model: &Model| model.cart.get(sku).copied().unwrap_or_default();
-        if count(expected) != count(got) {
-            words.push(format!("{name} \u{d7}{} is \u{d7}{}", count(expected), count(got)));
-        }
-    }
-    for (what, want, have) in [("the sign-in", &expected.user, &got.user), ("the note", &expected.note, &got.note)] {
-        match (want, have) {
-            (want, have) if want == have => {}
-            (_, None) => words.push(format!("{what} is gone")),
-            (_, Some(have)) => words.push(format!("{what} is {have:?}")),
-        }
-    }
-    words.push(format!("change {} is {}", expected.version, got.version));
-    words.join(", ")
 }
 
 struct Visitor {
@@ -345,13 +281,5 @@ mod tests {
         assert!(matches!(judge(&two, None, &view(&doubled)), Verdict::LostSilently(_)));
         let foreign = Model { note: Some("8".into()), ..two.clone() };
         assert!(matches!(judge(&two, None, &view(&foreign)), Verdict::LostSilently(_)));
-    }
-
-    #[test]
-    fn a_loss_is_named() {
-        let one = Model::default().after(Step::Add("bell"), "7").after(Step::Login, "7");
-        let two = one.after(Step::Add("bell"), "7");
-        let said = differences(&two, &Model { user: None, ..one });
-        assert_eq!(said, "Bell \u{d7}2 is \u{d7}1, the sign-in is gone, change 2 is 1");
     }
 }

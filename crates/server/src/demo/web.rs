@@ -1,25 +1,28 @@
 //! The page: served by the parent process, so that it survives every kill. `/shop` is passed on to the gateway.
 
+use crate::demo::book::Step;
 use crate::demo::nodes::Nodes;
+use crate::demo::shop::{CATALOGUE, View};
 use crate::demo::stage::Stage;
+use crate::demo::story::{Answer, Ticket};
 use crate::demo::world::{State as NodeState, World};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
+use bytes::Bytes;
 use http_body_util::channel::Channel;
+use http_body_util::{BodyExt as _, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde::Deserialize;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::Instant;
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -29,6 +32,10 @@ const SHOP: &str = include_str!("shop.rs");
 
 /// How often a page that hears nothing hears a comment, so that both ends notice when the other is gone.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// The cookie that tells one visitor of the page from another. It guards nothing.
+const VISITOR: &str = "outlive-demo";
+/// An answer of the shop is never longer.
+const ANSWER_MAX: usize = 256 * 1024;
 
 #[derive(Clone)]
 struct App {
@@ -54,11 +61,12 @@ pub(crate) fn routes(stage: Arc<Stage>, gateway: SocketAddr) -> Router {
     let client = Client::builder(TokioExecutor::new()).build(connector);
     let text = |kind: &'static str, body: &'static str| get(move || async move { ([(header::CONTENT_TYPE, kind)], body) });
     Router::new()
-        .route("/", text("text/html; charset=utf-8", PAGE))
+        .route("/", get(page))
         .route("/page.css", text("text/css; charset=utf-8", STYLE))
         .route("/page.js", text("text/javascript; charset=utf-8", SCRIPT))
         .route("/code", text("text/plain; charset=utf-8", SHOP))
         .route("/events", get(events))
+        .route("/said", get(said))
         .route("/act/nodes/{name}/{action}", post(act))
         .route("/act/deploy", post(deploy))
         .route("/act/keep/{copies}", post(keep))
@@ -97,29 +105,45 @@ async fn guard(request: Request, next: Next) -> Response {
     response
 }
 
-#[derive(Deserialize)]
-struct Watched {
-    #[serde(default)]
-    session: String,
+/// Who looks at the page.
+fn visitor(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, value)| *name == VISITOR && value.len() == 16).map(|(_, value)| value)
 }
 
-/// A snapshot, then what happens; of sessions only what happens to the one that the page shows.
-async fn events(State(app): State<App>, Query(watched): Query<Watched>) -> Response {
-    let (mut sender, body) = Channel::<bytes::Bytes>::new(64);
+async fn page(headers: HeaderMap) -> Response {
+    let mut response = ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE).into_response();
+    if visitor(&headers).is_none() {
+        // A number that differs from one to the next, from the keys that the standard library draws for its maps.
+        let drawn = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        if let Ok(cookie) = HeaderValue::from_str(&format!("{VISITOR}={drawn:016x}; Path=/; HttpOnly; SameSite=Lax")) {
+            response.headers_mut().insert(header::SET_COOKIE, cookie);
+        }
+    }
+    response
+}
+
+/// A snapshot, the visitor's own story, then what happens; of the stories only theirs.
+async fn events(State(app): State<App>, headers: HeaderMap) -> Response {
+    let Some(visitor) = visitor(&headers).map(str::to_owned) else {
+        return (StatusCode::FORBIDDEN, "the page sets a cookie, and none came back\n").into_response();
+    };
+    let (mut sender, body) = Channel::<Bytes>::new(64);
     let world = app.world().clone();
     tokio::spawn(async move {
         let (snapshot, mut messages) = world.subscribe();
-        if sender.send_data(snapshot).await.is_err() {
+        if sender.send_data(snapshot).await.is_err() || sender.send_data(world.story(&visitor)).await.is_err() {
             return;
         }
         loop {
             let next = match tokio::time::timeout(ALIVE_EVERY, messages.recv()).await {
-                Ok(Ok(message)) if message.session.as_ref().is_some_and(|key| *key != watched.session) => continue,
+                Ok(Ok(message)) if message.visitor.as_ref().is_some_and(|other| *other != visitor) => continue,
                 Ok(Ok(message)) => message.text,
                 // A page that was asleep starts afresh.
-                Ok(Err(RecvError::Lagged(_))) => world.snapshot(),
+                Ok(Err(RecvError::Lagged(_))) => [world.snapshot(), world.story(&visitor)].concat().into(),
                 Ok(Err(RecvError::Closed)) => return,
-                Err(_) => bytes::Bytes::from_static(b": alive\n\n"),
+                Err(_) => Bytes::from_static(b": alive\n\n"),
             };
             if sender.send_data(next).await.is_err() {
                 return;
@@ -127,6 +151,11 @@ async fn events(State(app): State<App>, Query(watched): Query<Watched>) -> Respo
         }
     });
     ([(header::CONTENT_TYPE, "text/event-stream")], Body::new(body)).into_response()
+}
+
+/// What the nodes said, word for word.
+async fn said(State(app): State<App>) -> String {
+    app.world().words()
 }
 
 /// The buttons under a node.
@@ -147,17 +176,19 @@ async fn deploy(State(app): State<App>) -> StatusCode {
 }
 
 async fn keep(State(app): State<App>, Path(copies): Path<String>) -> StatusCode {
-    let durability = match copies.as_str() {
-        "copy" => "backup(1)",
-        "nothing" => "owner",
+    let copies = match copies.as_str() {
+        "copy" => true,
+        "nothing" => false,
         _ => return StatusCode::NOT_FOUND,
     };
-    if app.stage.begin_keep(durability) { StatusCode::ACCEPTED } else { StatusCode::CONFLICT }
+    if app.stage.begin_keep(copies) { StatusCode::ACCEPTED } else { StatusCode::CONFLICT }
 }
 
-async fn reset(State(app): State<App>) -> StatusCode {
-    app.stage.begin_reset();
-    StatusCode::ACCEPTED
+async fn reset(State(app): State<App>, headers: HeaderMap) -> StatusCode {
+    if let Some(visitor) = visitor(&headers) {
+        app.world().forget(visitor);
+    }
+    if app.stage.begin_reset() { StatusCode::ACCEPTED } else { StatusCode::CONFLICT }
 }
 
 /// The next change in the shop is answered, and the node that answered is killed in the same moment.
@@ -169,33 +200,77 @@ async fn arm(State(app): State<App>) -> StatusCode {
     StatusCode::ACCEPTED
 }
 
-/// Passes a request of the shop on to the gateway, and says how long the answer took.
+/// Passes a request of the shop on to the gateway. What it asks for and what is answered becomes part of the visitor's story.
 async fn shop(State(app): State<App>, mut request: Request) -> Response {
-    let path = request.uri().path_and_query().map_or("/shop", |path| path.as_str());
+    let path = request.uri().path_and_query().map_or("/shop", |path| path.as_str()).to_owned();
     let Ok(uri) = format!("http://{}{path}", app.gateway).parse::<Uri>() else { return StatusCode::BAD_REQUEST.into_response() };
     *request.uri_mut() = uri;
     let changes = request.method() == Method::PUT;
+    let visitor = visitor(request.headers()).filter(|_| path.starts_with("/shop/api/")).map(str::to_owned);
+    let ticket = visitor.as_ref().map(|visitor| app.world().asked(visitor, &path, step(&path)));
     one_hop(request.headers_mut());
-    let start = Instant::now();
-    match app.client.request(request).await {
-        Ok(response) => {
-            // Before the browser hears of the answer: nothing that happens later may help.
-            if let Some(node) = response.headers().get("x-demo-node").and_then(|name| name.to_str().ok())
-                && changes
-                && response.status() == StatusCode::OK
-                && app.world().set_armed(false)
-            {
-                app.nodes().kill(node);
-            }
-            let mut response = response.map(Body::new);
-            one_hop(response.headers_mut());
-            let took = format!("{:.1}", start.elapsed().as_secs_f64() * 1000.0);
-            if let Ok(took) = HeaderValue::from_str(&took) {
-                response.headers_mut().insert("x-demo-ms", took);
-            }
-            response
-        }
+    let answer = match app.client.request(request).await {
+        Ok(answer) => answer.map(Body::new),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], "the gateway does not answer\n").into_response(),
+    };
+    // Before the browser hears of the answer: nothing that happens later may help.
+    if let Some(node) = text(answer.headers(), "x-demo-node")
+        && changes
+        && answer.status() == StatusCode::OK
+        && app.world().set_armed(false)
+    {
+        app.nodes().kill(node);
+    }
+    let (mut parts, body) = answer.into_parts();
+    one_hop(&mut parts.headers);
+    let Ok(body) = Limited::new(body, ANSWER_MAX).collect().await.map(http_body_util::Collected::to_bytes) else {
+        let broken = "the answer broke off\n";
+        if let (Some(visitor), Some(ticket)) = (&visitor, &ticket) {
+            app.world().refused(visitor, ticket, None, broken);
+        }
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], broken).into_response();
+    };
+    if let (Some(visitor), Some(ticket)) = (visitor, ticket) {
+        tell(app.world(), &visitor, &ticket, parts.status, &parts.headers, &body);
+    }
+    Response::from_parts(parts, Body::from(body))
+}
+
+/// Makes an answer part of the visitor's story.
+fn tell(world: &World, visitor: &str, ticket: &Ticket, status: StatusCode, headers: &HeaderMap, body: &[u8]) {
+    let fact = |name| text(headers, name).unwrap_or_default().to_owned();
+    if status == StatusCode::OK
+        && let Ok(view) = serde_json::from_slice::<View>(body)
+    {
+        let copies = fact("x-demo-copies").split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let (node, owner) = (fact("x-demo-node"), fact("x-demo-owner"));
+        world.answered(visitor, ticket, Answer { node, life: 0, key: fact("x-demo-session"), owner, copies, view });
+    } else if status.is_server_error() {
+        let why = String::from_utf8_lossy(body);
+        world.refused(visitor, ticket, text(headers, "x-demo-node").map(str::to_owned), &why);
+    } else {
+        world.settled(visitor, ticket);
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// What a request of the page asks for.
+fn step(path: &str) -> Option<Step> {
+    let (action, query) = path.strip_prefix("/shop/api/")?.split_once('?').unwrap_or((path.strip_prefix("/shop/api/")?, ""));
+    let sku = || {
+        let wanted = query.split('&').find_map(|pair| pair.strip_prefix("sku="))?;
+        CATALOGUE.iter().map(|(sku, _)| *sku).find(|sku| *sku == wanted)
+    };
+    match action {
+        "cart" => Some(Step::Look),
+        "add" => sku().map(Step::Add),
+        "remove" => sku().map(Step::Remove),
+        "login" => Some(Step::Login),
+        "logout" => Some(Step::Logout),
+        _ => None,
     }
 }
 

@@ -1,12 +1,15 @@
 //! What is going on, as one value: nodes, their own event times, the shoppers' counts. The page and the state file are pictures of it.
 
 use crate::clock::wall_ms;
+use crate::demo::book::Step;
+use crate::demo::sentence::{Said as Sentence, Scene, tell};
+use crate::demo::story::{Answer, Story, Ticket};
 use crate::demo::tally::Tally;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +18,10 @@ use tokio::sync::{broadcast, watch};
 
 /// Log lines that are kept.
 const LOG_MAX: usize = 200;
+/// Words of nodes that are kept.
+const WORDS_MAX: usize = 2000;
+/// Visitors of the page whose stories are kept.
+const STORIES_MAX: usize = 32;
 /// Messages that a page may be behind; then it gets a fresh snapshot.
 const BEHIND_MAX: usize = 1024;
 
@@ -27,13 +34,15 @@ pub(crate) enum State {
     Draining,
     /// Ended in order.
     Stopped,
-    /// Ended otherwise.
+    /// Ended by a signal.
     Killed,
+    /// Ended by itself, and not in order.
+    Failed,
 }
 
 impl State {
     pub(crate) fn is_gone(self) -> bool {
-        matches!(self, State::Stopped | State::Killed)
+        matches!(self, State::Stopped | State::Killed | State::Failed)
     }
 }
 
@@ -47,6 +56,9 @@ pub(crate) struct Node {
     pub(crate) state: State,
     /// Which start of it this is.
     pub(crate) life: u64,
+    /// When it was told to end, last.
+    #[serde(skip)]
+    pub(crate) struck: Option<u64>,
     /// Sessions that it owns, copies that it holds for others, sessions that should have a copy and do not: as it says itself.
     pub(crate) stats: NodeStats,
     /// When it said so, by its own clock.
@@ -81,7 +93,40 @@ pub(crate) enum Said {
     /// It began to leave.
     Leaving { t: u64 },
     /// Something happened to a session, in ms since 1970.
-    Session { t: u64, key: String, what: Happening, with: Vec<String> },
+    Session {
+        t: u64,
+        key: String,
+        what: Happening,
+        with: Vec<String>,
+        /// Where the state came from that moved.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<From>,
+    },
+}
+
+/// Where the state came from that a new owner goes on with, as [`outlive::Source`] says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum From {
+    Copy,
+    Node(String),
+    Store,
+    Several,
+    Nothing,
+}
+
+/// What is being done to all nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Doing {
+    #[default]
+    Nothing,
+    /// Each in turn is drained and starts anew.
+    Deploying,
+    /// All are ended in order and start with another setting.
+    Changing,
+    /// Those that do not run are started.
+    Starting,
 }
 
 /// What happens to sessions.
@@ -98,6 +143,8 @@ pub(crate) enum Happening {
     Replicated,
     /// Commits were given up as lost.
     Lost,
+    /// It was not used for too long.
+    Expired,
     Ended,
 }
 
@@ -112,8 +159,8 @@ pub(crate) struct Line {
 /// What a page is told.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
-    /// Only for pages of this session.
-    pub(crate) session: Option<String>,
+    /// Only for pages of this visitor.
+    pub(crate) visitor: Option<String>,
     pub(crate) text: Bytes,
 }
 
@@ -133,10 +180,20 @@ struct Inner {
     gateway: Option<SocketAddr>,
     store: String,
     durability: String,
-    deploying: bool,
+    doing: Doing,
     armed: bool,
     shoppers: usize,
     dirty_age_ms: u64,
+    stories: HashMap<String, Told>,
+    words: VecDeque<String>,
+}
+
+/// A visitor's story, and what their pages were told last.
+#[derive(Default)]
+struct Told {
+    story: Story,
+    text: Value,
+    used: u64,
 }
 
 impl World {
@@ -148,6 +205,7 @@ impl World {
             pid: None,
             state: State::Stopped,
             life: 0,
+            struck: None,
             stats: NodeStats::default(),
             stats_at: 0,
         };
@@ -158,10 +216,12 @@ impl World {
             gateway: None,
             store,
             durability,
-            deploying: false,
+            doing: Doing::Nothing,
             armed: false,
             shoppers: 0,
             dirty_age_ms: 0,
+            stories: HashMap::new(),
+            words: VecDeque::new(),
         };
         World {
             inner: Mutex::new(inner),
@@ -192,16 +252,20 @@ impl World {
 
     /// Changes one node; pages, the state file and whoever waits are told.
     pub(crate) fn update(&self, name: &str, change: impl FnOnce(&mut Node)) {
-        let text = {
+        {
             let mut inner = self.inner.lock();
             let Some(node) = inner.nodes.iter_mut().find(|node| node.name == name) else { return };
+            let before = (node.state, node.life);
             change(node);
-            let dirty = node.stats.dirty_age_ms;
-            let text = json!({ "e": "node", "node": &*node });
-            inner.dirty_age_ms = inner.dirty_age_ms.max(dirty);
-            text
-        };
-        self.send(None, &text);
+            let node = node.clone();
+            inner.dirty_age_ms = inner.dirty_age_ms.max(node.stats.dirty_age_ms);
+            self.send(None, &json!({ "e": "node", "node": &node }));
+            if before != (node.state, node.life) {
+                let (doing, now) = (inner.doing, wall_ms());
+                inner.stories.values_mut().for_each(|told| told.story.node(&node, doing, now));
+            }
+            self.retell(&mut inner);
+        }
         self.changed.send_modify(|n| *n += 1);
         self.write_state();
     }
@@ -226,22 +290,39 @@ impl World {
     }
 
     pub(crate) fn set_durability(&self, durability: &str) {
-        durability.clone_into(&mut self.inner.lock().durability);
+        let mut inner = self.inner.lock();
+        durability.clone_into(&mut inner.durability);
         self.send(None, &json!({ "e": "keep", "durability": durability }));
+        self.retell(&mut inner);
     }
 
-    /// Notes that a deployment begins or ends; false if it had begun already.
-    pub(crate) fn set_deploying(&self, deploying: bool) -> bool {
-        let before = std::mem::replace(&mut self.inner.lock().deploying, deploying);
-        self.send(None, &json!({ "e": "deploying", "deploying": deploying }));
-        before != deploying
+    /// Notes that something is being done to all nodes; false if something is already.
+    pub(crate) fn begin(&self, doing: Doing) -> bool {
+        let mut inner = self.inner.lock();
+        let free = inner.doing == Doing::Nothing;
+        if free {
+            self.set_doing(&mut inner, doing);
+        }
+        free
+    }
+
+    pub(crate) fn end(&self) {
+        self.set_doing(&mut self.inner.lock(), Doing::Nothing);
+    }
+
+    fn set_doing(&self, inner: &mut Inner, doing: Doing) {
+        inner.doing = doing;
+        self.send(None, &json!({ "e": "doing", "doing": doing }));
+        self.retell(inner);
     }
 
     /// Arms the kill that follows the next change in the shop, or disarms it; whether it was armed.
     pub(crate) fn set_armed(&self, armed: bool) -> bool {
-        let before = std::mem::replace(&mut self.inner.lock().armed, armed);
+        let mut inner = self.inner.lock();
+        let before = std::mem::replace(&mut inner.armed, armed);
         if before != armed {
             self.send(None, &json!({ "e": "armed", "armed": armed }));
+            self.retell(&mut inner);
         }
         before
     }
@@ -264,13 +345,115 @@ impl World {
         self.send(None, &message);
     }
 
-    /// Something happened to one session: told to the pages that show it.
-    pub(crate) fn session(&self, node: &str, t: u64, key: &str, what: Happening, with: &[String]) {
-        self.send(Some(key.to_owned()), &json!({ "e": "session", "node": node, "t": t, "key": key, "what": what, "with": with }));
+    // ---- what the page's visitors are told ------------------------------------------------------------------------------------------
+
+    /// Keeps what a node said, word for word, for whoever doubts the page.
+    pub(crate) fn heard(&self, node: &str, line: &str) {
+        let mut inner = self.inner.lock();
+        if inner.words.len() == WORDS_MAX {
+            inner.words.pop_front();
+        }
+        inner.words.push_back(format!("{node} {line}\n"));
     }
 
-    /// Sends what the shoppers saw since the last time.
+    /// What nodes said, in the order in which it was heard: the node's name, and its line of JSON.
+    pub(crate) fn words(&self) -> String {
+        self.inner.lock().words.iter().map(String::as_str).collect()
+    }
+
+    /// Something happened to one session: it becomes part of the story of whoever has it.
+    pub(crate) fn session(&self, node: &str, t: u64, key: &str, what: Happening, with: &[String], from: Option<&From>) {
+        let text = match what {
+            Happening::Moved => "owns your session".to_owned(),
+            Happening::Replicated => format!("your session has its copy on {}", with.join(", ")),
+            Happening::Backed => "has a copy of your session".to_owned(),
+            Happening::Lost => "gave up changes of your session as lost".to_owned(),
+            Happening::Expired => "lets your session expire".to_owned(),
+            Happening::Left | Happening::Ended => String::new(),
+        };
+        let mut inner = self.inner.lock();
+        for (visitor, told) in inner.stories.iter_mut().filter(|(_, told)| told.story.key == key) {
+            told.story.happened(node, t, what, with, from);
+            if !text.is_empty() {
+                let line = json!({ "t": t, "node": node, "text": &text, "yours": true });
+                self.send(Some(visitor.clone()), &json!({ "e": "log", "line": line }));
+            }
+        }
+        self.retell(&mut inner);
+    }
+
+    /// A visitor's request arrived, or another try of it.
+    pub(crate) fn asked(&self, visitor: &str, path: &str, step: Option<Step>) -> Ticket {
+        self.with(visitor, |story, now| story.asked(path, step, now))
+    }
+
+    pub(crate) fn refused(&self, visitor: &str, ticket: &Ticket, by: Option<String>, why: &str) {
+        self.with(visitor, |story, _| story.refused(ticket, by, why));
+    }
+
+    pub(crate) fn settled(&self, visitor: &str, ticket: &Ticket) {
+        self.with(visitor, |story, _| story.settled(ticket));
+    }
+
+    pub(crate) fn answered(&self, visitor: &str, ticket: &Ticket, mut answer: Answer) {
+        answer.life = self.node(&answer.node).map_or(0, |node| node.life);
+        let took = ticket.start.elapsed();
+        self.with(visitor, |story, now| story.answered(ticket, answer, took, now));
+    }
+
+    /// Forgets what went wrong, for a visitor who begins anew.
+    pub(crate) fn forget(&self, visitor: &str) {
+        self.with(visitor, |story, _| *story = Story::default());
+    }
+
+    fn with<T>(&self, visitor: &str, act: impl FnOnce(&mut Story, u64) -> T) -> T {
+        let (mut inner, now) = (self.inner.lock(), wall_ms());
+        if !inner.stories.contains_key(visitor)
+            && inner.stories.len() == STORIES_MAX
+            && let Some(oldest) = inner.stories.iter().min_by_key(|(_, told)| told.used).map(|(visitor, _)| visitor.clone())
+        {
+            inner.stories.remove(&oldest);
+        }
+        let Inner { nodes, stories, doing, .. } = &mut *inner;
+        let told = stories.entry(visitor.to_owned()).or_default();
+        told.used = now;
+        let done = act(&mut told.story, now);
+        // An answer may be heard after the end of the node that gave it.
+        if let Some(node) = nodes.iter().find(|node| Some(&node.name) == told.story.owner.as_ref()) {
+            told.story.node(node, *doing, now);
+        }
+        self.retell(&mut inner);
+        done
+    }
+
+    /// Tells each visitor's pages what is to be said now, if that is something else than before.
+    fn retell(&self, inner: &mut Inner) {
+        let now = wall_ms();
+        let Inner { nodes, durability, store, doing, armed, stories, .. } = inner;
+        for (visitor, told) in stories {
+            let (store, story) = (store != "none", &told.story);
+            let said = tell(&Scene { now, nodes, durability, store, doing: *doing, armed: *armed, story });
+            let text = told_of(story, &said);
+            if text != told.text {
+                self.send(Some(visitor.clone()), &text);
+                told.text = text;
+            }
+        }
+    }
+
+    /// What this visitor's page is told first.
+    pub(crate) fn story(&self, visitor: &str) -> Bytes {
+        self.with(visitor, |_, _| {});
+        let inner = self.inner.lock();
+        let text = inner.stories.get(visitor).map(|told| told.text.clone()).unwrap_or_default();
+        Bytes::from(format!("data: {text}\n\n"))
+    }
+
+    // ---- what all pages are told ----------------------------------------------------------------------------------------------------
+
+    /// Sends what the shoppers saw since the last time; and time has passed for what visitors are told.
     pub(crate) fn send_dots(&self) {
+        self.retell(&mut self.inner.lock());
         let text = {
             let mut tally = self.tally.lock();
             let dots = std::mem::take(&mut tally.fresh);
@@ -279,9 +462,9 @@ impl World {
         self.send(None, &text);
     }
 
-    fn send(&self, session: Option<String>, text: &Value) {
+    fn send(&self, visitor: Option<String>, text: &Value) {
         // Nobody may be listening.
-        let _ = self.messages.send(Message { session, text: Bytes::from(format!("data: {text}\n\n")) });
+        let _ = self.messages.send(Message { visitor, text: Bytes::from(format!("data: {text}\n\n")) });
     }
 
     /// Everything there is to see now, and what comes after it.
@@ -295,7 +478,7 @@ impl World {
             let inner = self.inner.lock();
             json!({
                 "e": "snapshot", "now": wall_ms(), "nodes": &inner.nodes, "log": &inner.log,
-                "durability": &inner.durability, "deploying": inner.deploying, "store": &inner.store,
+                "durability": &inner.durability, "doing": inner.doing, "store": &inner.store,
                 "armed": inner.armed, "shoppers": inner.shoppers,
             })
         };
@@ -336,6 +519,15 @@ impl World {
     }
 }
 
+/// What a page draws, and says.
+fn told_of(story: &Story, said: &Sentence) -> Value {
+    let incident = story.incident.as_ref().map(|incident| json!({ "node": incident.node, "killed": incident.is_crash() }));
+    json!({
+        "e": "story", "sentence": said.sentence, "hint": said.hint, "owner": story.owner, "copies": story.copies,
+        "version": story.book.version, "incident": incident,
+    })
+}
+
 fn state_of(node: &Node) -> Value {
     let http = node.http.map(|addr| format!("http://{addr}"));
     json!({ "name": node.name, "http": http, "pid": node.pid, "state": node.state })
@@ -355,9 +547,10 @@ mod tests {
 
     #[test]
     fn what_a_node_says_comes_back() {
-        let said = Said::Session { t: 5, key: "k".into(), what: Happening::Moved, with: vec!["A".into()] };
+        let said =
+            Said::Session { t: 5, key: "k".into(), what: Happening::Moved, with: vec!["A".into()], from: Some(From::Node("B".into())) };
         let text = serde_json::to_string(&said).unwrap();
-        assert_eq!(text, r#"{"e":"session","t":5,"key":"k","what":"moved","with":["A"]}"#);
+        assert_eq!(text, r#"{"e":"session","t":5,"key":"k","what":"moved","with":["A"],"from":{"node":"B"}}"#);
         assert_eq!(serde_json::from_str::<Said>(&text).unwrap(), said);
         let stats = Said::Stats { t: 6, stats: NodeStats { owned: 3, ..NodeStats::default() } };
         assert_eq!(serde_json::from_str::<Said>(&serde_json::to_string(&stats).unwrap()).unwrap(), stats);
@@ -369,9 +562,18 @@ mod tests {
         world.log(1, "A", "before");
         let (snapshot, mut messages) = world.subscribe();
         assert!(std::str::from_utf8(&snapshot).unwrap().contains("before"));
-        world.session("A", 2, "k", Happening::Moved, &[]);
+        world.asked("me", "/shop/api/cart", None);
         let message = messages.recv().await.unwrap();
-        assert_eq!(message.session.as_deref(), Some("k"));
+        assert_eq!(message.visitor.as_deref(), Some("me"));
+    }
+
+    #[test]
+    fn a_visitor_too_many_makes_the_one_forgotten_who_was_away_longest() {
+        let world = World::new(vec!["A".into()], "memory".into(), "owner".into(), None);
+        for n in 0..2 * STORIES_MAX {
+            world.asked(&n.to_string(), "/shop/api/cart", None);
+        }
+        assert_eq!(world.inner.lock().stories.len(), STORIES_MAX);
     }
 
     #[test]
