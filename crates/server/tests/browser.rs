@@ -6,88 +6,18 @@
 
 mod support;
 
-use serde_json::{Value, json};
-use std::process::Command;
-use support::{Process, ask, eventually};
-
-/// One window.
-struct Browser {
-    _driver: Process,
-    addr: String,
-    session: String,
-    profile: String,
-}
-
-impl Browser {
-    fn open(name: &str) -> Browser {
-        let mut command = Command::new("chromedriver");
-        command.arg("--port=0");
-        let mut driver = Process::start(command);
-        let port = driver.line_with("successfully on port ");
-        let addr = format!("127.0.0.1:{}", port.trim_end_matches('.'));
-        let profile = std::env::temp_dir().join(format!("outlive-browser-{}-{name}", std::process::id())).display().to_string();
-        let args = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            &format!("--user-data-dir={profile}"),
-        ];
-        let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": args } } } });
-        let mut browser = Browser { _driver: driver, addr, session: String::new(), profile };
-        let session = browser.call("POST", "", &wanted);
-        browser.session = format!("/{}", session["sessionId"].as_str().unwrap());
-        browser
-    }
-
-    #[track_caller]
-    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
-        let answer =
-            ask(&self.addr, method, &format!("/session{}{path}", self.session), "Content-Type: application/json\r\n", &body.to_string());
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        support::json(&answer.body)["value"].take()
-    }
-
-    fn go(&self, url: &str) {
-        self.call("POST", "/url", &json!({ "url": url }));
-    }
-
-    #[track_caller]
-    fn script(&self, script: &str) -> Value {
-        self.call("POST", "/execute/sync", &json!({ "script": script, "args": [] }))
-    }
-
-    /// Clicks as a finger does: what is hidden or covered cannot be clicked.
-    #[track_caller]
-    fn click(&self, selector: &str) {
-        let found = self.call("POST", "/element", &json!({ "using": "css selector", "value": selector }));
-        let id = found.as_object().unwrap().values().next().unwrap().as_str().unwrap().to_owned();
-        self.call("POST", &format!("/element/{id}/click"), &json!({}));
-    }
-
-    fn sentence(&self) -> String {
-        self.script("return document.getElementById('sentence').textContent").as_str().unwrap().to_owned()
-    }
-
-    #[track_caller]
-    fn says(&self, wanted: &str) -> String {
-        eventually(wanted, || Some(self.sentence()).filter(|said| said.contains(wanted)))
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        let _ = ask(&self.addr, "DELETE", &format!("/session{}", self.session), "", "");
-        let _ = std::fs::remove_dir_all(&self.profile);
-    }
-}
+use support::browser::Browser;
+use support::page::{Page, claimed};
+use support::{Process, eventually};
 
 fn left_out() -> bool {
     std::env::var_os("OUTLIVE_WITHOUT_BROWSER").is_some()
+}
+
+#[test]
+fn the_claims_of_a_sentence_are_found() {
+    assert_eq!(claimed("You are on node A. Node B keeps a copy of your session."), ["A", "B"]);
+    assert_eq!(claimed("Node A was killed just now. Node B is making sure that it has your latest version."), ["B"]);
 }
 
 #[test]
@@ -95,34 +25,171 @@ fn a_cart_survives_the_kill_of_its_node_and_the_page_says_so() {
     if left_out() {
         return;
     }
-    let mut demo = Process::outlive(&["demo", "--listen", "127.0.0.1:0", "--visitors", "10"]);
-    let addr = demo.line_with("ready http://");
-    let browser = Browser::open("kill");
-    browser.go(&format!("http://{addr}/"));
-    browser.says("Put something in your cart");
-    let add = |thing: &str| browser.click(&format!("button[aria-label='Add a {thing}']"));
-    let cart = || browser.script("return [...document.querySelectorAll('#goods output')].map((o) => o.textContent).join(' ').trim()");
-    add("bell");
-    eventually("one bell", || (cart() == "\u{d7}1").then_some(()));
-    add("bell");
-    add("saddle");
-    eventually("two bells and a saddle", || (cart() == "\u{d7}2 \u{d7}1").then_some(()));
-    let before = browser.says("keeps a copy of your session");
+    let page = Page::open("kill", &["--visitors", "10"]);
+    page.browser.says("Three servers run this shop. Put something in your cart");
+    page.add("bell");
+    page.add("bell");
+    page.add("saddle");
+    let before = page.browser.says("keeps a copy of your session");
     let owner = before.strip_prefix("You are on node ").unwrap().chars().next().unwrap();
-    browser.click("#kill-mine");
-    browser.says(&format!("Node {owner} was killed"));
+    page.browser.click("#kill-mine");
+    page.browser.says(&format!("Node {owner} was killed"));
     let shown = format!("return document.querySelector('[data-name={owner}]').className");
-    assert!(browser.script(&shown).as_str().unwrap().contains("gone"));
-    add("lamp");
-    let after = browser.says("Nothing was lost");
+    eventually("the node is drawn as gone", || page.browser.script(&shown).as_str().unwrap().contains("gone").then_some(()));
+    page.add("lamp");
+    let after = page.browser.says("Nothing was lost");
     assert!(after.contains("Your next click was answered by node") && after.contains("4 things in your cart"), "{after}");
-    assert_eq!(cart(), "\u{d7}2 \u{d7}1 \u{d7}1");
+    assert_eq!(page.cart(), "\u{d7}2 \u{d7}1 \u{d7}1");
     // Nor was anybody else's: the other shoppers look after every answer.
-    let totals = browser.script("return [...document.querySelectorAll('#totals dd')].slice(3).map((d) => d.textContent).join()");
+    let totals = page.browser.script("return [...document.querySelectorAll('#totals dd')].slice(3).map((d) => d.textContent).join()");
     assert_eq!(totals, "0,0,0");
+    page.sentences_were_true();
     // A page that is loaded anew finds the same cart.
-    browser.go(&format!("http://{addr}/"));
-    eventually("the cart after a reload", || (cart() == "\u{d7}2 \u{d7}1 \u{d7}1").then_some(()));
+    page.reload();
+    eventually("the cart after a reload", || (page.cart() == "\u{d7}2 \u{d7}1 \u{d7}1").then_some(()));
+}
+
+/// One visitor, who sees everything that can happen to a session that has a copy and a store.
+#[test]
+fn every_sentence_about_copies_and_the_store_is_true() {
+    if left_out() {
+        return;
+    }
+    let page = Page::open("store", &["--visitors", "0"]);
+    page.browser.says("Three servers run this shop.");
+    page.add("bell");
+    page.browser.says("keeps a copy of your session");
+
+    // The copy goes, not the session.
+    let (owner, copy) = (page.owner(), page.copy());
+    page.act(&format!("nodes/{copy}/kill"));
+    page.browser.says(&format!("Node {copy}, which kept a copy of your session, was killed"));
+    page.browser.says(&format!("in the memory of node {owner}, where it was, and node"));
+    page.start(&copy);
+
+    // The owner goes, and the visitor takes their time: what they wait is not what it took.
+    let (owner, words) = (page.owner(), page.words());
+    page.act(&format!("nodes/{owner}/kill"));
+    page.browser.says("has a copy again");
+    let took_over = page.browser.says("took over");
+    let moved = page.moved_since(&words);
+    assert!(took_over.contains(&format!("Node {} took over", moved.to)) && took_over.contains(&moved.source(&owner)), "{took_over}");
+    page.browser.says("3 seconds ago");
+    page.add("saddle");
+    let said = page.answered(&owner, &moved, "Nothing was lost.");
+    assert!(said.took < page.last_click(), "{said:?}");
+    page.start(&owner);
+
+    // Both go at once: who is dead makes sure of nothing, and what the third has it has from the store.
+    let (owner, copy, words) = (page.owner(), page.copy(), page.words());
+    page.stored();
+    page.act(&format!("nodes/{copy}/kill"));
+    page.act(&format!("nodes/{owner}/kill"));
+    page.browser.says(&format!("Node {owner} was killed"));
+    page.add("lamp");
+    let moved = page.moved_since(&words);
+    page.answered(&owner, &moved, "Nothing was lost.");
+    page.start(&owner);
+    page.start(&copy);
+
+    // Nobody is left.
+    let (owner, words) = (page.owner(), page.words());
+    page.stored();
+    for name in ["A", "B", "C"] {
+        page.act(&format!("nodes/{name}/kill"));
+    }
+    page.browser.says("no other node runs.");
+    page.start("A");
+    page.start("B");
+    page.add("pump");
+    let moved = page.moved_since(&words);
+    assert_eq!(moved.from, "store");
+    page.answered(&owner, &moved, "Nothing was lost.");
+    page.start("C");
+    page.sentences_were_true();
+}
+
+/// The same visitor, while operators do what they do.
+#[test]
+fn every_sentence_about_drains_deployments_and_settings_is_true() {
+    if left_out() {
+        return;
+    }
+    let page = Page::open("deploy", &["--visitors", "0"]);
+    page.browser.says("Three servers run this shop.");
+    page.add("bell");
+    page.browser.says("keeps a copy of your session");
+
+    let (owner, words) = (page.owner(), page.words());
+    page.act(&format!("nodes/{owner}/drain"));
+    page.browser.says(&format!("Node {owner} left in order"));
+    let moved = page.moved_since(&words);
+    page.add("saddle");
+    page.answered(&owner, &moved, "Nothing was lost.");
+    page.start(&owner);
+
+    page.browser.click("#deploy");
+    page.until_idle();
+    assert!(page.has_said("A new version is being deployed, node by node."));
+    page.add("lamp");
+    page.browser.says("Nothing was lost.");
+    assert!(!page.has_said("being restarted in order"));
+
+    // A switch of all nodes is no deployment.
+    let (owner, words) = (page.owner(), page.words());
+    page.forget_sentences();
+    page.browser.click("#keep input[value=nothing]");
+    page.until_idle();
+    assert!(page.has_said("All nodes are being restarted in order, with the other setting.") && !page.has_said("deployed"));
+    // Nor is the session drawn on a node that knows nothing of it.
+    eventually("no node is drawn with it", || {
+        page.browser.script("return document.querySelector('.chip.owner, .chip.copy')").is_null().then_some(())
+    });
+    page.add("basket");
+    let moved = page.moved_since(&words);
+    assert_eq!(moved.from, "store");
+    page.answered_after_all_left(&owner, &moved, "Nothing was lost.");
+    eventually("nobody keeps a copy", || page.browser.sentence().contains("Nothing was lost").then_some(()));
+
+    // In the moment of an answer its node is killed: what the store had not heard of may be lost, and is told.
+    let (owner, words) = (page.owner(), page.words());
+    page.browser.click("#arm");
+    page.add("pump");
+    page.browser.says(&format!("Node {owner} was killed"));
+    page.browser.click("button[aria-label='Add a lock']");
+    let moved = page.moved_since(&words);
+    let lost = page.lost_since(&words);
+    page.browser.says(if lost { "Something is lost that you had seen" } else { "Nothing was lost." });
+    assert!(page.browser.sentence().contains(&moved.source(&owner)), "{}", page.browser.sentence());
+    page.sentences_were_true();
+}
+
+/// Without copies and without a store a kill loses the session; whatever is clicked afterwards, that is what happened.
+#[test]
+fn an_honest_loss_is_told_and_stays_one() {
+    if left_out() {
+        return;
+    }
+    let page = Page::open("loss", &["--visitors", "0", "--nodes", "5", "--store", "none", "--durability", "owner"]);
+    page.browser.says("Five servers run this shop.");
+    page.add("bell");
+    page.browser.says("No other node has a copy of your session.");
+    let (owner, words) = (page.owner(), page.words());
+    page.browser.click("#kill-mine");
+    page.browser.says(&format!("Node {owner} was killed"));
+    page.browser.says("No other node had a copy of your session; there is no store.");
+    page.browser.click("button[aria-label='Add a lamp']");
+    let said = page.browser.says("Something is lost that you had seen: Bell");
+    assert!(page.lost_since(&words) && said.contains("in which you were asked to wait"), "{said}");
+    for thing in ["lamp", "pump"] {
+        page.add(thing);
+        let said = page.browser.sentence();
+        assert!(said.contains("Something is lost that you had seen: Bell"), "{said}");
+    }
+    assert!(!page.has_said("Nothing was lost"));
+    page.browser.click("#reset");
+    page.browser.says("Five servers run this shop.");
+    page.sentences_were_true();
 }
 
 #[test]

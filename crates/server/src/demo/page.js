@@ -273,7 +273,12 @@ const marks = [];
 function log({ t, node, text, yours = false }) {
   const list = $("log"), end = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
   const first = /^(killed|asked to leave)/.test(text);
-  if (first) { lastKill = { t, node }; marks.push({ t, label: `${node} ${text.startsWith("killed") ? "killed" : "drained"}` }); }
+  if (first) {
+    const how = text.startsWith("killed") ? "killed" : "drained", last = marks.at(-1);
+    lastKill = { t, node };
+    // What happens to several at once is one mark.
+    if (last?.how === how && Math.abs(t - last.t) < 500) last.names.push(node); else marks.push({ t, how, names: [node] });
+  }
   const time = new Date(t), clock = `${time.toTimeString().slice(0, 8)}.${String(time.getMilliseconds()).padStart(3, "0")}`;
   const plus = lastKill.t && !first && t >= lastKill.t && t - lastKill.t < 20000 ? `+${(t - lastKill.t).toLocaleString("en")} ms` : "";
   const line = el("li", { className: first ? "first" : "" }, el("time", { textContent: clock }), el("span", { className: "plus", textContent: plus }),
@@ -320,7 +325,7 @@ function plot() {
   if (canvas.width !== Math.round(w * ratio)) { canvas.width = Math.round(w * ratio); canvas.height = Math.round(h * ratio); }
   const style = getComputedStyle(document.documentElement), colour = (name) => style.getPropertyValue(name).trim();
   const hues = ["--a", "--b", "--c", "--d"].map(colour), soft = colour("--soft"), red = colour("--red"), lineColour = colour("--line");
-  const c = canvas.getContext("2d"), left = 56, bottom = h - 6, top = 20, t1 = now(), t0 = t1 - WINDOW;
+  const c = canvas.getContext("2d"), left = 62, bottom = h - 6, top = 20, t1 = now(), t0 = t1 - WINDOW;
   const x = (t) => left + (t - t0) / WINDOW * (w - left - 4), y = (ms) => bottom - Math.min(1, ms / scale) * (bottom - top);
   const sample = dots.filter((d, i) => d[3] === 0 && i % 7 === 0).map((d) => d[1]).sort((a, b) => a - b);
   const high = sample[Math.floor(sample.length * .97)] ?? 0;
@@ -345,7 +350,7 @@ function plot() {
     crowded = x(mark.t);
     c.strokeStyle = c.fillStyle = soft;
     c.beginPath(); c.moveTo(x(mark.t) + .5, 4); c.lineTo(x(mark.t) + .5, bottom); c.stroke();
-    c.fillText(mark.label, Math.min(x(mark.t) + 5, w - 66), 8 + row * 13);
+    c.fillText(`${mark.names.join(", ")} ${mark.how}`, Math.min(x(mark.t) + 5, w - 66), 8 + row * 13);
   }
   while (marks.length && marks[0].t < t0) marks.shift();
   for (const [t, ms, node, kind] of dots) {

@@ -53,7 +53,7 @@ pub(crate) fn tell(scene: &Scene<'_>) -> Said {
     }
     match &story.owner {
         None => scene.welcome(),
-        Some(owner) if !scene.runs(owner) => said(format!("Node {owner}, which had your session, does not run."), scene.click("")),
+        Some(owner) if !scene.has(owner) => said(format!("Node {owner}, which had your session, has ended."), scene.click("")),
         Some(owner) => said(format!("You are on node {owner}. {}", scene.kept(owner)), scene.next(owner)),
     }
 }
@@ -65,6 +65,11 @@ impl Scene<'_> {
 
     fn runs(&self, name: &str) -> bool {
         self.node(name).is_some_and(|node| !node.state.is_gone())
+    }
+
+    /// Whether this owner runs, and did not end in between.
+    fn has(&self, owner: &str) -> bool {
+        self.runs(owner) && self.node(owner).is_some_and(|node| node.life == self.story.owner_life)
     }
 
     /// Those of these nodes that run.
@@ -82,7 +87,7 @@ impl Scene<'_> {
     }
 
     fn nobody(&self, told: Option<&Incident>) -> Said {
-        let starting = "All nodes were ended in order and start again, with the other setting.";
+        let starting = "All nodes have ended in order, and start with the other setting.";
         let sentence = match (self.doing, told) {
             (Doing::Changing, _) => starting.to_owned(),
             (_, Some(incident)) if incident.role == Role::Owner && incident.what == What::Killed && incident.answer.is_none() => {
@@ -118,7 +123,7 @@ impl Scene<'_> {
             Doing::Nothing => None,
             Doing::Deploying => Some("A new version is being deployed, node by node. Go on shopping.".into()),
             Doing::Starting => Some("The nodes that do not run are being started.".into()),
-            Doing::Changing => Some("All nodes are ended in order and start again, with the other setting.".into()),
+            Doing::Changing => Some("All nodes are being restarted in order, with the other setting.".into()),
         }
     }
 
@@ -196,10 +201,8 @@ impl Scene<'_> {
                 format!("Node {node} is leaving.")
             }
             What::Left => format!("Node {node} left in order {when}."),
-            What::AllLeft if self.doing == Doing::Changing => {
-                "All nodes are ended in order and start again, with the other setting.".into()
-            }
-            What::AllLeft => format!("All nodes were ended in order {when}, and started again with the other setting."),
+            What::AllLeft if self.doing == Doing::Changing => "All nodes are being restarted in order, with the other setting.".into(),
+            What::AllLeft => format!("All nodes were restarted in order {when}."),
             What::Moved => format!("Your session moved away from node {node} {when}."),
             What::Expired => format!("Your session expired {when}: it was not used for too long."),
             What::Lost => String::new(),
@@ -232,7 +235,8 @@ impl Scene<'_> {
                 };
                 said(rest, self.click(""))
             }
-            What::Left | What::AllLeft if self.doing == Doing::Changing => said("", self.click("")),
+            // The head says it all.
+            What::AllLeft if self.doing == Doing::Changing => said("", self.waits().unwrap_or_default()),
             What::Left | What::AllLeft => said("", see()),
             What::Expired => said("The next click begins a new one.", self.doing().unwrap_or_default()),
             What::Moved | What::Lost => said("", self.click("")),
@@ -241,13 +245,15 @@ impl Scene<'_> {
 
     /// A click that is asked to wait, or what to do.
     fn click(&self, otherwise: &str) -> String {
-        match &self.story.click {
-            Some(click) => match &click.refused {
-                Some(refused) => format!("Your click is asked to wait: {}. {NEVER_OLD}", refused.why),
-                None => "Your click waits for an answer.".into(),
-            },
-            None => self.doing().unwrap_or_else(|| otherwise.to_owned()),
-        }
+        self.waits().or_else(|| self.doing()).unwrap_or_else(|| otherwise.to_owned())
+    }
+
+    fn waits(&self) -> Option<String> {
+        let click = self.story.click.as_ref()?;
+        Some(match &click.refused {
+            Some(refused) => format!("Your click is asked to wait: {}. {NEVER_OLD}", refused.why),
+            None => "Your click waits for an answer.".into(),
+        })
     }
 
     /// Who has a new copy, now.
@@ -273,7 +279,7 @@ impl Scene<'_> {
             What::Failed => "failed",
             _ => "left in order",
         };
-        let Some(owner) = self.story.owner.as_ref().filter(|owner| self.runs(owner)) else { return self.welcome() };
+        let Some(owner) = self.story.owner.as_ref().filter(|owner| self.has(owner)) else { return self.welcome() };
         let copy = match self.running(&self.story.copies).as_slice() {
             [] if !self.keeps_copies() => String::new(),
             [] if self.others(owner) == 0 => ", and no other node runs that could keep a copy".into(),
@@ -315,7 +321,7 @@ fn answered(incident: &Incident, answer: &Answered) -> String {
     // An answer of a node that does not own the session says nothing of where its owner has it from.
     let source = incident.moved.as_ref().filter(|moved| moved.to == *by).map(|moved| source(incident, moved)).unwrap_or_default();
     let things = if *things == 1 { "1 thing".to_owned() } else { format!("{things} things") };
-    let waited = if *refused { ", in which it asked you to wait," } else { "" };
+    let waited = if *refused { ", in which you were asked to wait," } else { "" };
     let ms = took.as_secs_f64() * 1000.0;
     let ms = if ms < 100.0 { format!("{ms:.1}") } else { format!("{ms:.0}") };
     let loss = match &incident.lost {

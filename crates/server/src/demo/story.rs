@@ -93,11 +93,15 @@ impl Incident {
         self.role == Role::Owner && self.what != What::Expired && self.answer.is_none() && !here
     }
 
+    /// Whether the visitor does not know yet what became of their session.
+    fn is_open(&self) -> bool {
+        self.role == Role::Owner && self.answer.is_none() && !matches!(self.what, What::Moved | What::Expired)
+    }
+
     /// Whether it is news still. What was not answered yet is.
     pub(crate) fn is_news(&self, now: u64) -> bool {
         let since = self.answer.as_ref().map_or(self.at, |answer| answer.at);
-        let open = self.role == Role::Owner && self.answer.is_none() && !matches!(self.what, What::Moved | What::Expired);
-        open || now.saturating_sub(since) < TOLD_MS
+        self.is_open() || now.saturating_sub(since) < TOLD_MS
     }
 }
 
@@ -139,6 +143,7 @@ pub(crate) struct Answer {
     /// Empty without a session.
     pub(crate) key: String,
     pub(crate) owner: String,
+    pub(crate) owner_life: u64,
     pub(crate) copies: Vec<String>,
     pub(crate) view: View,
 }
@@ -148,6 +153,8 @@ pub(crate) struct Answer {
 pub(crate) struct Story {
     pub(crate) key: String,
     pub(crate) owner: Option<String>,
+    /// Which start of the owner it was: a node that runs again has nothing of before.
+    pub(crate) owner_life: u64,
     /// Who has a copy, as was heard last.
     pub(crate) copies: Vec<String>,
     /// What the visitor has seen acknowledged.
@@ -225,7 +232,7 @@ impl Story {
         if answer.view.lost || got.version >= self.book.version {
             self.book = got;
         }
-        (self.key, self.owner, self.copies) = (answer.key, owner, answer.copies);
+        (self.key, self.owner, self.owner_life, self.copies) = (answer.key, owner, answer.owner_life, answer.copies);
     }
 
     // ---- what happens to nodes ------------------------------------------------------------------------------------------------------
@@ -237,9 +244,14 @@ impl Story {
             State::Failed => What::Failed,
             State::Draining | State::Stopped if doing == Doing::Changing => What::AllLeft,
             State::Draining | State::Stopped => What::Left,
-            State::Starting | State::Up => return,
+            State::Starting => {
+                // It has nothing of before, whatever was heard of it late.
+                return self.copies.retain(|name| *name != node.name);
+            }
+            State::Up => return,
         };
         let at = node.struck.unwrap_or(now);
+        let open = self.incident.as_ref().is_some_and(Incident::is_open);
         // The session may have been heard to move before its node was seen to go.
         let known = self.incident.as_mut().filter(|i| i.node == node.name && (i.life == node.life || i.what == What::Moved && i.at >= at));
         match known {
@@ -248,7 +260,7 @@ impl Story {
                 (incident.what, incident.life, incident.at) = (what, node.life, at);
             }
             Some(_) => {}
-            None if self.owner.as_ref() == Some(&node.name) => {
+            None if self.owner.as_ref() == Some(&node.name) && self.owner_life == node.life => {
                 let mut incident = Incident::new(what, Role::Owner, &node.name, node.life, at, self.copies.clone());
                 incident.copies.retain(|name| *name != node.name);
                 // Of all nodes that are ended the session's may be any: it moves among them meanwhile.
@@ -256,10 +268,10 @@ impl Story {
                     self.incident = Some(incident);
                 }
             }
+            // What is not answered yet is more important.
+            None if open => {}
             None if self.copies.contains(&node.name) && node.state.is_gone() && what != What::AllLeft => {
-                if !self.incident.as_ref().is_some_and(|incident| incident.role == Role::Owner && incident.is_news(now)) {
-                    self.incident = Some(Incident::new(what, Role::Copy, &node.name, node.life, at, Vec::new()));
-                }
+                self.incident = Some(Incident::new(what, Role::Copy, &node.name, node.life, at, Vec::new()));
             }
             None => {}
         }
@@ -268,10 +280,10 @@ impl Story {
         }
     }
 
-    /// A node said something of the session.
-    pub(crate) fn happened(&mut self, node: &str, t: u64, what: Happening, with: &[String], from: Option<&From>) {
+    /// A node, in this life of it, said something of the session.
+    pub(crate) fn happened(&mut self, node: &str, life: u64, t: u64, what: Happening, with: &[String], from: Option<&From>) {
         match what {
-            Happening::Moved => self.moved(node, t, with.first(), from.cloned().unwrap_or(From::Several)),
+            Happening::Moved => self.moved(node, life, t, with.first(), from.cloned().unwrap_or(From::Several)),
             Happening::Replicated if self.owner.as_deref() == Some(node) => {
                 self.copies = with.iter().filter(|name| *name != node).cloned().collect();
             }
@@ -293,7 +305,7 @@ impl Story {
         }
     }
 
-    fn moved(&mut self, node: &str, t: u64, before: Option<&String>, from: From) {
+    fn moved(&mut self, node: &str, life: u64, t: u64, before: Option<&String>, from: From) {
         let asked = self.click.as_ref().is_some_and(|click| click.since <= t);
         let moved = Moved { to: node.to_owned(), from, at: t, asked };
         let first = self.owner.clone().filter(|owner| owner != node).or_else(|| before.cloned());
@@ -313,7 +325,7 @@ impl Story {
                 }
             }
         }
-        self.owner = Some(node.to_owned());
+        (self.owner, self.owner_life) = (Some(node.to_owned()), life);
         self.copies.retain(|name| name != node);
     }
 }

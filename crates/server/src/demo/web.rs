@@ -244,7 +244,7 @@ fn tell(world: &World, visitor: &str, ticket: &Ticket, status: StatusCode, heade
     {
         let copies = fact("x-demo-copies").split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
         let (node, owner) = (fact("x-demo-node"), fact("x-demo-owner"));
-        world.answered(visitor, ticket, Answer { node, life: 0, key: fact("x-demo-session"), owner, copies, view });
+        world.answered(visitor, ticket, Answer { node, life: 0, key: fact("x-demo-session"), owner, owner_life: 0, copies, view });
     } else if status.is_server_error() {
         let why = String::from_utf8_lossy(body);
         world.refused(visitor, ticket, text(headers, "x-demo-node").map(str::to_owned), &why);

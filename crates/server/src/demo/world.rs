@@ -372,8 +372,9 @@ impl World {
             Happening::Left | Happening::Ended => String::new(),
         };
         let mut inner = self.inner.lock();
+        let life = inner.nodes.iter().find(|other| other.name == node).map_or(0, |node| node.life);
         for (visitor, told) in inner.stories.iter_mut().filter(|(_, told)| told.story.key == key) {
-            told.story.happened(node, t, what, with, from);
+            told.story.happened(node, life, t, what, with, from);
             if !text.is_empty() {
                 let line = json!({ "t": t, "node": node, "text": &text, "yours": true });
                 self.send(Some(visitor.clone()), &json!({ "e": "log", "line": line }));
@@ -396,7 +397,8 @@ impl World {
     }
 
     pub(crate) fn answered(&self, visitor: &str, ticket: &Ticket, mut answer: Answer) {
-        answer.life = self.node(&answer.node).map_or(0, |node| node.life);
+        let life = |name: &str| self.node(name).map_or(0, |node| node.life);
+        (answer.life, answer.owner_life) = (life(&answer.node), life(&answer.owner));
         let took = ticket.start.elapsed();
         self.with(visitor, |story, now| story.answered(ticket, answer, took, now));
     }
@@ -433,7 +435,7 @@ impl World {
         for (visitor, told) in stories {
             let (store, story) = (store != "none", &told.story);
             let said = tell(&Scene { now, nodes, durability, store, doing: *doing, armed: *armed, story });
-            let text = told_of(story, &said);
+            let text = told_of(story, nodes, &said);
             if text != told.text {
                 self.send(Some(visitor.clone()), &text);
                 told.text = text;
@@ -520,10 +522,11 @@ impl World {
 }
 
 /// What a page draws, and says.
-fn told_of(story: &Story, said: &Sentence) -> Value {
+fn told_of(story: &Story, nodes: &[Node], said: &Sentence) -> Value {
+    let owner = story.owner.as_ref().filter(|owner| nodes.iter().any(|node| node.name == **owner && node.life == story.owner_life));
     let incident = story.incident.as_ref().map(|incident| json!({ "node": incident.node, "killed": incident.is_crash() }));
     json!({
-        "e": "story", "sentence": said.sentence, "hint": said.hint, "owner": story.owner, "copies": story.copies,
+        "e": "story", "sentence": said.sentence, "hint": said.hint, "owner": owner, "copies": story.copies,
         "version": story.book.version, "incident": incident,
     })
 }

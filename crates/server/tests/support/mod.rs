@@ -3,6 +3,9 @@
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+pub(crate) mod browser;
+pub(crate) mod page;
+
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -104,7 +104,7 @@ fn check(scene: &Scene<'_>, said: &Said) {
     assert!(!has("Nothing was lost") || !lost && incident.is_some_and(|incident| incident.answer.is_some()), "{}", told());
     assert!(!has("Something is lost") || lost, "{}", told());
     assert!(!has("being deployed") || scene.doing == Doing::Deploying, "{}", told());
-    assert!(!has("are ended in order") || scene.doing == Doing::Changing, "{}", told());
+    assert!(!has("being restarted") || scene.doing == Doing::Changing, "{}", told());
     let from = incident.and_then(|incident| Some(&incident.moved.as_ref()?.from));
     assert!(!has("from its copy") || from == Some(&From::Copy), "{}", told());
     assert!(!has("from the store") || from == Some(&From::Store), "{}", told());
@@ -138,7 +138,7 @@ fn each_claim_of_each_sentence_holds_in_every_state() {
                                 continue;
                             }
                             turn += 1;
-                            let mut story = Story { incident: incident.clone(), ..Story::default() };
+                            let mut story = Story { incident: incident.clone(), owner_life: 1, ..Story::default() };
                             story.owner = [Some("A"), Some("B"), None, Some("C")][turn % 4].map(str::to_owned);
                             story.copies = names([&[][..], &["B"], &["B", "C"]][turn / 4 % 3]);
                             story.copies.retain(|copy| Some(copy) != story.owner.as_ref());
@@ -173,7 +173,7 @@ fn said_of(states: [State; 3], story: &Story, change: impl FnOnce(&mut Scene<'_>
 
 fn of(incident: Incident, owner: &str, copies: &[&str]) -> Story {
     let book = Model { cart: [("bell".to_owned(), 4)].into(), version: 4, ..Model::default() };
-    Story { incident: Some(incident), owner: Some(owner.into()), copies: names(copies), book, ..Story::default() }
+    Story { incident: Some(incident), owner: Some(owner.into()), owner_life: 1, copies: names(copies), book, ..Story::default() }
 }
 
 #[test]
@@ -208,16 +208,16 @@ fn what_came_from_the_store_is_not_said_to_come_from_a_copy_and_the_visitors_own
     assert_eq!(said.sentence, "Node A was killed 5 seconds ago. Node B has your session, from the store.");
     incident.answer = Some(Answered { refused: true, took: Duration::from_millis(5214), ..answer("B") });
     let said = said_of(states, &of(incident, "B", &[]), |_| {});
-    let wanted = "Your next click was answered by node B after 5214\u{a0}ms, in which it asked you to wait, from the store: version 4";
+    let wanted = "Your next click was answered by node B after 5214\u{a0}ms, in which you were asked to wait, from the store: version 4";
     assert!(said.sentence.contains(wanted), "{}", said.sentence);
 }
 
 #[test]
 fn what_is_being_done_to_all_nodes_is_told_as_what_it_is() {
-    let story = Story { owner: Some("A".into()), copies: names(&["B"]), ..Story::default() };
+    let story = Story { owner: Some("A".into()), owner_life: 1, copies: names(&["B"]), ..Story::default() };
     let hint = |doing| said_of([State::Up; 3], &story, |scene| scene.doing = doing).hint;
     assert_eq!(hint(Doing::Deploying), "A new version is being deployed, node by node. Go on shopping.");
-    assert_eq!(hint(Doing::Changing), "All nodes are ended in order and start again, with the other setting.");
+    assert_eq!(hint(Doing::Changing), "All nodes are being restarted in order, with the other setting.");
     assert_eq!(hint(Doing::Starting), "The nodes that do not run are being started.");
 }
 

@@ -12,7 +12,7 @@ fn view(bells: u32, version: u64) -> View {
 /// An answer of this node, which owns the session.
 fn by(name: &str, life: u64, copies: &[&str], view: View) -> Answer {
     let copies = copies.iter().map(|copy| (*copy).to_owned()).collect();
-    Answer { node: name.into(), life, key: "k".into(), owner: name.into(), copies, view }
+    Answer { node: name.into(), life, key: "k".into(), owner: name.into(), owner_life: life, copies, view }
 }
 
 fn click(story: &mut Story, step: Step, answer: Answer, now: u64) {
@@ -37,8 +37,8 @@ fn names(names: &[&str]) -> Vec<String> {
 fn a_kill_becomes_one_incident_with_its_heir_and_its_answer() {
     let mut story = shopping();
     story.node(&node("A", State::Killed, 1), Doing::Nothing, 103);
-    story.happened("B", 350, Happening::Moved, &names(&["A"]), Some(&From::Copy));
-    story.happened("B", 360, Happening::Replicated, &names(&["C"]), None);
+    story.happened("B", 1, 350, Happening::Moved, &names(&["A"]), Some(&From::Copy));
+    story.happened("B", 1, 360, Happening::Replicated, &names(&["C"]), None);
     click(&mut story, Step::Look, by("B", 1, &["C"], view(2, 2)), 5000);
     let incident = story.incident.clone().unwrap();
     assert_eq!((incident.what, incident.node.as_str(), incident.at, incident.copies), (What::Killed, "A", 100, names(&["B"])));
@@ -51,13 +51,13 @@ fn a_kill_becomes_one_incident_with_its_heir_and_its_answer() {
 #[test]
 fn a_move_that_is_heard_of_before_the_kill_is_the_kills() {
     let mut story = shopping();
-    story.happened("B", 101, Happening::Moved, &names(&["A"]), Some(&From::Copy));
+    story.happened("B", 1, 101, Happening::Moved, &names(&["A"]), Some(&From::Copy));
     assert_eq!(story.incident.as_ref().unwrap().what, What::Moved);
     story.node(&node("A", State::Killed, 1), Doing::Nothing, 103);
     assert_eq!(story.incident.as_ref().unwrap().what, What::Killed);
     // A node that is killed long after the session moved away is nobody's incident.
     let mut story = shopping();
-    story.happened("B", 50, Happening::Moved, &names(&["A"]), Some(&From::Copy));
+    story.happened("B", 1, 50, Happening::Moved, &names(&["A"]), Some(&From::Copy));
     story.node(&node("A", State::Killed, 1), Doing::Nothing, 103);
     assert_eq!(story.incident.as_ref().unwrap().what, What::Moved);
 }
@@ -66,8 +66,8 @@ fn a_move_that_is_heard_of_before_the_kill_is_the_kills() {
 fn an_honest_loss_stays_one_whatever_is_clicked_afterwards() {
     let mut story = shopping();
     story.node(&node("A", State::Killed, 1), Doing::Nothing, 103);
-    story.happened("B", 200, Happening::Moved, &names(&["A"]), Some(&From::Store));
-    story.happened("B", 200, Happening::Lost, &[], None);
+    story.happened("B", 1, 200, Happening::Moved, &names(&["A"]), Some(&From::Store));
+    story.happened("B", 1, 200, Happening::Lost, &[], None);
     click(&mut story, Step::Look, by("B", 1, &[], View { lost: true, ..view(1, 1) }), 210);
     click(&mut story, Step::Add("bell"), by("B", 1, &[], view(2, 2)), 300);
     let incident = story.incident.unwrap();
@@ -117,12 +117,12 @@ fn the_end_of_a_copy_is_an_incident_of_its_own_and_hides_none_of_the_owner() {
 fn a_switch_of_all_nodes_is_no_drain_of_one() {
     let mut story = shopping();
     story.node(&node("A", State::Draining, 1), Doing::Changing, 101);
-    story.happened("B", 120, Happening::Moved, &names(&["A"]), Some(&From::Copy));
+    story.happened("B", 1, 120, Happening::Moved, &names(&["A"]), Some(&From::Copy));
     story.node(&node("B", State::Draining, 1), Doing::Changing, 125);
     story.node(&node("A", State::Stopped, 1), Doing::Changing, 130);
     story.node(&node("B", State::Stopped, 1), Doing::Changing, 140);
     click(&mut story, Step::Look, by("C", 2, &[], view(2, 2)), 900);
-    story.happened("C", 899, Happening::Moved, &[], Some(&From::Store));
+    story.happened("C", 2, 899, Happening::Moved, &[], Some(&From::Store));
     let incident = story.incident.unwrap();
     assert_eq!((incident.what, incident.node.as_str()), (What::AllLeft, "A"));
     assert_eq!(incident.moved.unwrap().from, From::Store);
@@ -131,7 +131,7 @@ fn a_switch_of_all_nodes_is_no_drain_of_one() {
 #[test]
 fn a_session_that_expired_is_not_missed() {
     let mut story = shopping();
-    story.happened("A", 50, Happening::Expired, &[], None);
+    story.happened("A", 1, 50, Happening::Expired, &[], None);
     click(&mut story, Step::Look, Answer { key: String::new(), ..by("A", 1, &[], View::default()) }, 60);
     assert!(story.wrong.is_none() && story.owner.is_none());
     assert_eq!(story.incident.unwrap().what, What::Expired);
@@ -155,7 +155,7 @@ fn tries_of_one_request_are_one_click_that_began_with_the_first() {
     assert_eq!(story.click.as_ref().unwrap().refused.as_ref().unwrap().why, "the holder may still answer");
     let second = story.asked("/x", Some(Step::Look), 1200);
     assert_eq!(second.start, first.start);
-    story.happened("B", 1300, Happening::Moved, &[], Some(&From::Store));
+    story.happened("B", 1, 1300, Happening::Moved, &[], Some(&From::Store));
     story.answered(&second, by("B", 1, &[], view(2, 2)), second.start.elapsed(), 1301);
     let incident = story.incident.unwrap();
     assert!(incident.moved.unwrap().asked && incident.answer.unwrap().refused && story.click.is_none());
