@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// How long it goes on serving after SIGTERM at least, for balancers to see that it leaves.
     #[arg(long, default_value = "0s")]
     drain_notice: String,
+    /// How long its sessions may be handed over after SIGTERM.
+    #[arg(long, default_value = "20s")]
+    drain_timeout: String,
     /// Whether the session id travels in a cookie or in a header.
     #[arg(long, default_value = "cookie")]
     carrier: Carrier,
@@ -90,6 +93,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         ("node", &args.name),
         ("cluster", "outlive-bench"),
         ("drain_notice", &args.drain_notice),
+        ("drain_timeout", &args.drain_timeout),
     ];
     settings.extend(http.as_deref().map(|http| ("http", http)));
     let wrong: Vec<String> = settings.iter().filter_map(|(path, text)| config.set(path, text).err()).collect();
@@ -152,6 +156,8 @@ fn router(outlive: &Outlive, name: &str) -> Router {
         .layer(from_fn(tell))
         .route("/plain", get(plain))
         .route("/heap", get(heap))
+        .route("/ready", get(outlive.readiness()))
+        .route("/live", get(outlive.liveness()))
         .with_state(app)
 }
 

@@ -1,8 +1,8 @@
 //! `outlive-bench chaos`: a real cluster whose nodes are killed and drained under load, and clients that notice if the promise is broken.
 
-mod browser;
+pub(crate) mod browser;
 mod ledger;
-mod nodes;
+pub(crate) mod nodes;
 mod tally;
 mod visitor;
 

@@ -9,6 +9,7 @@ mod cluster;
 mod failover;
 mod inprocess;
 mod measure;
+mod outage;
 mod requests;
 #[cfg(feature = "rivals")]
 mod rivals;
@@ -45,6 +46,9 @@ enum Command {
     },
     /// Kills and drains the nodes of a cluster under load, and checks that nothing acknowledged is lost. Exits with 1 if something is.
     Chaos(chaos::Args),
+    /// Kills, restarts and drains nodes that hold many sessions, behind a real HAProxy, and checks that there is always a server, that no
+    /// response is wrong, and that a drain keeps its deadline. Exits with 1 if something is not so.
+    Outage(outage::Args),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -54,6 +58,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Store(args) => threads()?.block_on(store::run(args))?,
         Command::Hot { kind, requests } => requests::hot(kind, requests)?,
         Command::Chaos(args) => return threads()?.block_on(chaos::run(args)),
+        Command::Outage(args) => return threads()?.block_on(outage::run(args)),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -20,7 +20,7 @@ const BODY_MAX: usize = 1 << 20;
 
 /// Cookies by name.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Jar(BTreeMap<String, String>);
+pub(crate) struct Jar(BTreeMap<String, String>);
 
 impl Jar {
     pub(super) fn is_empty(&self) -> bool {
@@ -28,7 +28,7 @@ impl Jar {
     }
 
     /// Takes what an answer sets.
-    pub(super) fn take(&mut self, headers: &HeaderMap) {
+    pub(crate) fn take(&mut self, headers: &HeaderMap) {
         for value in headers.get_all(SET_COOKIE).iter().filter_map(|v| v.to_str().ok()) {
             let Some((name, value)) = value.split(';').next().and_then(|pair| pair.split_once('=')) else { continue };
             if value.is_empty() {
@@ -42,19 +42,19 @@ impl Jar {
 
 /// An answer of the application, or of who stands before it.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub(super) fn is_ok(&self) -> bool {
+    pub(crate) fn is_ok(&self) -> bool {
         self.status == StatusCode::OK
     }
 
     /// The value of `key` in the line.
-    pub(super) fn value(&self, key: &str) -> Option<&str> {
+    pub(crate) fn value(&self, key: &str) -> Option<&str> {
         self.body.split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
     }
 
@@ -70,14 +70,14 @@ impl Answer {
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoAnswer {
+pub(crate) enum NoAnswer {
     /// Nobody listens there: nothing was sent.
     NoConnection,
     /// It was sent, and nobody knows what became of it.
     Broken,
 }
 
-pub(super) type Asked = Result<Answer, NoAnswer>;
+pub(crate) type Asked = Result<Answer, NoAnswer>;
 
 /// See the [module](self).
 pub(super) struct Browser {
@@ -87,10 +87,10 @@ pub(super) struct Browser {
     connections: Connections,
 }
 
-pub(super) type Connections = Pool<HttpConnector, Full<Bytes>>;
+pub(crate) type Connections = Pool<HttpConnector, Full<Bytes>>;
 
 /// Connections that are kept for the next request.
-pub(super) fn connections() -> Connections {
+pub(crate) fn connections() -> Connections {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     Pool::builder(TokioExecutor::new()).build(connector)
@@ -176,11 +176,11 @@ impl Browser {
 }
 
 /// One request of nobody's, for what a node says of itself.
-pub(super) async fn look(connections: &Connections, to: SocketAddr, path: &str) -> Option<Answer> {
+pub(crate) async fn look(connections: &Connections, to: SocketAddr, path: &str) -> Option<Answer> {
     exchange(connections, to, path, &Jar::default()).await.ok().filter(Answer::is_ok)
 }
 
-async fn exchange(connections: &Connections, to: SocketAddr, path: &str, jar: &Jar) -> Asked {
+pub(crate) async fn exchange(connections: &Connections, to: SocketAddr, path: &str, jar: &Jar) -> Asked {
     let mut request = Request::get(format!("http://{to}{path}")).header("tell", "outcome");
     if !jar.is_empty() {
         let pairs: Vec<String> = jar.0.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// A command line and the process that runs it. The process is killed by its id with this value.
-struct Process {
+pub(crate) struct Process {
     name: String,
     program: std::path::PathBuf,
     args: Vec<String>,
@@ -25,7 +25,11 @@ struct Process {
 }
 
 impl Process {
-    async fn start(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn new(name: String, program: std::path::PathBuf, args: Vec<String>) -> Process {
+        Process { name, program, args, child: None }
+    }
+
+    pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
@@ -46,7 +50,7 @@ impl Process {
     }
 
     /// SIGKILL; when it was gone.
-    async fn kill(&mut self) -> anyhow::Result<Instant> {
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<Instant> {
         if let Some(mut child) = self.child.take() {
             child.kill().await?;
         }
@@ -54,7 +58,7 @@ impl Process {
     }
 
     /// SIGTERM. `None`: it did not end in time.
-    async fn terminate(&mut self, within: Duration) -> anyhow::Result<Option<ExitStatus>> {
+    pub(crate) async fn terminate(&mut self, within: Duration) -> anyhow::Result<Option<ExitStatus>> {
         let child = self.child.as_mut().context("it does not run")?;
         // A process that was waited for has no id here any more, so that no foreign process is ever hit.
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw).context("it has ended by itself")?;
@@ -90,7 +94,7 @@ impl Nodes {
             let mut line: Vec<String> = ["app", "--name", &name, "--durability", &args.durability].map(String::from).into();
             line.extend(["--http".to_owned(), http.to_string(), "--peer".to_owned(), peer.to_string()]);
             line.extend(peers.iter().filter(|other| *other != peer).flat_map(|other| ["--join".to_owned(), other.to_string()]));
-            nodes.push(Process { name, program: this.clone(), args: line, child: None });
+            nodes.push(Process::new(name, this.clone(), line));
         }
         for node in &mut nodes {
             node.start().await?;
@@ -102,7 +106,7 @@ impl Nodes {
             let mut line: Vec<String> = ["gateway", "--cluster", "outlive-bench", "--retry", "false"].map(String::from).into();
             line.extend(["--listen".to_owned(), listen.to_string()]);
             line.extend(peers.iter().flat_map(|peer| ["--join".to_owned(), peer.to_string()]));
-            let mut process = Process { name: "gateway".into(), program, args: line, child: None };
+            let mut process = Process::new("gateway".into(), program, line);
             process.start().await?;
             all.gateway = Some((process, listen));
         }
@@ -162,7 +166,7 @@ impl Nodes {
 }
 
 /// Ports that are free now and that the system gives to nobody by itself: a node that is away must find its own again.
-fn free_ports(count: usize, rng: &mut Pcg32) -> anyhow::Result<Vec<SocketAddr>> {
+pub(crate) fn free_ports(count: usize, rng: &mut Pcg32) -> anyhow::Result<Vec<SocketAddr>> {
     const TRIES: usize = 1000;
     let mut held = Vec::new();
     for _ in 0..TRIES {
