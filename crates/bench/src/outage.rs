@@ -62,6 +62,8 @@ struct Tally {
     served: AtomicU64,
     /// A connection that ended in the middle of a request, because its node was killed.
     cut: AtomicU64,
+    /// Nodes said that the session cannot be had now: nothing changed, and the client is to come again.
+    again: AtomicU64,
     /// A response other than 200 that no kill explains, and the first one's text.
     failed: AtomicU64,
     first: Mutex<Option<String>>,
@@ -144,8 +146,11 @@ impl Play {
                         let mut jar = Jar::default();
                         let answer = exchange(&connections, addr, "/inc", &jar).await.ok().filter(Answer::is_ok);
                         jar.take(&answer.context("a session could not begin")?.headers);
+                        // Whose cookie never came back does not count as a visitor.
+                        let back = exchange(&connections, addr, "/inc", &jar).await.ok().filter(Answer::is_ok);
+                        jar.take(&back.context("a session could not be used")?.headers);
                         if number % SAMPLE == 0 {
-                            kept.push(Used { jar, count: 1 });
+                            kept.push(Used { jar, count: 2 });
                         }
                     }
                     Ok::<_, anyhow::Error>(kept)
@@ -269,9 +274,10 @@ impl Play {
             self.sample.extend(share?);
         }
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        let (served, cut, failed, wrong) = (of(&tally.served), of(&tally.cut), of(&tally.failed), of(&tally.wrong));
+        let (served, again) = (of(&tally.served), of(&tally.again));
+        let (cut, failed, wrong) = (of(&tally.cut), of(&tally.failed), of(&tally.wrong));
         println!(
-            "{what}: {served} responses, {cut} cut, {failed} failed, {wrong} wrong, slowest {} ms, never fewer than {fewest} servers{}",
+            "{what}: {served} responses, {again} to come again, {cut} cut, {failed} failed, {wrong} wrong, slowest {} ms, never fewer than {fewest} servers{}",
             of(&tally.slowest_ms),
             drain.map(|took| format!(", left after {} ms", took.as_millis())).unwrap_or_default()
         );
@@ -281,7 +287,7 @@ impl Play {
         let bound = Duration::from_secs(self.args.drain_notice.max(self.args.drain_timeout) + 2);
         // One request of each client may have been on its way to the node that was killed.
         let cut_at_most = if drain.is_some() { 0 } else { self.args.clients as u64 };
-        Ok(fewest > 0 && failed == 0 && wrong == 0 && cut <= cut_at_most && drain.is_none_or(|took| took <= bound))
+        Ok(fewest > 0 && again * 100 <= served && failed == 0 && wrong == 0 && cut <= cut_at_most && drain.is_none_or(|took| took <= bound))
     }
 }
 
@@ -304,6 +310,10 @@ async fn use_sessions(mut share: Vec<Used>, door: SocketAddr, connections: Conne
             }
             // What HAProxy says when a server ends before its response has begun.
             Ok(answer) if answer.status == http::StatusCode::BAD_GATEWAY => drop(tally.cut.fetch_add(1, Ordering::Relaxed)),
+            Ok(answer) if answer.status == http::StatusCode::SERVICE_UNAVAILABLE && answer.header("retry-after").is_some() => {
+                tally.again.fetch_add(1, Ordering::Relaxed);
+                sleep(Duration::from_millis(100)).await;
+            }
             Ok(answer) => tally.failed(format!("{} {}", answer.status, answer.body.trim())),
             // Or it says nothing, if the connection to that server had been used before.
             Err(NoAnswer::Broken) => drop(tally.cut.fetch_add(1, Ordering::Relaxed)),

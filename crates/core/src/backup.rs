@@ -960,6 +960,7 @@ impl<L: Live> Shard<L> {
         let due = cx.now + cx.config.lookup_bound * 2;
         self.set_timer(due, key, Timer::Heir);
         self.set_timer(cx.now + cx.config.lookup_bound * 2 + HEIR_STEP * 10, key, Timer::Heir);
+        self.invited.remove(&key);
         self.repairing.remove(&key);
         self.informs.remove(&key);
         cx.out.event(key, Event::Left { to });

@@ -120,6 +120,8 @@ pub struct Config {
     pub lost_after: Duration,
     /// Sessions that one node owns at most; beyond it new ones are refused. Default 10 million.
     pub sessions_max: u64,
+    /// By how many sessions, and a quarter, a node may own more than another before it offers it some that nobody uses. Default 1,000.
+    pub uneven: u32,
     /// Parts of the session table, a power of two. Default 64.
     pub shards: u16,
     /// A rule that is switched off, to see whether the checkers notice.
@@ -141,6 +143,7 @@ impl Default for Config {
             handover_bound: Duration::from_secs(1),
             lost_after: Duration::from_secs(30),
             sessions_max: 10_000_000,
+            uneven: 1000,
             shards: 64,
             #[cfg(feature = "__plant")]
             plant: None,

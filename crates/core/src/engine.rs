@@ -101,6 +101,9 @@ pub struct Engine<L> {
     links: RwLock<Map<LinkId, Arc<Link>>>,
     /// The earliest timer of any shard, in microseconds; may be too early, never too late.
     earliest: AtomicI64,
+    /// The membership's timer, in microseconds: whoever asks when to come next must not wait for a lock that a change of the membership
+    /// holds.
+    member_due: AtomicI64,
     swept: AtomicU64,
     /// Which shard's writes are taken first, and which one's touches.
     turns: [AtomicUsize; 2],
@@ -160,6 +163,7 @@ impl<L: Live> Engine<L> {
         let shards =
             (0..config.shards).map(|i| Mutex::new(Shard::new(view.clone(), seed ^ u64::from(i).wrapping_mul(0x9e37_79b9)))).collect();
         let (links, earliest, swept) = (RwLock::default(), AtomicI64::new(i64::MAX), AtomicU64::new(0));
+        let member_due = AtomicI64::new(micros(world.members.next_timer()));
         Ok(Engine {
             me,
             config,
@@ -168,6 +172,7 @@ impl<L: Live> Engine<L> {
             world: Mutex::new(world),
             links,
             earliest,
+            member_due,
             swept,
             turns: Default::default(),
         })
@@ -190,7 +195,11 @@ impl<L: Live> Engine<L> {
 
     fn with<R>(&self, now: Mono, at: usize, out: &mut Outputs, f: impl FnOnce(&mut Shard<L>, &mut Cx<'_>) -> R) -> R {
         let mut shard = self.shards[at].lock();
-        let result = f(&mut shard, &mut Cx { now, config: &self.config, out, shared: &self.shared });
+        let mut cx = Cx { now, config: &self.config, out, shared: &self.shared };
+        let result = f(&mut shard, &mut cx);
+        if !shard.inviting.is_empty() {
+            shard.invite_more(&mut cx);
+        }
         if let Some((due, _, _)) = shard.timers.first() {
             self.earliest.fetch_min(due.micros(), Ordering::Relaxed);
         }
@@ -446,10 +455,8 @@ impl<L: Live> Engine<L> {
 
     /// When [`handle_timer`](Engine::handle_timer) is due.
     pub fn next_timer(&self) -> Option<Mono> {
-        let shards = self.earliest.load(Ordering::Relaxed);
-        let members = self.world.lock().members.next_timer();
-        let shards = (shards != i64::MAX).then(|| Mono::from_micros(shards));
-        shards.into_iter().chain(members).min()
+        let due = self.earliest.load(Ordering::Relaxed).min(self.member_due.load(Ordering::Relaxed));
+        (due != i64::MAX).then(|| Mono::from_micros(due))
     }
 
     /// Wakes what is due.
@@ -575,6 +582,7 @@ impl<L: Live> Engine<L> {
                 MemberOutput::Superseded { by } => out.push(Output::Superseded(by)),
             }
         }
+        self.member_due.store(micros(world.members.next_timer()), Ordering::Relaxed);
         if !changed {
             return;
         }
@@ -676,6 +684,11 @@ impl<L: Live> Engine<L> {
         let (backed, dirty_age) = (held.saturating_sub(owned), now.since(oldest));
         Stats { owned, backed, under_replicated: under, dirty, dirty_age, rounds, members, membership, settled }
     }
+}
+
+/// A timer as a number: never is the greatest.
+fn micros(timer: Option<Mono>) -> i64 {
+    timer.map_or(i64::MAX, Mono::micros)
 }
 
 impl World {

@@ -1,6 +1,7 @@
 //! The asked side of a claim round: promising, answering, handing over, staying, inviting.
 
 use crate::id::SessionKey;
+use crate::limits::MOVES_MAX;
 use crate::link::{Sent, What};
 use crate::output::Live;
 use crate::shard::{Cx, Shard, Timer};
@@ -10,8 +11,10 @@ use crate::time::ms;
 use crate::wire::{Held, Message, Why};
 use core::time::Duration;
 
+/// Sessions of one shard that others are invited to claim at once.
+const INVITED_MAX: usize = 128;
 /// How often an invitation is repeated.
-const INVITE_AGAIN: Duration = Duration::from_millis(500);
+const INVITE_AGAIN: Duration = Duration::from_secs(1);
 /// When a session that began on a leaving node is looked at again if it has no commit yet.
 const FIRST_COMMIT: Duration = Duration::from_millis(50);
 
@@ -43,6 +46,11 @@ impl<L: Live> Shard<L> {
                     let owner = copy.own.as_ref().map_or(promised, |own| own.claim);
                     link.send(&Message::Refused { key, claim, promised: owner }, None, cx.out);
                     return self.track(cx, key, from);
+                }
+                if why == Why::Open && copy.own.as_mut().is_some_and(|own| core::mem::take(&mut own.offered)) {
+                    // Its client comes here with the next request. If it still does not after a while, its balancer does not care, and
+                    // the session goes where the requests are.
+                    (copy.moves, copy.moved) = (MOVES_MAX, cx.now);
                 }
                 let guest = why == Why::Open && !view.leaving && (copy.bounces(cx.now) || view.peer(from).is_some_and(|p| p.leaving));
                 if guest { self.stay(cx, key, from, claim) } else { self.start_closing(cx, key, claim, why, have) }
@@ -155,8 +163,27 @@ impl<L: Live> Shard<L> {
 
     // ---- drain ----------------------------------------------------------------------------------------------------------
 
-    /// If this node leaves: invites the first of the list to claim this session.
-    pub(crate) fn invite(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+    /// If this node leaves: somebody is to be invited to claim this session, in its turn.
+    pub(crate) fn invite(&mut self, key: SessionKey) {
+        if self.view.leaving && self.own(key).is_some() && !self.invited.contains(&key) {
+            self.inviting.push_back(key);
+        }
+    }
+
+    /// Invites for what is next, while few invitations are out: a session that is not taken at once is invited to again and again, and
+    /// with all of them at once that would be most of the work.
+    pub(crate) fn invite_more(&mut self, cx: &mut Cx<'_>) {
+        while self.invited.len() < INVITED_MAX
+            && let Some(key) = self.inviting.pop_front()
+        {
+            if !self.invited.contains(&key) {
+                self.send_invite(cx, key);
+            }
+        }
+    }
+
+    /// Invites the first of the list.
+    pub(crate) fn send_invite(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let Some((copy, view)) = self.own(key) else { return };
         let Some(own) = copy.own.as_ref().filter(|own| view.leaving && own.closing.is_none()) else { return };
         if copy.record.tip.version == 0 {
@@ -167,6 +194,7 @@ impl<L: Live> Shard<L> {
         if let Some(link) = view.link(first) {
             link.send(&Message::Invite { key }, None, cx.out);
         }
+        self.invited.insert(key);
         self.set_timer(cx.now + INVITE_AGAIN, key, Timer::Invite);
     }
 
@@ -175,9 +203,9 @@ impl<L: Live> Shard<L> {
         let owned = |slot: &Slot<L>| matches!(slot, Slot::Held(copy) if copy.own.is_some());
         let mut keys: Vec<SessionKey> = self.table.iter().filter(|(_, slot)| owned(slot)).map(|(key, _)| *key).collect();
         keys.sort_unstable();
-        for key in keys {
-            self.invite(cx, key);
-        }
+        self.invited.clear();
+        self.inviting = keys.into();
+        self.invite_more(cx);
     }
 
     pub(crate) fn handle_invite(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey) {

@@ -27,6 +27,7 @@
 //! | `round`, `handover` | the claim round: the asking side, and the asked side with handing over, staying, inviting |
 //! | `backup` | deltas, records, gaps, divergence, drops; when a commit is durable |
 //! | `parked` | commits of requests whose session moved away while they ran |
+//! | `rebalance` | what a node that owns far less than others is offered |
 //! | `ending`, `storing`, `walk` | ended markers; the way to the store; the walk that repairs, heirs and expiry |
 //! | [`engine`] | all of it behind one face of plain calls |
 //! | [`config`], [`limits`] | numbers that a deployment chooses, and those that are fixed |
@@ -48,6 +49,7 @@ mod parked;
 pub mod placement;
 #[doc(hidden)]
 pub mod plant;
+mod rebalance;
 pub mod record;
 mod round;
 mod shard;

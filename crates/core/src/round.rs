@@ -790,7 +790,7 @@ impl<L: Live> Shard<L> {
                 let mut own = Own::new(round.claim, p.tenure, p.live.clone(), round.doubt, cx.now);
                 (own.running, own.external) = (p.running, p.external + u32::from(changed));
                 // What others wait for from the former ownership is owed by this one.
-                (own.stay, own.owed) = (p.stay.clone(), p.owed.clone());
+                (own.stay, own.owed, own.offered) = (p.stay.clone(), p.owed.clone(), p.offered);
                 own
             }
             None => {
@@ -804,6 +804,7 @@ impl<L: Live> Shard<L> {
             _ => own.told_store,
         };
         own.inherited = true;
+        own.offered |= round.why == Why::Invited && before.and_then(|life| view.peer(life)).is_some_and(|p| !p.leaving);
         own.adopted = copy.record.tip;
         own.in_store = (copy.stored == Some(copy.record.tip)).then_some(0);
         for answer in &round.answers {
@@ -878,7 +879,7 @@ impl<L: Live> Shard<L> {
         }
         self.mark_dirty(cx, key);
         self.advance(cx, key);
-        self.invite(cx, key);
+        self.invite(key);
     }
 
     fn last_owner(&mut self, key: SessionKey) -> Option<Life> {

@@ -114,6 +114,9 @@ pub(crate) struct Shard<L> {
     pub(crate) writing: Map<SessionKey, crate::storing::Writing>,
     /// Rows that are being read, and whether somebody has asked for one since its read began.
     pub(crate) loading: Map<SessionKey, bool>,
+    /// Owned sessions that others are to be invited to claim, and those that somebody has been invited to: few at a time.
+    pub(crate) inviting: VecDeque<SessionKey>,
+    pub(crate) invited: Set<SessionKey>,
     pub(crate) rng: Pcg32,
     pub(crate) tenures: u32,
 }
@@ -141,6 +144,8 @@ impl<L: Live> Shard<L> {
             repairing: Set::default(),
             writing: Map::default(),
             loading: Map::default(),
+            inviting: VecDeque::new(),
+            invited: Set::default(),
             rng: Pcg32::seed_from_u64(seed),
             tenures: 0,
         }
@@ -249,6 +254,7 @@ impl<L: Live> Shard<L> {
         if copy.own.is_some() {
             cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
         }
+        self.invited.remove(&key);
         self.repairing.remove(&key);
         self.informs.remove(&key);
         if let Some(own) = &mut copy.own {
@@ -301,7 +307,7 @@ impl<L: Live> Shard<L> {
             self.mark_dirty(cx, key);
             self.advance(cx, key);
         }
-        self.invite(cx, key);
+        self.invite(key);
         self.opened(key)
     }
 

@@ -158,6 +158,8 @@ pub(crate) struct Own<L> {
     pub(crate) closing: Option<Closing>,
     /// Requests that wait for the end of `closing`.
     pub(crate) waiting: Vec<Ticket>,
+    /// A node that had more than enough sessions offered this one, and whoever comes through it or another is to learn where it is now.
+    pub(crate) offered: bool,
     /// Peers that get a durable copy while this node stays the owner.
     pub(crate) stay: SmallVec<[(Life, Claim); 1]>,
     /// Peers that get the lineage once all is durable: they offered a branch.
@@ -328,6 +330,7 @@ impl<L> Own<L> {
             external: 0,
             closing: None,
             waiting: Vec::new(),
+            offered: false,
             stay: SmallVec::new(),
             owed: SmallVec::new(),
             late: Vec::new(),

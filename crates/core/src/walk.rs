@@ -41,6 +41,9 @@ impl<L: Live> Shard<L> {
         waiting.sort_unstable();
         others.sort_unstable();
         self.walk = others.into();
+        // What is owned here is visited, and comes again.
+        self.inviting.clear();
+        self.invited.clear();
         for key in waiting {
             self.visit(cx, key);
         }
@@ -142,7 +145,7 @@ impl<L: Live> Shard<L> {
             self.inform(cx, key, life);
         }
         self.advance(cx, key);
-        self.invite(cx, key);
+        self.invite(key);
     }
 
     /// Tells the owner which copy this node has.
@@ -221,6 +224,7 @@ impl<L: Live> Shard<L> {
         for key in due {
             self.expire(cx, key);
         }
+        self.rebalance(cx);
     }
 
     /// Wakes whatever is due.
@@ -236,7 +240,8 @@ impl<L: Live> Shard<L> {
                 Timer::Heir => self.heir_due(cx, key),
                 Timer::Ending => self.ending_due(cx, key),
                 Timer::Parked => self.drive_parked(cx, key, true),
-                Timer::Invite => self.invite(cx, key),
+                Timer::Invite if self.invited.contains(&key) => self.send_invite(cx, key),
+                Timer::Invite => self.invite(key),
                 Timer::Store => self.mark_dirty(cx, key),
                 Timer::Touch => self.touch_row(cx, key, true),
             }

@@ -6,8 +6,10 @@ use outlive_core::engine::Drained;
 use outlive_core::output::Live;
 use std::sync::Arc;
 
-/// How often the engine is asked how far it is.
+/// How often the engine is asked how far it is, near the end.
 const POLL: Duration = Duration::from_millis(10);
+/// No session is handed over in less time, where there are many.
+const PER_SESSION: Duration = Duration::from_micros(5);
 /// How long the last bytes may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -34,6 +36,7 @@ impl<L: Live> Inner<L> {
         let flush_only = self.flush_only.subscribe();
         self.call_timed(|e, now, out| e.drain(now, out));
         let abandoned = loop {
+            let looked = tokio::time::Instant::now();
             let Some(drained) = self.call(|e, _, _| e.drained()) else { break 0 };
             let dirty = if self.store.is_some() { self.engine.stats(self.clock.now()).dirty } else { 0 };
             let nobody = drained.alone || *flush_only.borrow();
@@ -47,7 +50,9 @@ impl<L: Live> Inner<L> {
             if done || tokio::time::Instant::now() >= until {
                 break drained.left;
             }
-            tokio::time::sleep(POLL).await;
+            // A look costs as much as there are sessions, so it comes the less often the more of them are left.
+            let left = PER_SESSION * u32::try_from(drained.left).unwrap_or(u32::MAX);
+            tokio::time::sleep_until(until.min(tokio::time::Instant::now() + left.max(looked.elapsed() * 5).max(POLL))).await;
         };
         DrainReport { abandoned }
     }

@@ -485,6 +485,7 @@ impl World {
             reach: self.opts.reach,
             on_lost: self.opts.on_lost,
             shards: 2,
+            uneven: 0,
             plant: self.opts.plant,
             ..Config::default()
         }

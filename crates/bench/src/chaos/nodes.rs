@@ -31,7 +31,8 @@ impl Process {
 
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        // The trace of an error takes seconds to write in an optimised build.
+        command.args(&self.args).env("RUST_BACKTRACE", "0").stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         let mut lines = BufReader::new(child.stdout.take().context("a process without output")?).lines();
         let ready = async {

@@ -295,6 +295,26 @@ impl Net {
         Ok(log)
     }
 
+    /// A session of its own with one commit, and a visitor.
+    fn put(&mut self, at: usize, key: SessionKey) {
+        let opened = self.call(at, |e, now, out| e.create(now, key, out)).unwrap();
+        waited(self.append(at, &opened, 1));
+        // Its cookie comes back.
+        let opened = self.open_now(at, key);
+        self.call(at, |e, now, out| e.close(now, &opened, out));
+    }
+
+    fn open_now(&mut self, at: usize, key: SessionKey) -> Opened<()> {
+        match self.call(at, |e, now, out| e.open(now, key, None, out)) {
+            Open::Here(opened) => opened,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn owned(&self, at: usize) -> u64 {
+        self.nodes[at].engine.stats(self.now).owned
+    }
+
     fn holders(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|i| self.nodes[*i].alive && self.nodes[*i].engine.info(KEY).is_some_and(|i| i.held)).collect()
     }
@@ -432,6 +452,63 @@ fn a_session_that_begins_on_a_leaving_node_is_handed_over() {
     net.run(Duration::from_secs(1));
     assert_eq!(net.nodes[0].engine.drained(), Drained { left: 0, newcomers: 0, alone: false, untold: 0 });
     assert_eq!(net.holders(), [1, 2]);
+}
+
+#[test]
+fn a_drain_invites_to_few_sessions_at_a_time_and_comes_to_its_end() {
+    let mut net = Net::new(3, Config::default());
+    let keys: Vec<SessionKey> = (0..2000_u128).map(|n| SessionKey::from_bytes((n << 64 | n).to_be_bytes())).collect();
+    for key in &keys {
+        net.put(0, *key);
+    }
+    net.call(0, |e, now, out| e.drain(now, out));
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.nodes[0].engine.drained(), Drained { left: 0, newcomers: 0, alone: false, untold: 0 });
+    assert_eq!(net.owned(1) + net.owned(2), 2000);
+}
+
+#[test]
+fn a_node_that_joins_gets_a_share_of_the_sessions_that_nobody_uses() {
+    let mut net = Net::new(3, Config { uneven: 0, ..Config::default() });
+    net.kill(2);
+    net.run(Duration::from_secs(5));
+    let keys: Vec<SessionKey> = (0..600_u128).map(|n| SessionKey::from_bytes((n << 64 | n).to_be_bytes())).collect();
+    for (n, key) in keys.iter().enumerate() {
+        net.put(n % 2, *key);
+    }
+    let busy: Vec<_> = keys[..100].iter().enumerate().map(|(n, key)| (n % 2, net.open_now(n % 2, *key))).collect();
+    net.start(2);
+    net.run(Duration::from_secs(5));
+    assert_eq!([0, 1, 2].map(|at| net.owned(at)), [300, 300, 0], "what was used a moment ago stays");
+    net.run(Duration::from_secs(15));
+    let owned = [0, 1, 2].map(|at| net.owned(at));
+    assert_eq!(owned.iter().sum::<u64>(), 600, "{owned:?}");
+    assert!((150..=220).contains(&owned[2]), "{owned:?}");
+    assert!(
+        busy.iter().all(|(at, opened)| net.nodes[*at].engine.info(opened.key).is_some_and(|i| i.owned)),
+        "one that is in use has moved"
+    );
+    // Where sessions are even nothing moves.
+    net.run(Duration::from_secs(15));
+    assert!([0, 1, 2].map(|at| net.owned(at)).iter().zip(owned).all(|(now, then)| now.abs_diff(then) < 20));
+
+    // The browser still comes to the node that it knows: that one answers from its copy, and the session stays where it is.
+    let moved = |net: &Net, at: usize, key: &SessionKey| net.nodes[at].engine.info(*key).is_some_and(|i| i.owned);
+    let key = *keys.iter().enumerate().find(|(n, key)| *n % 2 == 0 && moved(&net, 2, key)).expect("one that moved").1;
+    for _ in 0..3 {
+        let ticket = match net.call(0, |e, now, out| e.open(now, key, None, out)) {
+            Open::Wait(ticket) => ticket,
+            other => panic!("{other:?}"),
+        };
+        net.run(Duration::from_millis(100));
+        assert!(matches!(net.settled.remove(&ticket), Some(Outcome::Guest(_))));
+        assert!(moved(&net, 2, &key));
+    }
+    // A browser that comes there for good gets its session back, and it is not offered again.
+    net.run(Duration::from_secs(15));
+    net.call(0, |e, now, out| e.open(now, key, None, out));
+    net.run(Duration::from_secs(15));
+    assert!(moved(&net, 0, &key));
 }
 
 #[test]
