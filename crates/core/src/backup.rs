@@ -56,9 +56,11 @@ pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>
 /// Raises what is durable to what the level asks for, and answers those who waited for it; whether it rose.
 pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>, view: &View) -> bool {
     let Copy { own: Some(own), record, orphans, .. } = copy else { return false };
+    // Whoever makes more copies than this node asks for does not make its commits wait for them.
+    let n = usize::from(cx.config.backups);
     let reached = match cx.config.durability {
         Durability::Owner => Some(own.version),
-        Durability::Backup => own.by_list().or_else(|| own.adopted_by_list().then_some(0)),
+        Durability::Backup => own.by_first(n).or_else(|| own.adopted_by_first(n).then_some(0)),
         Durability::Store => own.in_store,
     };
     if reached <= own.durable {

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ops::Deref;
 use core::time::Duration;
 
-use crate::limits::FIRST_LIFETIME;
+use crate::limits::{BACKUPS_MAX, FIRST_LIFETIME};
 
 /// When a response may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -95,12 +95,13 @@ impl Limits {
     }
 }
 
-/// The engine's settings. The same on every node of a cluster: [`digest`](Checked::digest) is compared in the handshake.
+/// The engine's settings. Nodes of a cluster need not agree in any of them but whether there is a store, which is then the same one.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// When a response may leave. Default [`Durability::Backup`].
     pub durability: Durability,
-    /// How many other nodes hold a copy. 0 to 5, default 1.
+    /// How many other nodes hold a copy, 0 to 5; a response at [`Durability::Backup`] waits for so many. Where nodes differ, each makes as
+    /// many copies as the greatest of them says, and waits for its own number. Default 1.
     pub backups: u8,
     /// With fewer copies than this a commit is refused instead of answered at a lower level. Default 0.
     pub min_backups: u8,
@@ -190,7 +191,7 @@ impl Config {
                 errors.push(ConfigError::Range { name, got, want });
             }
         };
-        range(self.backups <= 5, "backups", self.backups.to_string(), "0 to 5");
+        range(self.backups <= BACKUPS_MAX, "backups", self.backups.to_string(), "0 to 5");
         range(self.min_backups <= self.backups, "min_backups", self.min_backups.to_string(), "no more than backups");
         range(self.shards.is_power_of_two() && self.shards <= 4096, "shards", self.shards.to_string(), "a power of two up to 4096");
         let ms = |d: Duration| format!("{} ms", d.as_millis());
@@ -202,17 +203,6 @@ impl Config {
             errors.push(ConfigError::NoStore);
         }
         if errors.is_empty() { Ok(Checked(self)) } else { Err(errors) }
-    }
-}
-
-impl Checked {
-    /// A hash of what must be equal on all nodes of a cluster.
-    pub fn digest(&self) -> u64 {
-        let text = format!("{:?} {} {} {:?} {:?} {:?}", self.durability, self.backups, self.store, self.reach, self.on_lost, self.limits);
-        let hash = blake3::hash(text.as_bytes());
-        let mut first = [0; 8];
-        first.copy_from_slice(&hash.as_bytes()[..8]);
-        u64::from_be_bytes(first)
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Locks: one per shard, one for the membership, taken before a shard's if both are needed; never two shards at once.
 
-use crate::config::Checked;
+use crate::config::{Checked, Durability};
 use crate::id::SessionKey;
 use crate::limits::VIEWS_MAX;
 use crate::link::Link;
@@ -21,7 +21,7 @@ use crate::stamp::{Life, Stamp};
 use crate::storing::{Loaded, Touch, Write, Written};
 use crate::time::Mono;
 use crate::view::{Health, Peer, View};
-use crate::wire::{EndKind, FrameError, Message, WireMember, decode, frame_len};
+use crate::wire::{EndKind, FrameError, Message, WireMember, WireView, decode, frame_len};
 use core::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 use parking_lot::{Mutex, RwLock};
@@ -124,15 +124,16 @@ struct World {
     settled: BTreeMap<Life, u64>,
     /// The membership whose walk this node has announced as finished.
     announced: Option<u64>,
-    past: Vec<Vec<WireMember>>,
+    past: Vec<WireView>,
     /// The membership of the last view.
-    before: Vec<WireMember>,
+    before: WireView,
     past_lost: bool,
     doubt: u32,
     doubts: BTreeMap<Life, u32>,
     generation: u32,
     digest: u64,
     formed: bool,
+    refused: bool,
     started: Mono,
     leaving: bool,
 }
@@ -141,6 +142,7 @@ impl<L: Live> Engine<L> {
     /// An engine for one life of this node. `seed` must differ between lives; jitter and gossip draw from it.
     pub fn new(config: Checked, node: Node, seed: u64, now: Mono) -> Result<Engine<L>, NodeError> {
         let me = node.life;
+        let node = Node { backups: config.backups, stores: config.durability == Durability::Store, ..node };
         let members = Membership::new(node, MemberConfig::default(), seed, now)?;
         let world = World {
             digest: members.digest(),
@@ -150,16 +152,17 @@ impl<L: Live> Engine<L> {
             settled: BTreeMap::new(),
             announced: None,
             past: Vec::new(),
-            before: Vec::new(),
+            before: WireView { backups: 0, stores: false, members: Vec::new() },
             past_lost: false,
             doubt: 0,
             doubts: BTreeMap::new(),
             generation: 0,
             formed: false,
+            refused: false,
             started: now,
             leaving: false,
         };
-        let view = Arc::new(world.view(me, &config));
+        let view = Arc::new(world.view(me));
         let shards =
             (0..config.shards).map(|i| Mutex::new(Shard::new(view.clone(), seed ^ u64::from(i).wrapping_mul(0x9e37_79b9)))).collect();
         let (links, earliest, swept) = (RwLock::default(), AtomicI64::new(i64::MAX), AtomicU64::new(0));
@@ -334,6 +337,21 @@ impl<L: Live> Engine<L> {
         }
     }
 
+    /// Whether a member of its cluster refuses this node. As long as that is so and no other member has taken it, it serves no session
+    /// and does not believe that it is the first, however long it waits.
+    pub fn handle_refusal(&self, now: Mono, refused: bool, out: &mut Outputs) {
+        let mut world = self.world.lock();
+        if world.refused != refused {
+            world.refused = refused;
+            self.after_world(now, &mut world, true, out);
+        }
+    }
+
+    /// Whether this node has met its cluster, or is the first of it.
+    pub fn is_formed(&self) -> bool {
+        self.world.lock().formed
+    }
+
     fn unlink(&self, now: Mono, world: &mut World, link: &Arc<Link>, out: &mut Outputs) {
         self.links.write().remove(&link.id);
         if world.links.get(&link.life).is_some_and(|(l, _)| l.id == link.id) {
@@ -464,7 +482,7 @@ impl<L: Live> Engine<L> {
         {
             let mut world = self.world.lock();
             world.members.handle_timer(now);
-            if !world.formed && now.since(world.started) >= FORMING {
+            if !world.formed && !world.refused && now.since(world.started) >= FORMING {
                 world.formed = true;
                 self.after_world(now, &mut world, true, out);
             } else {
@@ -595,7 +613,7 @@ impl<L: Live> Engine<L> {
         }
         world.before = world.present();
         world.generation += 1;
-        let view = Arc::new(world.view(self.me, &self.config));
+        let view = Arc::new(world.view(self.me));
         for at in 0..self.shards.len() {
             self.with(now, at, out, |s, cx| s.set_view(cx, view.clone()));
         }
@@ -624,7 +642,7 @@ impl<L: Live> Engine<L> {
         if all && (!world.past.is_empty() || world.past_lost) {
             world.past.clear();
             world.past_lost = false;
-            let view = Arc::new(world.view(me, &self.config));
+            let view = Arc::new(world.view(me));
             for at in 0..self.shards.len() {
                 // No visit is due: only who is asked has changed.
                 self.with(now, at, out, |s, _| s.view = view.clone());
@@ -698,17 +716,29 @@ impl World {
     }
 
     /// This membership in the form that is remembered and sent.
-    fn present(&self) -> Vec<WireMember> {
+    fn present(&self) -> WireView {
         let live = self.members.members().filter(|m| m.state != State::Dead && !m.leaving && !m.node.observer);
-        let mut all: Vec<WireMember> = live.map(|m| WireMember { name: name_hash(&m.node.name), zone: m.node.zone }).collect();
-        all.sort_unstable_by_key(|m| m.name);
-        all
+        let mut members: Vec<WireMember> = live.map(|m| WireMember { name: name_hash(&m.node.name), zone: m.node.zone }).collect();
+        members.sort_unstable_by_key(|m| m.name);
+        WireView { backups: self.backups(), stores: self.stores(), members }
+    }
+
+    /// How many copies are made: as many as the greatest of the members wants, one that leaves included, for it still answers.
+    fn backups(&self) -> u8 {
+        let live = self.members.members().filter(|m| m.state != State::Dead && !m.node.observer);
+        live.map(|m| m.node.backups).max().unwrap_or(0)
+    }
+
+    /// Whether somebody may have called a commit done that is in the store alone. The dead count as long as they are remembered: their
+    /// heirs may come late.
+    fn stores(&self) -> bool {
+        self.members.members().any(|m| m.node.stores && !m.node.observer) || self.past.iter().any(|view| view.stores)
     }
 
     /// Keeps memberships that were not settled.
-    fn remember(&mut self, views: Vec<Vec<WireMember>>) {
+    fn remember(&mut self, views: Vec<WireView>) {
         for view in views {
-            if view.is_empty() || self.past.contains(&view) {
+            if view.members.is_empty() || self.past.contains(&view) {
                 continue;
             }
             if self.past.len() >= VIEWS_MAX {
@@ -719,7 +749,7 @@ impl World {
         }
     }
 
-    fn view(&self, me: Life, config: &Checked) -> View {
+    fn view(&self, me: Life) -> View {
         let mut peers: Vec<Peer> = Vec::new();
         let mut dead = Vec::new();
         for m in self.members.members() {
@@ -758,8 +788,10 @@ impl World {
             dead,
             started: self.started,
             formed: self.formed,
+            refused: self.refused && !self.formed,
             leaving: self.leaving,
-            backups: usize::from(config.backups),
+            backups: usize::from(self.backups()),
+            stores: self.stores(),
         }
     }
 }

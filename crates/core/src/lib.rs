@@ -7,7 +7,7 @@
 //! ```
 //! use outlive_core::{Engine, config::Config, id::SessionKey, member::Node, output::Outputs, stamp::Life, time::Mono};
 //!
-//! let node = Node { name: "a".into(), addr: "127.0.0.1:1".into(), boot: 1, life: Life::new(7), zone: 0, observer: false, http: "".into() };
+//! let node = Node { name: "a".into(), addr: "127.0.0.1:1".into(), boot: 1, life: Life::new(7), zone: 0, observer: false, http: "".into(), backups: 1, stores: false };
 //! let engine: Engine<()> = Engine::new(Config::default().check().unwrap(), node, 42, Mono::ZERO).unwrap();
 //! let mut out = Outputs::new();
 //! let session = engine.create(Mono::ZERO, SessionKey::from_bytes([1; 16]), &mut out).unwrap();

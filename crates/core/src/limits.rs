@@ -16,6 +16,8 @@ pub const LINEAGE_SOFT_MAX: usize = 64;
 pub const LINEAGE_MAX: usize = 256;
 /// Stamps of lost commits that a record remembers; the oldest goes.
 pub const GAPS_MAX: usize = 8;
+/// Copies of a session on other nodes than its owner.
+pub const BACKUPS_MAX: u8 = 5;
 /// Memberships since the last settled one; beyond it every member is asked.
 pub const VIEWS_MAX: usize = 16;
 /// Claim rounds that a node runs at once.

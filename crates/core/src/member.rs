@@ -76,6 +76,11 @@ pub struct Node {
     pub observer: bool,
     /// Where its HTTP is served, for gateways and the console; may be empty. At most 255 bytes.
     pub http: Box<str>,
+    /// How many copies of a session it wants on other nodes: everybody makes as many as the greatest of the members wants. The engine
+    /// sets it from its settings.
+    pub backups: u8,
+    /// It may call a commit done that nobody has but the store. The engine sets it from its settings.
+    pub stores: bool,
 }
 
 /// How a member is, as this node sees it.

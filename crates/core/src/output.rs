@@ -166,7 +166,7 @@ pub enum Unavailable {
     Contended,
     /// This node has too much to do.
     Busy,
-    /// This node has met nobody yet.
+    /// A member of its cluster refuses this node, which is in no other one.
     Forming,
 }
 

@@ -240,7 +240,7 @@ impl<L: Live> Shard<L> {
         let claim = round.claim;
         self.promise(cx, key, claim);
         let ask_owner = owner.life != view.me && view.link(owner.life).is_some() && !view.is_away(owner.life);
-        if cx.config.durability == crate::config::Durability::Store && cx.config.store {
+        if view.stores && cx.config.store {
             self.load_for_round(cx, key);
         }
         if ask_owner && !cx.planted(Bug::OwnerNotAsked) {

@@ -278,6 +278,9 @@ impl<L: Live> Shard<L> {
     }
 
     pub(crate) fn create_with(&mut self, cx: &mut Cx<'_>, key: SessionKey, live: Arc<L>) -> Result<Opened<L>, Unavailable> {
+        if self.view.refused {
+            return Err(Unavailable::Forming);
+        }
         if cx.shared.owned.load(Ordering::Relaxed) >= cx.config.sessions_max || self.table.contains_key(&key) {
             return Err(Unavailable::Busy);
         }
@@ -334,6 +337,9 @@ impl<L: Live> Shard<L> {
     pub(crate) fn open(&mut self, cx: &mut Cx<'_>, key: SessionKey, token: Option<Brought>) -> Open<L> {
         if let Some(opened) = self.open_at_once(cx, key, token) {
             return Open::Here(opened);
+        }
+        if self.view.refused {
+            return Open::Unavailable(Unavailable::Forming, Duration::from_secs(1));
         }
         let doubted = match self.table.get_mut(&key) {
             Some(Slot::Ended(e)) => return Open::Ended(e.kind, e.ago(cx.now)),
@@ -684,7 +690,7 @@ pub(crate) fn level_of<L>(config: &Checked, own: &Own<L>) -> Level {
         Durability::Backup => {
             // The list may have grown since: only those who have it count.
             let has = |l: &&Life| own.holders.iter().any(|h| h.life == **l && h.acked >= own.durable);
-            match own.list.iter().filter(has).count() {
+            match own.list.iter().take(usize::from(config.backups)).filter(has).count() {
                 0 => Level::Owner,
                 n => Level::Backup(n as u8),
             }

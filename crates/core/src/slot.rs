@@ -363,15 +363,20 @@ impl<L> Own<L> {
 
     /// The highest version that all of the list have acknowledged.
     pub(crate) fn by_list(&self) -> Option<u32> {
-        let acked = |l: &Life| self.holders.iter().find(|h| h.life == *l).and_then(|h| h.acked);
-        self.list.iter().map(acked).min().unwrap_or(Some(self.version))
+        self.by_first(self.list.len())
     }
 
-    /// Whether all of the list have the state that this ownership began with: who committed it has it without saying so, or knows whom
-    /// it gave it to. A reader need not wait until a silent owner of before is dead.
-    pub(crate) fn adopted_by_list(&self) -> bool {
+    /// The highest version that the first `n` of the list have acknowledged: those whom everybody asks who makes no more copies.
+    pub(crate) fn by_first(&self, n: usize) -> Option<u32> {
+        let acked = |l: &Life| self.holders.iter().find(|h| h.life == *l).and_then(|h| h.acked);
+        self.list.iter().take(n).map(acked).min().unwrap_or(Some(self.version))
+    }
+
+    /// Whether the first `n` of the list have the state that this ownership began with: who committed it has it without saying so, or
+    /// knows whom it gave it to. A reader need not wait until a silent owner of before is dead.
+    pub(crate) fn adopted_by_first(&self, n: usize) -> bool {
         let acked = |l: Life| self.holders.iter().any(|h| h.life == l && h.acked.is_some());
-        self.list.iter().all(|l| acked(*l) || *l == self.adopted.claim.life)
+        self.list.iter().take(n).all(|l| acked(*l) || *l == self.adopted.claim.life)
     }
 
     pub(crate) fn all_durable(&self) -> bool {

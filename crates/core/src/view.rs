@@ -6,7 +6,7 @@ use crate::link::Link;
 use crate::placement::{Place, list};
 use crate::stamp::{Life, Stamp};
 use crate::time::Mono;
-use crate::wire::WireMember;
+use crate::wire::WireView;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use smallvec::SmallVec;
@@ -48,7 +48,7 @@ pub(crate) struct View {
     /// All open links: whoever can say something to this node gets its answers, whether the members think that it lives or not.
     pub(crate) links: Vec<(Life, Arc<Link>)>,
     /// Memberships since the last settled one, this one not included.
-    pub(crate) past: Vec<Vec<WireMember>>,
+    pub(crate) past: Vec<WireView>,
     /// More memberships than are kept: ask every member.
     pub(crate) past_lost: bool,
     /// The greatest of all doubt marks.
@@ -59,9 +59,14 @@ pub(crate) struct View {
     pub(crate) started: Mono,
     /// This node has met the cluster, or knows that there is none.
     pub(crate) formed: bool,
+    /// Members of its cluster refuse this node, and it is not in: it touches no session.
+    pub(crate) refused: bool,
     /// This node leaves.
     pub(crate) leaving: bool,
+    /// How many copies on other nodes the greatest of the members wants.
     pub(crate) backups: usize,
+    /// A commit that was called done may be in the store alone: one of the members, or of those who died of late, does that.
+    pub(crate) stores: bool,
 }
 
 impl View {
@@ -122,8 +127,8 @@ impl View {
         }
         let mut asked = self.list(key);
         for past in &self.past {
-            let places = past.iter().map(|m| Place { name_hash: m.name, life: self.me, zone: m.zone });
-            for place in list(key, self.backups + 1, places) {
+            let places = past.members.iter().map(|m| Place { name_hash: m.name, life: self.me, zone: m.zone });
+            for place in list(key, usize::from(past.backups) + 1, places) {
                 asked.extend(self.peers.iter().find(|p| p.name == place.name_hash && !p.observer).map(|p| p.life));
             }
         }
@@ -153,6 +158,54 @@ impl View {
             Some(link) if link.silent.load(Ordering::Relaxed) => LOOKUP_BOUND_SUSPECT,
             Some(link) => link.bound(now, full),
             None => full,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::name_hash;
+    use crate::wire::WireMember;
+
+    #[test]
+    fn a_claimant_asks_as_far_down_a_past_list_as_its_members_made_copies() {
+        let peer = |i: u64| Peer {
+            life: Life::new(i),
+            name: name_hash(&format!("n{i}")),
+            zone: 0,
+            health: Health::Alive,
+            leaving: false,
+            observer: false,
+            link: None,
+            doubt: 0,
+        };
+        let peers: Vec<Peer> = (0..9).map(peer).collect();
+        let members: Vec<WireMember> = peers.iter().map(|p| WireMember { name: p.name, zone: 0 }).collect();
+        let past = |backups| WireView { backups, stores: false, members: members.clone() };
+        let view = |past| View {
+            me: Life::new(0),
+            generation: 1,
+            peers: peers.clone(),
+            links: Vec::new(),
+            past,
+            past_lost: false,
+            doubt: 0,
+            dead: Vec::new(),
+            started: Mono::ZERO,
+            formed: true,
+            refused: false,
+            leaving: false,
+            backups: 1,
+            stores: false,
+        };
+        for i in 0..100_u128 {
+            let key = SessionKey::from_bytes((i << 64 | i).to_be_bytes());
+            let three: Lives =
+                list(key, 4, peers.iter().map(|p| Place { name_hash: p.name, life: p.life, zone: 0 })).iter().map(|p| p.life).collect();
+            let asked = view(vec![past(3)]).asked(key);
+            assert!(three.iter().all(|l| *l == Life::new(0) || asked.contains(l)), "{three:?} {asked:?}");
+            assert!(view(vec![past(1)]).asked(key).len() <= 2);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! [`Message`]. A frame that is lost, doubled or out of order breaks the count and thereby the link: what an acknowledgement
 //! counts is never in doubt. Variants are only ever appended.
 
-use crate::limits::{FRAME_MAX, GAPS_MAX, LINEAGE_MAX, VIEWS_MAX};
+use crate::limits::{BACKUPS_MAX, FRAME_MAX, GAPS_MAX, LINEAGE_MAX, VIEWS_MAX};
 use crate::lineage::Lineage;
 use crate::record::WireRecord;
 use crate::stamp::{Claim, Life, Stamp};
@@ -129,6 +129,17 @@ pub struct WireMember {
     pub zone: u64,
 }
 
+/// A past membership.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WireView {
+    /// How many copies on other nodes the greatest of its members wanted.
+    pub backups: u8,
+    /// Whether one of them may have called a commit done that nobody had but the store.
+    pub stores: bool,
+    /// Who could hold a session.
+    pub members: Vec<WireMember>,
+}
+
 /// What peers say to each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "fields carry the names of the rules that define them")]
@@ -138,7 +149,7 @@ pub enum Message<'a> {
     /// The sender's walk under this membership is finished.
     Settled(u64),
     /// Memberships since the last settled one, for a joiner.
-    Views(Vec<Vec<WireMember>>),
+    Views(Vec<WireView>),
     /// So many frames that want it have been applied on this link.
     Ack(u32),
     /// Promise this claim, and say what you have.
@@ -325,7 +336,9 @@ impl Message<'_> {
     /// Parts that the decoder does not bound by itself; records are checked when they become a [`Record`](crate::record::Record).
     fn is_bounded(&self) -> bool {
         match self {
-            Message::Views(views) => views.len() <= VIEWS_MAX + 1 && views.iter().all(|v| v.len() <= 4096),
+            Message::Views(views) => {
+                views.len() <= VIEWS_MAX + 1 && views.iter().all(|v| v.members.len() <= 4096 && v.backups <= BACKUPS_MAX)
+            }
             Message::Have { lineage, .. } | Message::Drop { lineage, .. } | Message::Facade { lineage: Some(lineage), .. } => {
                 lineage.listed.len() <= LINEAGE_MAX + GAPS_MAX
             }

@@ -223,7 +223,7 @@ fn start_error(error: outlive_runtime::StartError) -> StartError {
     use outlive_runtime::StartError as E;
     match error {
         E::Config(errors) => StartError::Config(Errors(errors.iter().map(ToString::to_string).collect())),
-        E::Store(_) | E::StoreSilent(_) => StartError::Store { source: Box::new(error) },
+        E::Store(_) | E::StoreSilent(_) | E::StoreIdentity(_) => StartError::Store { source: Box::new(error) },
         error => StartError::Peer { source: Box::new(error) },
     }
 }

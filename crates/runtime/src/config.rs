@@ -7,7 +7,7 @@ use core::time::Duration;
 use outlive_core::address::{Address, AddressError};
 use outlive_core::config::{Config, ConfigError};
 use outlive_core::member::NodeError;
-use outlive_store::{PutError, Store};
+use outlive_store::{LoadError, PutError, Store};
 use std::sync::Arc;
 
 /// What a node is started with. The default is a node of its own on a free loopback port.
@@ -34,7 +34,7 @@ pub struct NodeConfig {
     /// The durable store. Nodes that share one find each other through it.
     pub store: Option<Arc<dyn Store>>,
     /// What all nodes of the cluster share and nobody else knows. Default: from the store; without one, and on loopback addresses
-    /// only, computed from the cluster's name.
+    /// only, computed from the cluster's name. With a store it becomes the store's if that had none, and is refused if that has another.
     pub secret: Option<[u8; 32]>,
     /// Takes part without ever holding a session: a gateway.
     pub observer: bool,
@@ -134,13 +134,21 @@ pub enum StartError {
     /// The store did not answer in time. Try again later.
     #[error("the store did not give the cluster's secret within {} s", .0.as_secs())]
     StoreSilent(Duration),
-    /// A node that is to be joined refuses this one.
-    #[error("{addr} refuses this node: {why}")]
-    Rejected {
-        /// Which.
+    /// The store did not say which store it is. Try again later.
+    #[error("the store does not say which one it is")]
+    StoreIdentity(#[source] LoadError),
+    /// Nodes that share a store share its secret. The caller's fault.
+    #[error(
+        "the secret that is set is not the one in the store: leave it out on nodes that have a store, or set the store's on all of them"
+    )]
+    OtherSecret,
+    /// Another process of the cluster runs under this node's name. The caller's fault; a node that was restarted does not meet itself.
+    #[error("the node name `{name}` is taken: the node at {addr} has it, and runs; give this one another name, or stop that one first")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Where the other one is.
         addr: String,
-        /// Its reason.
-        why: String,
     },
     /// No randomness.
     #[error(transparent)]

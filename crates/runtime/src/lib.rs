@@ -6,7 +6,7 @@
 //! - [`Open`], [`Commit`], [`Committed`], [`Durable`], [`Rotated`] and their failures [`OpenFailure`], [`CommitFailure`].
 //! - [`Stats`], [`Readiness`], [`DrainReport`]: how it is.
 //!
-//! Inside: `node` dispatches what the engine wants done; `links` read and write; `dial` finds and accepts peers after the
+//! Inside: `node` dispatches what the engine wants done; `links` read and write; `dial` finds peers and `listen` takes them, after the
 //! `handshake`; `storing` goes to the store; `timer` keeps the time; `drain` leaves. Only `clock` asks the system for the time and
 //! for randomness.
 //!
@@ -18,6 +18,7 @@ mod dial;
 mod drain;
 mod handshake;
 mod links;
+mod listen;
 mod node;
 mod start;
 mod stats;

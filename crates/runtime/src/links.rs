@@ -114,6 +114,11 @@ impl Links {
         self.open.read().values().any(|line| line.life == life && line.observer)
     }
 
+    /// Whether a link to anybody but observers is open.
+    pub(crate) fn meets_anyone(&self) -> bool {
+        self.open.read().values().any(|line| !line.observer)
+    }
+
     /// Whether a link is open to whoever listens there.
     pub(crate) fn reaches_addr(&self, addr: &str) -> bool {
         self.open.read().values().any(|line| &*line.addr == addr)
@@ -234,7 +239,7 @@ async fn write<L: Live>(inner: Arc<Inner<L>>, id: LinkId, line: Arc<Line>) {
 mod tests {
     use super::*;
     use crate::config::NodeConfig;
-    use crate::handshake::{self, Hello};
+    use crate::handshake::{self, Hello, Standing};
     use bytes::Bytes;
     use outlive_core::config::Config;
     use outlive_core::id::SessionKey;
@@ -267,10 +272,11 @@ mod tests {
             zone: 0,
             observer: false,
             http: "".into(),
+            backups: 1,
+            stores: false,
         };
-        let settings = node.inner.hello().unwrap().settings().to_owned();
-        let hello = Hello::new("default", settings, &me, [3; 32]);
-        handshake::dial((&mut reader, &mut writer), &hello, &node.inner.secret.peer_key(), |_| true).await.unwrap();
+        let hello = Hello::new("default", None, Standing::New, &me, [3; 32]);
+        handshake::dial((&mut reader, &mut writer), &hello, &node.inner.secret.peer_key(), |_| None).await.unwrap();
         until(|| node.inner.links.reaches(Life::new(77))).await;
         (reader, writer)
     }

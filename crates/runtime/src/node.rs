@@ -6,6 +6,7 @@
 use crate::clock::{Clock, EntropyError, entropy};
 use crate::dial::Dials;
 use crate::drain::DrainReport;
+use crate::handshake::StoreId;
 use crate::links::Links;
 use crate::stats::{Counters, Readiness, Stats};
 use crate::storing::StoreSide;
@@ -122,6 +123,7 @@ pub(crate) struct Inner<L> {
     pub(crate) dials: Dials,
     pub(crate) alarm: Alarm,
     pub(crate) store: Option<StoreSide>,
+    pub(crate) store_id: Option<StoreId>,
     pub(crate) counters: Counters,
     pub(crate) formed: watch::Sender<bool>,
     pub(crate) draining: watch::Sender<bool>,
@@ -157,6 +159,7 @@ pub(crate) struct Parts<L> {
     pub(crate) secret: Secret,
     pub(crate) dials: Dials,
     pub(crate) store: Option<StoreSide>,
+    pub(crate) store_id: Option<StoreId>,
     pub(crate) bounds: (Duration, Duration),
     pub(crate) tasks: Tasks,
 }
@@ -172,6 +175,7 @@ impl<L: Live> Inner<L> {
             dials: parts.dials,
             alarm: Alarm::default(),
             store: parts.store,
+            store_id: parts.store_id,
             counters: Counters::default(),
             formed: watch::Sender::new(false),
             draining: watch::Sender::new(false),
@@ -646,6 +650,12 @@ impl<L: Live> Node<L> {
             DRAINING => Readiness::Draining,
             _ => self.inner.degraded(),
         }
+    }
+
+    /// What keeps this node apart from others, as the log says it every minute: who does not let it in, or that nobody whom it was to
+    /// join is reached, each with the reason. `None`: nothing.
+    pub fn apart(&self) -> Option<String> {
+        self.inner.apart()
     }
 
     // ---- leaving --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 use crate::clock::{Clock, entropy, wall_micros};
 use crate::config::{NodeConfig, StartError};
-use crate::dial::{self, Dials};
+use crate::dial::{self, Dials, Namesake};
+use crate::handshake::StoreId;
+use crate::listen;
 use crate::node::{Inner, Node, Parts, Tasks};
 use crate::storing::{self, StoreSide};
 use crate::transport;
@@ -21,6 +23,8 @@ use std::sync::Arc;
 pub(crate) const NO_ADDRESS: &str = "none";
 /// How long a start waits for the first answers of others, so that the first request does not meet a node that knows nobody.
 const MEET: Duration = Duration::from_secs(1);
+/// How long a name counts as taken before the node gives up: longer than a member's silence takes to be noticed.
+const NAME_PATIENCE: Duration = Duration::from_secs(6);
 /// How long the store may take to give the secret.
 const SECRET: Duration = Duration::from_secs(10);
 
@@ -32,16 +36,17 @@ impl<L: Live> Node<L> {
         let engine_config = checked(&config)?;
         let (listener, peer) = match &config.listen {
             Some(addr) => {
-                let (listener, peer) = listen(&config, addr).await?;
+                let (listener, peer) = open_port(&config, addr).await?;
                 (Some(listener), Some(peer))
             }
             None => (None, None),
         };
-        let secret = secret(&config).await?;
-        let node = Node::new(config, engine_config, peer.as_ref(), secret)?;
+        let (secret, store_id) = secret(&config).await?;
+        let name = config.name.clone();
+        let node = Node::new(config, engine_config, peer.as_ref(), secret, store_id)?;
         let inner = &node.inner;
         if let Some(listener) = listener {
-            inner.tasks.spawn(dial::listen(inner.clone(), listener));
+            inner.tasks.spawn(listen::listen(inner.clone(), listener));
         }
         inner.tasks.spawn(crate::timer::run(inner.clone()));
         if inner.store.is_some() {
@@ -50,10 +55,12 @@ impl<L: Live> Node<L> {
         inner.tasks.spawn(dial::seek(inner.clone()));
         let mut formed = inner.formed.subscribe();
         let _ = tokio::time::timeout(MEET, formed.wait_for(|formed| *formed)).await;
-        if !*inner.formed.borrow()
-            && let Some((addr, why)) = inner.dials.rejected()
-        {
-            return Err(StartError::Rejected { addr, why });
+        if let Some(addr) = namesake(inner).await {
+            if let Some(store) = &inner.store {
+                store.withdraw(inner.engine.life()).await;
+            }
+            let name = name.unwrap_or_else(|| inner.engine.me().name.to_string());
+            return Err(StartError::NameTaken { name, addr });
         }
         Ok(node)
     }
@@ -68,7 +75,7 @@ impl<L: Live> Node<L> {
             Some(bytes) => bytes,
             None => entropy()?,
         };
-        let node = Node::new(config, engine_config, None, Secret::new(secret))?;
+        let node = Node::new(config, engine_config, None, Secret::new(secret), None)?;
         let inner = &node.inner;
         inner.call(|e, now, out| e.handle_nobody(now, out));
         inner.formed.send_replace(true);
@@ -82,6 +89,7 @@ impl<L: Live> Node<L> {
         engine_config: outlive_core::config::Checked,
         peer: Option<&Address>,
         secret: Secret,
+        store_id: Option<StoreId>,
     ) -> Result<Node<L>, StartError> {
         let addr = peer.map_or_else(|| NO_ADDRESS.to_owned(), Address::to_string);
         let http = match (config.http, peer) {
@@ -107,6 +115,9 @@ impl<L: Live> Node<L> {
             zone: config.zone.as_deref().map_or(0, name_hash),
             observer: config.observer,
             http: http.map(|http| http.to_string()).unwrap_or_default().into(),
+            // The engine knows.
+            backups: 0,
+            stores: false,
         };
         let clock = Clock::start(jitter);
         let engine = Engine::new(engine_config, node, seed, clock.now())
@@ -118,6 +129,7 @@ impl<L: Live> Node<L> {
             dials: Dials::new(&addr, &join, config.store.is_some(), config.danger_plain_peers),
             cluster: config.cluster.into(),
             store: config.store.map(StoreSide::new),
+            store_id,
             bounds: (config.commit_bound, config.open_bound),
             tasks: Tasks(tokio::runtime::Handle::try_current().ok()),
         };
@@ -139,7 +151,7 @@ fn checked(config: &NodeConfig) -> Result<outlive_core::config::Checked, StartEr
 }
 
 /// Listens, and says where others connect.
-async fn listen(config: &NodeConfig, addr: &Address) -> Result<(tokio::net::TcpListener, Address), StartError> {
+async fn open_port(config: &NodeConfig, addr: &Address) -> Result<(tokio::net::TcpListener, Address), StartError> {
     let failed = |source| StartError::Listen { addr: addr.clone(), source };
     let at = transport::resolve(addr).await.map_err(failed)?;
     if !at.iter().all(|at| transport::plain_allowed(at.ip(), config.danger_plain_peers)) {
@@ -155,18 +167,43 @@ async fn listen(config: &NodeConfig, addr: &Address) -> Result<(tokio::net::TcpL
     Ok((listener, told.unwrap_or_else(|| addr.with_port(port))))
 }
 
-/// The cluster's secret: given, else the store's, else computed from the cluster's name for a cluster that nobody else can reach.
-async fn secret(config: &NodeConfig) -> Result<Secret, StartError> {
-    if let Some(bytes) = config.secret {
-        return Ok(Secret::new(bytes));
+/// Waits until it is clear whether another node that runs has this one's name: its address, if so. A node that was killed may be taken
+/// for alive for as long as its silence takes to be noticed.
+async fn namesake<L: Live>(inner: &Arc<Inner<L>>) -> Option<String> {
+    let patient = tokio::time::Instant::now() + NAME_PATIENCE;
+    while !*inner.formed.borrow() {
+        match inner.dials.namesake() {
+            None => break,
+            Some(Namesake::Sure(addr)) => return Some(addr),
+            Some(Namesake::Hearsay(addr)) if tokio::time::Instant::now() >= patient => return Some(addr),
+            Some(Namesake::Hearsay(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
     }
+    None
+}
+
+/// The cluster's secret: the store's, which is the one that is given if it had none; without a store the given one, else one computed from
+/// the cluster's name for a cluster that nobody else can reach. And which store it is.
+async fn secret(config: &NodeConfig) -> Result<(Secret, Option<StoreId>), StartError> {
     if let Some(store) = &config.store {
-        let answer = tokio::time::timeout(SECRET, store.secret(entropy()?)).await;
-        return Ok(Secret::new(answer.map_err(|_| StartError::StoreSilent(SECRET))?.map_err(StartError::Store)?));
+        let proposal = match config.secret {
+            Some(bytes) => bytes,
+            None => entropy()?,
+        };
+        let silent = |_| StartError::StoreSilent(SECRET);
+        let bytes = tokio::time::timeout(SECRET, store.secret(proposal)).await.map_err(silent)?.map_err(StartError::Store)?;
+        if config.secret.is_some_and(|given| given != bytes) {
+            return Err(StartError::OtherSecret);
+        }
+        let id = tokio::time::timeout(SECRET, store.identity()).await.map_err(silent)?.map_err(StartError::StoreIdentity)?;
+        return Ok((Secret::new(bytes), Some(id)));
+    }
+    if let Some(bytes) = config.secret {
+        return Ok((Secret::new(bytes), None));
     }
     if config.listen.as_ref().is_none_or(Address::is_loopback) {
         tracing::warn!(cluster = config.cluster, "the secret is computed from the cluster's name: whoever is on this machine knows it");
-        return Ok(Secret::from_cluster_name(&config.cluster));
+        return Ok((Secret::from_cluster_name(&config.cluster), None));
     }
     Err(StartError::NoSecret)
 }

@@ -110,7 +110,7 @@ impl Counters {
 }
 
 /// Whether requests should be sent to a node. As text: one word, and behind a colon why, if that is not plain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Readiness {
     /// Yes.
@@ -122,11 +122,13 @@ pub enum Readiness {
         store: bool,
         /// Sessions that should have copies and do not.
         under_replicated: u64,
+        /// None of the nodes that it was to join is reached.
+        alone: bool,
     },
     /// No: the store does not answer, and at durability `store` no change is acknowledged without it.
     NoStore,
-    /// No: it is about to meet the others.
-    Forming,
+    /// No: it is about to meet the others; or they do not take it, for this reason.
+    Forming(Option<Box<str>>),
     /// No: it leaves. It serves what comes all the same.
     Draining,
     /// No, and never again: the process must be started anew.
@@ -135,30 +137,35 @@ pub enum Readiness {
 
 impl Readiness {
     /// Whether requests should be sent here.
-    pub fn is_fit(self) -> bool {
+    pub fn is_fit(&self) -> bool {
         matches!(self, Readiness::Ready | Readiness::Degraded { .. })
     }
 }
 
 impl fmt::Display for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
+        match self {
             Readiness::Ready => f.write_str("ready"),
-            Readiness::Degraded { store, under_replicated } => {
+            Readiness::Degraded { store, under_replicated, alone } => {
                 f.write_str("degraded: ")?;
-                if store {
+                if *store {
                     f.write_str("the store does not answer, and changes wait in memory to be written")?;
                 }
-                if store && under_replicated > 0 {
+                if *store && *under_replicated > 0 {
                     f.write_str("; ")?;
                 }
-                if under_replicated > 0 {
+                if *under_replicated > 0 {
                     write!(f, "{under_replicated} sessions have fewer copies than they should, and are being copied")?;
+                }
+                if *alone {
+                    let and = if *store || *under_replicated > 0 { "; " } else { "" };
+                    write!(f, "{and}none of the nodes to join is reached")?;
                 }
                 Ok(())
             }
             Readiness::NoStore => f.write_str("unavailable: the store does not answer, and durability is `store`"),
-            Readiness::Forming => f.write_str("starting"),
+            Readiness::Forming(None) => f.write_str("starting"),
+            Readiness::Forming(Some(why)) => write!(f, "starting: {why}"),
             Readiness::Draining => f.write_str("draining"),
             Readiness::Dead => f.write_str("dead"),
         }
@@ -172,14 +179,15 @@ impl<L: Live> Inner<L> {
 
     pub(crate) fn degraded(self: &Arc<Self>) -> Readiness {
         if !*self.formed.borrow() {
-            return Readiness::Forming;
+            return Readiness::Forming(self.apart().map(Into::into));
         }
         let store = self.store.as_ref().is_some_and(|store| store.is_down());
         let under_replicated = self.engine.stats(self.clock.now()).under_replicated;
         if store && self.engine.config().durability == Durability::Store {
             return Readiness::NoStore;
         }
-        if store || under_replicated > 0 { Readiness::Degraded { store, under_replicated } } else { Readiness::Ready }
+        let alone = self.is_alone();
+        if store || under_replicated > 0 || alone { Readiness::Degraded { store, under_replicated, alone } } else { Readiness::Ready }
     }
 }
 
@@ -189,12 +197,12 @@ mod tests {
 
     #[test]
     fn one_dead_node_leaves_the_others_fit_for_requests_and_they_say_what_is_missing() {
-        let degraded = |store, under_replicated| Readiness::Degraded { store, under_replicated };
+        let degraded = |store, under_replicated| Readiness::Degraded { store, under_replicated, alone: false };
         let copying = degraded(false, 40_000);
         assert!(copying.is_fit() && degraded(true, 0).is_fit());
         assert_eq!(copying.to_string(), "degraded: 40000 sessions have fewer copies than they should, and are being copied");
         assert!(degraded(true, 1).to_string().contains("; 1 sessions"));
-        for not in [Readiness::NoStore, Readiness::Forming, Readiness::Draining, Readiness::Dead] {
+        for not in [Readiness::NoStore, Readiness::Forming(None), Readiness::Draining, Readiness::Dead] {
             assert!(!not.is_fit(), "{not}");
         }
     }

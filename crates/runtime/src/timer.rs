@@ -3,7 +3,7 @@
 use crate::node::Inner;
 use core::sync::atomic::{AtomicI64, Ordering};
 use core::time::Duration;
-use outlive_core::engine::{Engine, FORMING, STALL};
+use outlive_core::engine::{Engine, STALL};
 use outlive_core::output::Live;
 use outlive_core::time::Mono;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ pub(crate) async fn run<L: Live>(inner: Arc<Inner<L>>) {
             if ticks.is_multiple_of(TIDY) {
                 inner.tidy();
                 // The engine does not wait for ever for somebody to answer, and then it serves.
-                if now.since(Mono::ZERO) > FORMING {
+                if !*inner.formed.borrow() && inner.engine.is_formed() {
                     inner.formed.send_replace(true);
                 }
             }

@@ -46,26 +46,18 @@ fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }
 
-/// Connects to the first address of `addr` that accepts and that plain TCP may go to.
-pub(crate) async fn dial(addr: &str, danger: bool) -> io::Result<TcpStream> {
-    let attempt = async {
-        let mut last = no_address();
-        for addr in tokio::net::lookup_host(addr).await? {
-            if !plain_allowed(addr.ip(), danger) {
-                let why = "plain TCP goes to loopback addresses only, unless danger_plain_peers is set";
-                last = io::Error::new(io::ErrorKind::PermissionDenied, why);
-                continue;
-            }
-            match TcpStream::connect(addr).await {
-                // A free port that connects to itself is nobody.
-                Ok(stream) if stream.local_addr().ok() == stream.peer_addr().ok() => last = io::ErrorKind::ConnectionRefused.into(),
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    };
-    tokio::time::timeout(CONNECT, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+/// Connects, if plain TCP may go there.
+pub(crate) async fn dial(addr: SocketAddr, danger: bool) -> io::Result<TcpStream> {
+    if !plain_allowed(addr.ip(), danger) {
+        let why = "plain TCP goes to loopback addresses only, unless danger_plain_peers is set";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    match tokio::time::timeout(CONNECT, TcpStream::connect(addr)).await {
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        // A free port that connects to itself is nobody.
+        Ok(Ok(stream)) if stream.local_addr().ok() == stream.peer_addr().ok() => Err(io::ErrorKind::ConnectionRefused.into()),
+        Ok(connected) => connected,
+    }
 }
 
 pub(crate) fn split(stream: TcpStream) -> io::Result<(Reader, Writer)> {

@@ -78,6 +78,8 @@ pub(crate) struct Options {
     pub(crate) delay: (i64, i64),
     /// After so long without progress a connection breaks.
     pub(crate) tcp_timeout: i64,
+    /// Each start of a node draws durability and backups of its own.
+    pub(crate) differ: bool,
     pub(crate) faults: Vec<Fault>,
     pub(crate) plant: Option<Bug>,
 }
@@ -122,6 +124,8 @@ impl Options {
             gap: *r.pick(&[500 * MS, 2 * S, 5 * S, 10 * S]).unwrap_or(&S),
             delay: *r.pick(&[(100, 200), (300, 2 * MS), (2 * MS, 20 * MS), (200, 150 * MS)]).unwrap_or(&(100, 200)),
             tcp_timeout: *r.pick(&[2 * S, 8 * S, 20 * S]).unwrap_or(&S),
+            // Drawn apart, so that the seeds of before play what they always did.
+            differ: Rng::new(seed ^ 0xd1ff_e500).chance(200),
             faults,
             plant: None,
         };
@@ -138,7 +142,7 @@ impl Options {
     pub(crate) fn line(&self) -> String {
         let faults: Vec<&str> = self.faults.iter().map(|f| f.name()).collect();
         format!(
-            "seed={} nodes={} durability={:?} backups={} store={} reach={:?} on_lost={:?} sessions={} both_tokens={} think_ms={} chaos_s={} gap_ms={} delay_us={}+{} tcp_timeout_s={} plant={} faults={}",
+            "seed={} nodes={} durability={:?} backups={} store={} reach={:?} on_lost={:?} sessions={} both_tokens={} think_ms={} chaos_s={} gap_ms={} delay_us={}+{} tcp_timeout_s={} differ={} plant={} faults={}",
             self.seed,
             self.nodes,
             self.durability,
@@ -154,6 +158,7 @@ impl Options {
             self.delay.0,
             self.delay.1,
             self.tcp_timeout / S,
+            self.differ,
             self.plant.map_or("none", Bug::name),
             faults.join(",")
         )

@@ -45,6 +45,8 @@ pub(crate) struct Value {
     recent: Vec<i64>,
     /// Holders that left in order since it was seen to be held as its level says.
     left: usize,
+    /// The fewest copies that the greatest of the living wanted since: no more than that many are kept.
+    wanted: u32,
     /// The client had given up before it was committed.
     zombie: bool,
 }
@@ -86,6 +88,7 @@ impl Session {
             lost: false,
             cleared: false,
             crashes: 0,
+            wanted: u32::MAX,
             recent: Vec::new(),
             left: 0,
             zombie,
@@ -417,6 +420,8 @@ impl World {
         let now = self.now;
         let drains = self.nodes[node].proc.as_ref().is_some_and(|p| p.draining.is_some());
         let abandons = self.nodes[node].proc.as_ref().is_some_and(|p| p.draining == Some(i64::MIN));
+        let others = self.nodes.iter().enumerate().filter(|(n, _)| *n != node).filter_map(|(_, s)| s.proc.as_ref());
+        let wanted = others.map(|p| u32::from(p.engine.config().backups)).max().unwrap_or(u32::MAX);
         for session in 0..self.sessions.len() {
             if self.sessions[session].over() {
                 continue;
@@ -439,9 +444,10 @@ impl World {
                 let here = holders.of(*n, stamp).any(|at| at == node);
                 let survives = match v.acked.unwrap_or(Level::Owner) {
                     Level::Owner => 0,
-                    Level::Backup(k) => u32::from(k),
+                    Level::Backup(k) => u32::from(k).min(v.wanted),
                     Level::Store => u32::MAX,
                 };
+                v.wanted = v.wanted.min(wanted);
                 // Copies that are behind are caches: whoever has them may be told to drop them.
                 if v.acked.is_some() && fresh as u32 > survives {
                     v.crashes = 0;
@@ -732,7 +738,8 @@ impl World {
             if tips.windows(2).any(|w| w[0] != w[1]) {
                 return Some(format!("{key:?} is held by {holders:?} as {tips:?}"));
             }
-            let want = (usize::from(self.opts.backups) + 1).min(running.len());
+            let backups = running.iter().filter_map(|n| self.nodes[*n].proc.as_ref()).map(|p| p.engine.config().backups).max();
+            let want = (usize::from(backups.unwrap_or(0)) + 1).min(running.len());
             if holders.len() != want {
                 return Some(format!("{key:?} is held by {holders:?}, and should be by {want}"));
             }

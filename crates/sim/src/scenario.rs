@@ -91,6 +91,7 @@ impl Script {
         opts.durability = Durability::Backup;
         (opts.backups, opts.store, opts.reach, opts.on_lost) = (1, false, Reach::Auto, OnLost::Serve);
         (opts.sessions, opts.faults, opts.delay, opts.tcp_timeout) = (0, Vec::new(), (300, 200), 60 * S);
+        opts.differ = false;
         let mut w = World::new(opts, trace);
         w.scripted = true;
         Script { w }

@@ -8,7 +8,7 @@ use crate::oracle::Session;
 use crate::rng::Rng;
 use crate::rows::{Call, Reply, Row};
 use core::time::Duration;
-use outlive_core::config::Config;
+use outlive_core::config::{Config, Durability};
 use outlive_core::engine::{Engine, STALL};
 use outlive_core::id::SessionKey;
 use outlive_core::member::Node;
@@ -510,9 +510,17 @@ impl World {
             zone: 0,
             observer: false,
             http: "".into(),
+            backups: 1,
+            stores: false,
         };
         let seed = self.rng.next();
-        let Ok(config) = self.config().check() else { return };
+        let mut config = self.config();
+        if self.opts.differ {
+            config.backups = self.rng.below(4) as u8;
+            let levels = [Durability::Owner, Durability::Backup, Durability::Backup, Durability::Store];
+            config.durability = *self.rng.pick(&levels[..if config.store { 4 } else { 3 }]).unwrap_or(&Durability::Backup);
+        }
+        let Ok(config) = config.check() else { return };
         let engine = match Engine::new(config, me, seed, self.clock(node)) {
             Ok(engine) => Rc::new(engine),
             Err(error) => return self.violate(format!("engine does not start: {error}")),

@@ -31,6 +31,7 @@ struct Net {
     durable: Vec<(usize, SessionKey, Claim, u32, Level)>,
     events: Vec<(usize, crate::output::Event)>,
     cut: Vec<(usize, usize)>,
+    loads: Vec<(usize, SessionKey)>,
     config: Config,
     rows: BTreeMap<SessionKey, Row>,
 }
@@ -58,6 +59,7 @@ impl Net {
             durable: Vec::new(),
             events: Vec::new(),
             cut: Vec::new(),
+            loads: Vec::new(),
             config,
             rows: BTreeMap::new(),
         };
@@ -78,6 +80,8 @@ impl Net {
             zone: 0,
             observer: false,
             http: "".into(),
+            backups: 1,
+            stores: false,
         };
         let config = Config { shards: 2, ..self.config.clone() }.check().unwrap();
         let engine = Engine::new(config, node, self.next_life, self.now).unwrap();
@@ -163,6 +167,7 @@ impl Net {
                     self.settled.insert(ticket, outcome);
                 }
                 Output::Load(key) => {
+                    self.loads.push((at, key));
                     let loaded = match self.rows.get(&key) {
                         None => Loaded::Missing,
                         Some(row) => {
@@ -644,4 +649,66 @@ fn a_commit_that_was_lost_is_said_to_be_lost_once() {
     net.call(1, |e, now, out| e.close(now, &opened, out));
     let opened = net.open(1, Some(stamp)).unwrap();
     assert!(!opened.lost);
+}
+
+#[test]
+fn where_nodes_differ_everybody_makes_as_many_copies_as_the_greatest_wants_and_waits_for_its_own_number() {
+    let mut net = Net::new(4, Config::default());
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.holders().len(), 2);
+    // One more, restarted with another setting: nobody else was told to make more.
+    net.config.backups = 2;
+    net.kill(3);
+    net.run(Duration::from_secs(1));
+    net.start(3);
+    net.run(Duration::from_secs(3));
+    assert_eq!(net.holders().len(), 3, "owner and two copies");
+    assert!((0..4).all(|i| net.nodes[i].engine.stats(net.now).settled));
+    let owner = (0..4).find(|i| net.nodes[*i].engine.info(KEY).is_some_and(|i| i.owned)).unwrap();
+    // A node whose own number is 1 waits for one copy only.
+    net.durable.clear();
+    let opened = net.open(owner, None).unwrap();
+    let stamp = waited(net.append(owner, &opened, 2));
+    assert_eq!(net.durable.iter().find(|d| d.2.at(d.3) == stamp).map(|d| d.4), Some(Level::Backup(1)));
+    // The node whose own number is 2 waits for both, wherever the session was before.
+    let opened = net.open(3, None).unwrap();
+    net.durable.clear();
+    let stamp = waited(net.append(3, &opened, 3));
+    assert_eq!(net.durable.iter().find(|d| d.2.at(d.3) == stamp).map(|d| d.4), Some(Level::Backup(2)));
+    // Both who had it die at once but one: what was acknowledged by two copies is there.
+    let victims: Vec<usize> = net.holders().into_iter().filter(|i| *i != 3).take(1).chain([3]).collect();
+    for victim in victims {
+        net.kill(victim);
+    }
+    let left = net.holders();
+    assert_eq!(left.len(), 1);
+    let reader = (0..4).find(|i| net.nodes[*i].alive && !left.contains(i)).unwrap();
+    assert_eq!(net.read(reader, Some(stamp)).unwrap(), [1, 2, 3]);
+    // Nobody wants two any more.
+    net.run(Duration::from_secs(4));
+    assert_eq!(net.holders().len(), 2);
+}
+
+#[test]
+fn a_commit_that_is_in_the_store_alone_is_looked_for_there_by_nodes_of_another_level() {
+    let mut net = Net::new(2, Config { store: true, durability: Durability::Store, ..Config::default() });
+    net.config.durability = Durability::Backup;
+    net.kill(1);
+    net.start(1);
+    net.run(Duration::from_secs(2));
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    assert!(net.loads.is_empty());
+    net.kill(0);
+    net.run(Duration::from_secs(4));
+    assert_eq!(net.loads, [(1, KEY)], "the heir has a copy, and its owner called commits done that only the store had");
+    let mut net = Net::new(2, Config { store: true, ..Config::default() });
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    net.kill(0);
+    net.run(Duration::from_secs(4));
+    assert_eq!(net.read(1, None).unwrap(), [1]);
+    assert!(net.loads.is_empty(), "nobody did");
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::Node;
+use crate::limits::BACKUPS_MAX;
 use crate::placement::name_hash;
 use crate::stamp::Life;
 
@@ -59,12 +60,18 @@ pub enum NodeError {
         /// Its bytes.
         len: usize,
     },
+    /// It wants more copies than there may be. Nothing changed; the peer's fault.
+    #[error("{0} backups, at most {BACKUPS_MAX}")]
+    Backups(u8),
 }
 
 impl Node {
     pub(super) fn check(&self) -> Result<(), NodeError> {
         if self.name.is_empty() || self.addr.is_empty() {
             return Err(NodeError::Empty);
+        }
+        if self.backups > BACKUPS_MAX {
+            return Err(NodeError::Backups(self.backups));
         }
         match [&self.name, &self.addr, &self.http].iter().map(|text| text.len()).find(|&len| len > TEXT_MAX) {
             Some(len) => Err(NodeError::TooLong { len }),
@@ -248,13 +255,14 @@ fn write_text(text: &str, to: &mut impl BufMut) {
 
 const OBSERVER: u8 = 1;
 const LEAVING: u8 = 2;
+const STORES: u8 = 4;
 
 fn read_identity(from: &mut &[u8]) -> Option<Identity> {
     let (name, addr, http) = (read_text(from)?, read_text(from)?, read_text(from)?);
     let (boot, life, zone) = (u64::take(from)?, Life::new(u64::take(from)?), u64::take(from)?);
-    let (renewals, flags) = (u32::take(from)?, u8::take(from)?);
-    let node = Node { name, addr, boot, life, zone, observer: flags & OBSERVER != 0, http };
-    if node.check().is_err() || flags > OBSERVER | LEAVING {
+    let (renewals, backups, flags) = (u32::take(from)?, u8::take(from)?, u8::take(from)?);
+    let node = Node { name, addr, boot, life, zone, observer: flags & OBSERVER != 0, http, backups, stores: flags & STORES != 0 };
+    if node.check().is_err() || flags > OBSERVER | LEAVING | STORES {
         return None;
     }
     Some(Identity { renewals, leaving: flags & LEAVING != 0, ..Identity::new(node) })
@@ -269,11 +277,13 @@ fn write_identity(id: &Identity, to: &mut impl BufMut) {
     to.put_u64(node.life.bits());
     to.put_u64(node.zone);
     to.put_u32(id.renewals);
-    to.put_u8(if node.observer { OBSERVER } else { 0 } | if id.leaving { LEAVING } else { 0 });
+    to.put_u8(node.backups);
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    to.put_u8(flag(node.observer, OBSERVER) | flag(id.leaving, LEAVING) | flag(node.stores, STORES));
 }
 
 fn identity_len(id: &Identity) -> usize {
-    3 + id.node.name.len() + id.node.addr.len() + id.node.http.len() + 8 + 8 + 8 + 4 + 1
+    3 + id.node.name.len() + id.node.addr.len() + id.node.http.len() + 8 + 8 + 8 + 4 + 1 + 1
 }
 
 fn read_record(from: &mut &[u8]) -> Option<Record> {

@@ -97,7 +97,17 @@ impl Net {
     /// Starts node `i` for the `start`th time; it dials the lowest other node that listens.
     fn start(&mut self, i: u64, start: u64, boot: u64) -> Life {
         let life = Net::life(i, start);
-        let node = Node { name: format!("node-{i}").into(), addr: Net::addr(i), boot, life, zone: 0, observer: false, http: "".into() };
+        let node = Node {
+            name: format!("node-{i}").into(),
+            addr: Net::addr(i),
+            boot,
+            life,
+            zone: 0,
+            observer: false,
+            http: "".into(),
+            backups: 1,
+            stores: false,
+        };
         self.start_node(node)
     }
 
@@ -657,6 +667,8 @@ fn an_observer_is_a_member_but_never_placed() {
         zone: 0,
         observer: true,
         http: "10.0.0.7:80".into(),
+        backups: 5,
+        stores: true,
     };
     let gateway = net.start_node(node.clone());
     net.run(2 * SECOND);
@@ -695,6 +707,8 @@ fn a_dead_life_keeps_its_name_for_a_day_and_only_the_youngest_are_kept() {
         zone: 0,
         observer: false,
         http: "".into(),
+        backups: 1,
+        stores: false,
     };
     let mut one = Membership::new(node("one", 0), MemberConfig::default(), 1, Mono::ZERO).unwrap();
     let restart = |one: &mut Membership, boot: u64| {
@@ -869,6 +883,8 @@ fn records_that_do_not_fit_one_packet_are_split() {
         zone: i,
         observer: i.is_multiple_of(2),
         http: "h".repeat(255).into(),
+        backups: (i % 6) as u8,
+        stores: i.is_multiple_of(3),
     };
     let records: Vec<Record> = (1..100).map(|i| Record::new(Identity::new(node(i)), i as u16, Swim::Suspect)).collect();
     let me = Record::alive(Identity::new(node(0)));
