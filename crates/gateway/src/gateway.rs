@@ -8,6 +8,7 @@ use crate::table::{Directory, MemberStats};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use outlive_core::address::Address;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io::{self, Write as _};
@@ -22,27 +23,36 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// Bounds on what one client may cost.
+/// Bounds on what one client may cost. Each time is without anything happening, unless it says otherwise.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Time for a member to accept a connection. Default 1 s; a refused connection needs no time at all.
+    /// For each address of a member to accept a connection. Default 1 s; a refused connection needs no time at all.
     pub connect_timeout: Duration,
-    /// Time from the request, or from the last byte of its body that came, to the head of the answer; then 504. Default 60 s.
+    /// From the request, or from the last byte of its body that came, to the head of a member's response; then 504. Default 60 s.
     pub response_timeout: Duration,
-    /// Time from the first byte of a request's head to its last; then the connection is closed. Default 10 s.
+    /// A member's silence within a response; then the connection is closed. Default 1 h: event streams may be silent for long. What
+    /// a client that has vanished costs is a connection for so long.
+    pub stream_timeout: Duration,
+    /// From the first byte of a request's head to its last; then the connection is closed. Default 10 s.
     pub head_timeout: Duration,
-    /// Time without a request on a connection; then it is closed. Default 75 s.
+    /// A connection without a request; then it is closed. Default 75 s.
     pub idle_timeout: Duration,
-    /// Time without a byte from or to a client in the middle of an answer; then the connection is closed. Default 60 s. Too low
-    /// cuts event streams that are silent between events.
+    /// A client that takes nothing of a response that is ready for it, or sends nothing of a body that a member waits for; then the
+    /// connection is closed, in the latter case with 408. Default 60 s.
     pub stall_timeout: Duration,
-    /// The same for a connection that has become a WebSocket. Default 1 h.
+    /// A client that has closed its side of the connection, without a byte for it from a member; then it is taken to be gone. Default
+    /// 5 s. Higher serves clients that send no more and read on, lower spares members the work for those that have left.
+    pub leave_timeout: Duration,
+    /// For a client to read the response to a request that was not read to its end, while the rest is read and dropped; in all.
+    /// Default 30 s.
+    pub linger_timeout: Duration,
+    /// Either side of a connection that has become a WebSocket. Default 1 h.
     pub tunnel_timeout: Duration,
     /// How long a connection to a member is kept without use. Default 4 s, because common servers close theirs after 5 s, and a
     /// POST that meets a closing connection cannot be repeated.
     pub member_idle: Duration,
-    /// Bytes of a request's head, and of an answer's, and what is buffered in each direction; at least 8 KiB. More is answered
+    /// Bytes of a request's head, and of a response's, and what is buffered in each direction; at least 8 KiB. More is answered
     /// 431, or 502 if a member sent it. Default 64 KiB.
     pub max_head: usize,
     /// Connections from clients; more are answered 503 and closed. Default 10,000.
@@ -54,9 +64,12 @@ impl Default for Limits {
         Limits {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(60),
+            stream_timeout: Duration::from_secs(3600),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(60),
+            leave_timeout: Duration::from_secs(5),
+            linger_timeout: Duration::from_secs(30),
             tunnel_timeout: Duration::from_secs(3600),
             member_idle: Duration::from_secs(4),
             max_head: 64 * 1024,
@@ -68,7 +81,17 @@ impl Default for Limits {
 impl Limits {
     /// How often limits are looked at: often enough for the shortest, and no more.
     fn tick(&self) -> Duration {
-        let all = [self.response_timeout, self.head_timeout, self.idle_timeout, self.stall_timeout, self.tunnel_timeout, self.member_idle];
+        let all = [
+            self.response_timeout,
+            self.stream_timeout,
+            self.head_timeout,
+            self.idle_timeout,
+            self.stall_timeout,
+            self.leave_timeout,
+            self.linger_timeout,
+            self.tunnel_timeout,
+            self.member_idle,
+        ];
         let shortest = all.into_iter().min().unwrap_or_default();
         (shortest / 8).clamp(Duration::from_millis(5), Duration::from_millis(250))
     }
@@ -85,7 +108,7 @@ pub enum StartError {
     #[error("cannot listen on {addr}")]
     Listen {
         /// The address asked for.
-        addr: SocketAddr,
+        addr: Address,
         /// What the system said.
         source: io::Error,
     },
@@ -120,7 +143,7 @@ impl Gateway {
 
 /// How a gateway is to be; see [`Gateway::builder`].
 pub struct Builder {
-    listen: Option<SocketAddr>,
+    listen: Option<Address>,
     members: Vec<MemberInfo>,
     cookies: Vec<String>,
     placement: Option<Box<dyn Placement>>,
@@ -137,14 +160,14 @@ impl std::fmt::Debug for Builder {
 }
 
 impl Builder {
-    /// Where clients connect. Port 0 takes a free one; see [`Running::local_addr`].
-    pub fn listen(mut self, addr: SocketAddr) -> Builder {
-        self.listen = Some(addr);
+    /// Where clients connect: with a name, at each of its addresses. Port 0 takes a free one; see [`Running::local_addr`].
+    pub fn listen(mut self, addr: impl Into<Address>) -> Builder {
+        self.listen = Some(addr.into());
         self
     }
 
     /// Adds a fixed member.
-    pub fn member(mut self, name: impl Into<String>, addr: SocketAddr) -> Builder {
+    pub fn member(mut self, name: impl Into<String>, addr: impl Into<Address>) -> Builder {
         self.members.push(MemberInfo::fixed(name, addr));
         self
     }
@@ -190,8 +213,7 @@ impl Builder {
     /// Listens and serves. Needs a tokio runtime with I/O to accept connections; requests are answered on threads of its own.
     pub async fn start(self) -> Result<Running, StartError> {
         let addr = self.listen.ok_or(StartError::NoListener)?;
-        let listener = TcpListener::bind(addr).await.map_err(|source| StartError::Listen { addr, source })?;
-        let local_addr = listener.local_addr().map_err(|source| StartError::Listen { addr, source })?;
+        let (listeners, local_addr) = listen(&addr).await.map_err(|source| StartError::Listen { addr, source })?;
         let workers = self.workers.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
         let directory = Directory::new(workers);
         directory.update(self.members);
@@ -215,9 +237,32 @@ impl Builder {
             doors
                 .push(start_worker(index, shared.clone(), stopping.clone(), done.clone()).map_err(|source| StartError::Worker { source })?);
         }
-        let acceptor = tokio::spawn(accept(listener, shared.clone(), doors)).abort_handle();
-        Ok(Running { local_addr, shared, stop, acceptor, all_done })
+        let doors: Arc<[Door]> = doors.into();
+        let accept = |listener| tokio::spawn(accept(listener, shared.clone(), doors.clone())).abort_handle();
+        let acceptors = listeners.into_iter().map(accept).collect();
+        Ok(Running { local_addr, shared, stop, acceptors, all_done })
     }
+}
+
+/// Listens at each address of `addr` that this machine has, and says the first. A free port is the same at all of them.
+async fn listen(addr: &Address) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
+    let mut bound: Vec<(TcpListener, SocketAddr)> = Vec::new();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for mut addr in tokio::net::lookup_host((addr.host(), addr.port())).await? {
+        if let Some((_, first)) = bound.first() {
+            addr.set_port(first.port());
+        }
+        match TcpListener::bind(addr).await.and_then(|listener| Ok((listener.local_addr()?, listener))) {
+            Ok((local, listener)) => bound.push((listener, local)),
+            // `localhost` stands for `::1` on machines without IPv6, too.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => last = error,
+            Err(error) if bound.iter().any(|(_, local)| *local == addr) => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    let Some((_, first)) = bound.first() else { return Err(last) };
+    let first = *first;
+    Ok((bound.into_iter().map(|(listener, _)| listener).collect(), first))
 }
 
 /// What all workers share.
@@ -233,13 +278,31 @@ pub(crate) struct Shared {
     turned_away: AtomicU64,
 }
 
+#[cfg(test)]
+impl Shared {
+    /// Of a gateway that has nothing but limits.
+    pub(crate) fn with(limits: Limits) -> Shared {
+        Shared {
+            directory: Directory::new(1),
+            router: Router::default(),
+            trusted: Vec::new(),
+            retry: true,
+            limits,
+            draining: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
+        }
+    }
+}
+
 /// A gateway that serves. Dropped, it stops at once.
 #[derive(Debug)]
 pub struct Running {
     local_addr: SocketAddr,
     shared: Arc<Shared>,
     stop: watch::Sender<Option<Duration>>,
-    acceptor: AbortHandle,
+    acceptors: Vec<AbortHandle>,
     all_done: mpsc::Receiver<usize>,
 }
 
@@ -294,7 +357,7 @@ impl Running {
 
     /// Stops accepting, lets requests finish for up to `grace`, cuts the rest and ends.
     pub async fn shutdown(mut self, grace: Duration) -> Stopped {
-        self.acceptor.abort();
+        self.acceptors.iter().for_each(AbortHandle::abort);
         self.stop.send_replace(Some(grace));
         let mut cut = 0;
         while let Some(left) = self.all_done.recv().await {
@@ -306,7 +369,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.acceptor.abort();
+        self.acceptors.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -320,7 +383,7 @@ struct Door {
 }
 
 /// Accepts, and gives each connection to the worker that has the fewest.
-async fn accept(listener: TcpListener, shared: Arc<Shared>, doors: Vec<Door>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>, doors: Arc<[Door]>) {
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -458,7 +521,8 @@ async fn serve(stream: TcpStream, client: Arc<Client>, _place: Place) {
     let service = service_fn(move |req| proxy::answer(answering.clone(), req));
     let mut builder = http1::Builder::new();
     // Limits in time are ours, for all connections of a worker at once: a timer for each head costs an allocation a request.
-    builder.header_read_timeout(None).max_buf_size(client.worker.shared.limits.max_head);
+    let max_head = client.worker.shared.limits.max_head;
+    builder.header_read_timeout(None).max_buf_size(max_head).max_header_size(max_head);
     let mut conn = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut closing = false;
     std::future::poll_fn(|cx| {
@@ -471,7 +535,10 @@ async fn serve(stream: TcpStream, client: Arc<Client>, _place: Place) {
         if client.expired() && client.phase() != Phase::Waiting {
             return Poll::Ready(());
         }
-        conn.as_mut().poll(cx).map(drop)
+        match conn.as_mut().poll(cx) {
+            Poll::Pending if !client.is_cut_off() => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
     })
     .await;
     if let Some(tunnel) = client.take_tunnel() {

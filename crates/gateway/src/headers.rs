@@ -2,7 +2,7 @@
 
 use crate::forwarded::Forwarded;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{Method, Request, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use std::net::IpAddr;
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -23,6 +23,39 @@ const FORWARDING: [HeaderName; 7] = [
     HeaderName::from_static("forwarded"),
 ];
 
+/// Why a member's response is not passed on: two readers of its bytes could disagree about where it ends.
+pub(crate) fn unframed<B>(response: &Response<B>) -> Option<&'static str> {
+    let headers = response.headers();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Some("a transfer coding other than `chunked`, once");
+        }
+        if response.version() != Version::HTTP_11 {
+            return Some("a transfer coding in HTTP/1.0");
+        }
+        if length.is_some() {
+            return Some(LENGTH_AND_CODING);
+        }
+    }
+    let is_number = |length: &HeaderValue| {
+        let digits = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        digits.is_some_and(|digits| digits.parse::<u64>().is_ok())
+    };
+    if length.is_some_and(|length| !is_number(length)) {
+        return Some("a Content-Length that is no number");
+    }
+    lengths.any(|other| Some(other) != length).then_some("two different Content-Lengths")
+}
+
+/// Whether whoever sent this head closes the connection after what it belongs to.
+pub(crate) fn closes(version: Version, headers: &HeaderMap) -> bool {
+    let says = |token: &str| headers.get_all(CONNECTION).iter().any(|value| lists(value, token));
+    says("close") || (version != Version::HTTP_11 && !says("keep-alive"))
+}
+
 /// Why a request is answered 400: two readers of its bytes could disagree about where it ends or whom it is for.
 pub(crate) fn ambiguous<B>(req: &Request<B>) -> Option<&'static str> {
     let headers = req.headers();
@@ -38,6 +71,7 @@ pub(crate) fn ambiguous<B>(req: &Request<B>) -> Option<&'static str> {
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Some("more than one Host"),
+        (Some(host), None) if !is_host(host.as_bytes()) => return Some("a Host that is none"),
         (None, _) if req.version() == Version::HTTP_11 => return Some("no Host"),
         _ => {}
     }
@@ -45,6 +79,24 @@ pub(crate) fn ambiguous<B>(req: &Request<B>) -> Option<&'static str> {
         return Some("credentials in the target");
     }
     None
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110, 7.2), or nothing, which HTTP/1.1 allows.
+fn is_host(value: &[u8]) -> bool {
+    let (host, rest) = match value {
+        [b'[', inner @ ..] => match inner.iter().position(|byte| *byte == b']') {
+            Some(end) => (&inner[..end], &inner[end + 1..]),
+            None => return false,
+        },
+        _ => value.split_at(value.iter().position(|byte| *byte == b':').unwrap_or(value.len())),
+    };
+    let port_is_one = match rest {
+        [] => true,
+        [b':', port @ ..] => port.len() <= 5 && port.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    let plain = if value.starts_with(b"[") { b"-._~:".as_slice() } else { b"-._~%!$&'()*+,;=" };
+    port_is_one && host.iter().all(|byte| byte.is_ascii_alphanumeric() || plain.contains(byte)) && (rest.is_empty() || !host.is_empty())
 }
 
 pub(crate) const LENGTH_AND_CODING: &str = "both Content-Length and Transfer-Encoding";
@@ -120,13 +172,33 @@ pub(crate) fn to_backend<B>(req: &mut Request<B>, peer: &Forwarded, websocket: b
 }
 
 /// Makes a backend's answer one of ours; an answer that switches protocols keeps the two headers that say so.
-pub(crate) fn to_client(headers: &mut HeaderMap, switching: bool) {
-    let upgrade = if switching { headers.get(UPGRADE).cloned() } else { None };
+pub(crate) fn to_client(headers: &mut HeaderMap, status: StatusCode) {
+    let upgrade = if status == StatusCode::SWITCHING_PROTOCOLS { headers.get(UPGRADE).cloned() } else { None };
     remove_hop_by_hop(headers);
+    // Twice the same is once; and what has no body has no length (RFC 9110, 8.6).
+    if status == StatusCode::NO_CONTENT || status.is_informational() {
+        headers.remove(CONTENT_LENGTH);
+    } else if let Some(length) = headers.get_all(CONTENT_LENGTH).iter().nth(1).cloned() {
+        headers.insert(CONTENT_LENGTH, length);
+    }
     if let Some(upgrade) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, upgrade);
     }
+}
+
+/// Writes an informational response as one of ours.
+pub(crate) fn write_interim(to: &mut Vec<u8>, status: StatusCode, headers: &HeaderMap) {
+    let mut headers = headers.clone();
+    to_client(&mut headers, status);
+    to.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default()).as_bytes());
+    for (name, value) in &headers {
+        to.extend_from_slice(name.as_str().as_bytes());
+        to.extend_from_slice(b": ");
+        to.extend_from_slice(value.as_bytes());
+        to.extend_from_slice(b"\r\n");
+    }
+    to.extend_from_slice(b"\r\n");
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {

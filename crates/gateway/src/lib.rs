@@ -6,13 +6,14 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), outlive_gateway::StartError> {
-//! use outlive_gateway::Gateway;
+//! use outlive_gateway::{Address, Gateway};
 //! use std::time::Duration;
 //!
+//! let [listen, a, b] = ["localhost:8080", "app1:9001", "10.0.0.2:9001"].map(|addr| addr.parse::<Address>().expect("an address"));
 //! let gateway = Gateway::builder()
-//!     .listen(([127, 0, 0, 1], 8080).into())
-//!     .member("a", ([127, 0, 0, 1], 9001).into())
-//!     .member("b", ([127, 0, 0, 1], 9002).into())
+//!     .listen(listen)
+//!     .member("a", a)
+//!     .member("b", b)
 //!     .start()
 //!     .await?;
 //! println!("ready http://{}", gateway.local_addr());
@@ -43,6 +44,8 @@ pub mod routing;
 mod socket;
 mod table;
 mod upstream;
+
+pub use outlive_core::address::Address;
 
 pub use forwarded::{Network, NetworkError};
 pub use gateway::{Builder, Gateway, Limits, Running, StartError, Stats, Stopped};

@@ -1,10 +1,10 @@
 //! One request, from its head to the last byte of its answer.
 
-use crate::client::{Client, Phase};
+use crate::client::{Client, Cut, Phase};
 use crate::headers::{self, ambiguous, length_and_coding, wants_websocket};
 use crate::resend::Resend;
 use crate::routing::InFlight;
-use crate::table::{Kept, Row, count, refused};
+use crate::table::{Kept, Row, complain, count, refused};
 use crate::upstream::{Broken, Outbound, Upload, Upstream};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
@@ -27,18 +27,19 @@ const MAX_MEMBERS: usize = 3;
 
 /// Answers `req`. Never fails: what goes wrong has a status.
 pub(crate) async fn answer(client: Arc<Client>, mut req: Request<Incoming>) -> Result<Response<Relay>, Infallible> {
-    client.enter(Phase::Waiting);
+    client.begins(!req.body().is_end_stream());
+    let old = req.version() == Version::HTTP_10;
     let tape = client.take_tape();
     let doubtful = req.headers().contains_key(TRANSFER_ENCODING) && length_and_coding(&tape);
     let refusal = if doubtful { Some(headers::LENGTH_AND_CODING) } else { ambiguous(&req) };
     let response = if let Some(why) = refusal {
-        refuse(why)
+        refuse(StatusCode::BAD_REQUEST, &format!("bad request: {why}"))
     } else if req.method() == Method::CONNECT {
         text(StatusCode::NOT_IMPLEMENTED, "outlive gateway: CONNECT is not for this kind of proxy\n".into())
     } else {
         let upgrade = wants_websocket(&req).then(|| hyper::upgrade::on(&mut req));
         match pass(&client, req, tape, upgrade.is_some()).await {
-            Ok(answered) => relay(&client, answered, upgrade),
+            Ok(answered) => relay(&client, answered, upgrade, old),
             Err(failure) => failure.response(),
         }
     };
@@ -67,8 +68,10 @@ struct Failure {
 
 impl Failure {
     fn response(self) -> Response<Relay> {
-        if self.status == StatusCode::BAD_REQUEST {
-            return refuse("the body is no HTTP");
+        match self.status {
+            StatusCode::BAD_REQUEST => return refuse(self.status, "bad request: the body is not what the head announced"),
+            StatusCode::REQUEST_TIMEOUT => return refuse(self.status, "the rest of the request did not come in time"),
+            _ => {}
         }
         let what = match self.status {
             StatusCode::GATEWAY_TIMEOUT => "a server took too long",
@@ -135,18 +138,31 @@ impl Journey<'_> {
     }
 }
 
+impl Journey<'_> {
+    /// `row` answered something that is no response: it may have done what was asked, so that nobody else is.
+    fn strange(mut self, row: &Arc<Row>, why: &str) -> Failure {
+        complain(row, self.client.worker.now(), "a response is no HTTP/1.1 and was answered 502", why);
+        self.failed(row, StatusCode::BAD_GATEWAY, "no HTTP/1.1");
+        self.failure
+    }
+}
+
 /// Finds a member that answers.
 ///
 /// A request that was not sent goes to the next member, whatever its method. One that was sent, and whose answer did not begin,
 /// is sent once more if doing it twice is the same as doing it once and it has no body.
-async fn pass(client: &Client, req: Request<Incoming>, tape: Vec<u8>, websocket: bool) -> Result<Answered, Failure> {
+async fn pass(client: &Arc<Client>, req: Request<Incoming>, tape: Vec<u8>, websocket: bool) -> Result<Answered, Failure> {
     let shared = &client.worker.shared;
     let limits = &shared.limits;
     let repeatable = shared.retry && !websocket && idempotent(req.method()) && req.body().is_end_stream();
     // A member that overlooks such a body would take it for the next request on this connection; so there is no next.
     let reusable = req.body().is_end_stream() || !bodiless(req.method());
     let mut resend = (repeatable && !tape.is_empty()).then(|| Resend::bytes(&req, tape));
+    let modern = req.version() == Version::HTTP_11;
     let (mut req, upload) = outbound(client, req, websocket);
+    if let Some(upload) = &upload {
+        client.uploads(upload);
+    }
     if repeatable && resend.is_none() {
         resend = Some(Resend::whole(&req));
     }
@@ -166,20 +182,36 @@ async fn pass(client: &Client, req: Request<Incoming>, tape: Vec<u8>, websocket:
                 Ok(upstream) => upstream,
                 Err(error) => {
                     if is_down(&error) {
-                        refused(&member, limits.connect_timeout, client.worker.random());
+                        refused(&member, &error, limits.connect_timeout, client.worker.random());
                     }
                     journey.failed(&member, StatusCode::SERVICE_UNAVAILABLE, describe(&error));
                     continue;
                 }
             },
         };
+        if modern {
+            let told = client.clone();
+            hyper::ext::on_informational(&mut req, move |interim| {
+                // The server has said 100 itself, to whoever waits for it.
+                if interim.status() != StatusCode::CONTINUE {
+                    told.inform(interim.status(), interim.headers());
+                }
+            });
+        }
         match upstream.exchange(req, client).await {
             Ok(response) => {
+                if let Some(why) = headers::unframed(&response) {
+                    return Err(journey.strange(&member, why));
+                }
                 if let Some(Resend::Bytes { head, .. }) = resend {
                     client.recycle(head);
                 }
                 let uploading = upload.is_some_and(|upload| !upload.ended());
                 return Ok(Answered { response, upstream, member, reusable, uploading });
+            }
+            Err(Broken::Strange(why)) => return Err(journey.strange(&member, &why)),
+            Err(Broken::TimedOut) if upload.as_ref().is_some_and(|upload| upload.awaited()) => {
+                return Err(Failure { status: StatusCode::REQUEST_TIMEOUT, tried: String::new() });
             }
             Err(Broken::TimedOut) => {
                 journey.failed(&member, StatusCode::GATEWAY_TIMEOUT, "no answer in time");
@@ -233,26 +265,28 @@ fn bodiless(method: &Method) -> bool {
 
 /// Whether a failed connect says something about the member; running out of descriptors or ports says it about us.
 fn is_down(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
-    matches!(error.kind(), ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable | TimedOut)
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, NotFound, TimedOut};
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable | NotFound | TimedOut)
 }
 
 fn describe(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused",
         io::ErrorKind::TimedOut => "connection timed out",
+        io::ErrorKind::NotFound => "name not found",
         _ => "no connection",
     }
 }
 
 /// Turns a member's answer into ours.
-fn relay(client: &Arc<Client>, answered: Answered, upgrade: Option<OnUpgrade>) -> Response<Relay> {
+fn relay(client: &Arc<Client>, answered: Answered, upgrade: Option<OnUpgrade>, old: bool) -> Response<Relay> {
     let Answered { response, upstream, member, reusable, uploading } = answered;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let (mut head, body) = response.into_parts();
+    let closing = uploading && headers::closes(head.version, &head.headers);
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    headers::to_client(&mut head.headers, switching);
+    headers::to_client(&mut head.headers, head.status);
     if switching {
         let Some(upgrade) = upgrade else {
             return Failure { status: StatusCode::BAD_GATEWAY, tried: format!("{}: switched protocols unasked", member.name()) }.response();
@@ -261,8 +295,12 @@ fn relay(client: &Arc<Client>, answered: Answered, upgrade: Option<OnUpgrade>) -
         return Response::from_parts(head, Relay(Kind::Empty));
     }
     let source = if uploading {
+        if closing {
+            // It will not read the rest, and the client need not send it.
+            head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         // Two directions at once: each must go on although the other waits, so the connection gets a task of its own.
-        Source::Detached(upstream.detach())
+        Source::Detached { task: upstream.detach(), closing }
     } else if body.is_end_stream() {
         if reusable {
             member.kept().pool(client.worker.index).give(client.worker.now(), upstream);
@@ -272,7 +310,8 @@ fn relay(client: &Arc<Client>, answered: Answered, upgrade: Option<OnUpgrade>) -
         Source::Driven(Some(upstream))
     };
     client.enter(Phase::Body);
-    let stream = Stream { body, source, client: client.clone(), member, reusable };
+    let cut = if old && body.size_hint().exact().is_none() { Cut::Reset } else { Cut::Close };
+    let stream = Stream { body, source, client: client.clone(), member, reusable, cut, ended: false, broken: false };
     Response::from_parts(head, Relay(Kind::Stream(Box::new(stream))))
 }
 
@@ -305,8 +344,8 @@ impl Tunnel {
     }
 }
 
-fn refuse(why: &str) -> Response<Relay> {
-    let mut response = text(StatusCode::BAD_REQUEST, format!("outlive gateway: bad request: {why}\n"));
+fn refuse(status: StatusCode, why: &str) -> Response<Relay> {
+    let mut response = text(status, format!("outlive gateway: {why}\n"));
     // Whatever follows on this connection cannot be told from the rest of this request.
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
@@ -335,38 +374,71 @@ struct Stream {
     client: Arc<Client>,
     member: InFlight<Kept>,
     reusable: bool,
+    /// How the client is told that the body broke off.
+    cut: Cut,
+    ended: bool,
+    broken: bool,
 }
 
 enum Source {
     Driven(Option<Box<Upstream>>),
-    Detached(AbortHandle),
+    Detached {
+        task: AbortHandle,
+        /// The member reads no more of the request once it has answered.
+        closing: bool,
+    },
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        let ended = !self.broken && (self.ended || self.body.is_end_stream());
+        let mut next = Phase::Idle;
         match &mut self.source {
             Source::Driven(upstream) => {
-                if let Some(upstream) = upstream.take().filter(|_| self.reusable && self.body.is_end_stream()) {
+                if let Some(upstream) = upstream.take().filter(|_| self.reusable && ended) {
                     self.member.kept().pool(self.client.worker.index).give(self.client.worker.now(), upstream);
                 }
             }
-            Source::Detached(task) => task.abort(),
+            // Answered, and still being sent: that goes on as long as both sides want it to.
+            Source::Detached { closing: false, .. } if ended => next = Phase::Upload,
+            Source::Detached { task, .. } => task.abort(),
         }
-        self.client.enter(Phase::Idle);
+        self.client.enter(next);
     }
 }
 
 impl Stream {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Source::Driven(source) = &mut self.source else { return Pin::new(&mut self.body).poll_frame(cx) };
-        let Some(upstream) = source else { return Poll::Ready(None) };
-        let polled = upstream.poll_body(&mut self.body, cx);
-        if matches!(polled, Poll::Ready(None))
-            && let Some(upstream) = source.take().filter(|_| self.reusable)
-        {
-            self.member.kept().pool(self.client.worker.index).give(self.client.worker.now(), upstream);
+        if self.broken {
+            return Poll::Pending;
+        }
+        let polled = match &mut self.source {
+            Source::Detached { .. } => Pin::new(&mut self.body).poll_frame(cx),
+            Source::Driven(None) => Poll::Ready(None),
+            Source::Driven(Some(upstream)) => upstream.poll_body(&mut self.body, cx),
+        };
+        match &polled {
+            Poll::Ready(Some(Err(error))) => {
+                // The server would close at this error, and drop what it has not written yet. What came of the answer is delivered,
+                // and then the connection is cut, so that nobody takes the part for the whole.
+                self.fail(error);
+                return Poll::Pending;
+            }
+            Poll::Ready(None) => self.ended = true,
+            Poll::Ready(Some(Ok(frame))) => self.ended = frame.is_trailers(),
+            Poll::Pending => {}
         }
         polled
+    }
+
+    fn fail(&mut self, error: &hyper::Error) {
+        self.broken = true;
+        self.client.cut(self.cut);
+        count(&self.member.kept().counters.failures);
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+        if let Some(cause) = cause.filter(|cause| matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)) {
+            complain(&self.member, self.client.worker.now(), "a response's body is no HTTP/1.1 and was cut", &cause.to_string());
+        }
     }
 }
 

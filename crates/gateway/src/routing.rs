@@ -3,7 +3,7 @@
 //! No socket, no clock and no randomness of its own, so that every rule here can be tested by value. A route is a hint and
 //! never an authority: a name that the table does not know is as good as no name.
 
-use std::net::SocketAddr;
+use outlive_core::address::Address;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
@@ -23,8 +23,8 @@ pub enum State {
 pub struct MemberInfo {
     /// The route name, as it stands behind the last `.` of the session cookie. Compared byte by byte.
     pub name: String,
-    /// Where the member answers HTTP/1.1.
-    pub addr: SocketAddr,
+    /// Where the member answers HTTP/1.1. A name is resolved at each new connection, and its addresses are tried in turn.
+    pub addr: Address,
     /// One start of one node. A higher life is a fresh start: nothing that was learnt of the former one applies.
     pub life: u64,
     /// What is known of it from elsewhere; passive health may only lower it.
@@ -33,8 +33,8 @@ pub struct MemberInfo {
 
 impl MemberInfo {
     /// A member that is up, in its first life: all that a fixed list knows.
-    pub fn fixed(name: impl Into<String>, addr: SocketAddr) -> MemberInfo {
-        MemberInfo { name: name.into(), addr, life: 0, state: State::Up }
+    pub fn fixed(name: impl Into<String>, addr: impl Into<Address>) -> MemberInfo {
+        MemberInfo { name: name.into(), addr: addr.into(), life: 0, state: State::Up }
     }
 }
 
@@ -42,7 +42,7 @@ impl MemberInfo {
 #[derive(Debug)]
 pub struct Member<T = ()> {
     name: String,
-    addr: SocketAddr,
+    addr: Address,
     life: u64,
     told: AtomicU8,
     refused: AtomicBool,
@@ -55,7 +55,7 @@ impl<T> Member<T> {
     pub fn new(info: &MemberInfo, kept: T) -> Member<T> {
         Member {
             name: info.name.clone(),
-            addr: info.addr,
+            addr: info.addr.clone(),
             life: info.life,
             told: AtomicU8::new(info.state as u8),
             refused: AtomicBool::new(false),
@@ -70,8 +70,8 @@ impl<T> Member<T> {
     }
 
     /// Where it answers.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    pub fn addr(&self) -> &Address {
+        &self.addr
     }
 
     /// Which start of the node this row stands for.
@@ -86,9 +86,11 @@ impl<T> Member<T> {
 
     /// What it may be given now: what was told, lowered to [`State::Down`] while it refuses connections.
     pub fn state(&self) -> State {
-        if self.refused.load(Ordering::Relaxed) {
-            return State::Down;
-        }
+        if self.refused.load(Ordering::Relaxed) { State::Down } else { self.told() }
+    }
+
+    /// What was told of it last.
+    pub fn told(&self) -> State {
         match self.told.load(Ordering::Relaxed) {
             told if told == State::Up as u8 => State::Up,
             told if told == State::Draining as u8 => State::Draining,

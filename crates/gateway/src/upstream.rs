@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use outlive_core::address::Address;
 use parking_lot::Mutex;
 use std::io;
 use std::net::SocketAddr;
@@ -33,6 +34,9 @@ pub(crate) enum Outbound {
 pub(crate) struct Upload {
     ended: AtomicBool,
     broken: AtomicBool,
+    awaited: AtomicBool,
+    closed: AtomicBool,
+    waiting: Mutex<Option<Waker>>,
 }
 
 impl Upload {
@@ -41,11 +45,59 @@ impl Upload {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// The client sent something that is no body.
+    /// The client sent something that is no body, or less than it announced.
     pub(crate) fn broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
     }
+
+    /// The member would take more than has come: it is the client who is slow.
+    pub(crate) fn awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn awaits(&self, awaited: bool) {
+        self.awaited.store(awaited, Ordering::Relaxed);
+    }
+
+    /// Nothing more will come in from the client.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        if let Some(waiting) = self.waiting.lock().take() {
+            waiting.wake();
+        }
+    }
+
+    fn poll_next(&self, incoming: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut *incoming).poll_frame(cx);
+        self.awaited.store(frame.is_pending(), Ordering::Relaxed);
+        match frame {
+            Poll::Ready(Some(Err(error))) => {
+                self.broken.store(true, Ordering::Relaxed);
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                self.ended.store(incoming.is_end_stream(), Ordering::Relaxed);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                self.ended.store(true, Ordering::Relaxed);
+                Poll::Ready(None)
+            }
+            // The server asks the socket for more only when all that came before is in here, and it was told that there is no more.
+            Poll::Pending if self.closed.load(Ordering::Relaxed) => {
+                self.broken.store(true, Ordering::Relaxed);
+                Poll::Ready(Some(Err(Box::new(io::Error::from(io::ErrorKind::UnexpectedEof)))))
+            }
+            Poll::Pending => {
+                *self.waiting.lock() = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
 }
+
+type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Outbound {
     /// The body and, if there is any, how far it will have come.
@@ -60,18 +112,13 @@ impl Outbound {
 
 impl Body for Outbound {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Outbound::Stream(incoming, upload) = self.get_mut() else { return Poll::Ready(None) };
-        let frame = Pin::new(&mut *incoming).poll_frame(cx);
-        match frame {
-            Poll::Ready(Some(Err(_))) => upload.broken.store(true, Ordering::Relaxed),
-            Poll::Ready(None) => upload.ended.store(true, Ordering::Relaxed),
-            _ if incoming.is_end_stream() => upload.ended.store(true, Ordering::Relaxed),
-            _ => {}
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Outbound::Empty => Poll::Ready(None),
+            Outbound::Stream(incoming, upload) => upload.poll_next(incoming, cx),
         }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -94,6 +141,7 @@ pub(crate) struct Upstream {
     sender: SendRequest<Outbound>,
     conn: Option<Connection<TokioIo<Socket>, Outbound>>,
     ended: bool,
+    deaf: Arc<AtomicBool>,
     bell: Arc<Bell>,
     waker: Waker,
 }
@@ -142,23 +190,46 @@ pub(crate) enum Broken {
     Unsent(Box<Request<Outbound>>),
     /// It was sent, or part of it, and the connection broke before an answer.
     Sent,
+    /// The member answered something that is no response.
+    Strange(String),
     /// The member took too long.
     TimedOut,
 }
 
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+
+/// A connection to the first address of `addr` that accepts one. Each has `timeout`, and so does resolving a name.
+pub(crate) async fn dial(addr: &Address, timeout: Duration) -> io::Result<TcpStream> {
+    let timed_out = || io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+    let within = async |addr| tokio::time::timeout(timeout, TcpStream::connect(addr)).await.unwrap_or_else(|_| Err(timed_out()));
+    if let Some(ip) = addr.ip() {
+        return within(SocketAddr::new(ip, addr.port())).await;
+    }
+    // Every time anew: what a name stands for changes while a gateway runs.
+    let resolving = tokio::time::timeout(timeout, tokio::net::lookup_host((addr.host(), addr.port())));
+    let addresses = resolving.await.map_err(|_| timed_out())?.map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for addr in addresses.take(MAX_ADDRESSES) {
+        match within(addr).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 impl Upstream {
-    pub(crate) async fn connect(addr: SocketAddr, timeout: Duration, max_head: usize) -> io::Result<Box<Upstream>> {
-        let stream = match tokio::time::timeout(timeout, TcpStream::connect(addr)).await {
-            Ok(connected) => connected?,
-            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-        };
+    pub(crate) async fn connect(addr: &Address, timeout: Duration, max_head: usize) -> io::Result<Box<Upstream>> {
+        let stream = dial(addr, timeout).await?;
         stream.set_nodelay(true)?;
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(max_head);
-        let (sender, conn) = builder.handshake(TokioIo::new(Socket(stream))).await.map_err(io::Error::other)?;
+        builder.max_buf_size(max_head).max_header_size(max_head);
+        let (socket, deaf) = Socket::new(stream);
+        let (sender, conn) = builder.handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
         let bell = Arc::<Bell>::default();
         let waker = Waker::from(bell.clone());
-        Ok(Box::new(Upstream { sender, conn: Some(conn), ended: false, bell, waker }))
+        Ok(Box::new(Upstream { sender, conn: Some(conn), ended: false, deaf, bell, waker }))
     }
 
     /// Moves bytes in both directions as far as they go. Whoever was the last to pass its waker is woken to do it again.
@@ -190,6 +261,7 @@ impl Upstream {
             polled.map(|answer| {
                 answer.map_err(|mut error| match error.take_message() {
                     Some(req) => Broken::Unsent(Box::new(req)),
+                    None if error.error().is_parse() => Broken::Strange(error.error().to_string()),
                     None => Broken::Sent,
                 })
             })
@@ -220,7 +292,7 @@ impl Upstream {
         if !self.sender.is_ready() {
             self.drive();
         }
-        !self.ended && self.conn.is_some() && self.sender.is_ready()
+        !self.ended && self.conn.is_some() && self.sender.is_ready() && !self.deaf.load(Ordering::Relaxed)
     }
 
     /// Whether it is still good after it has been idle.
@@ -235,7 +307,7 @@ impl Upstream {
             self.conn.as_mut()?.await.ok()?;
         }
         let parts = self.conn?.into_parts();
-        Some((parts.io.into_inner().0, parts.read_buf))
+        Some((parts.io.into_inner().stream, parts.read_buf))
     }
 
     /// Lets the connection go on by itself until the task is aborted or the connection ends.

@@ -21,6 +21,13 @@ use tokio::sync::{Semaphore, mpsc};
 
 const MIB: usize = 1 << 20;
 
+/// Whoever closes is taken to be gone at once.
+fn hasty() -> Limits {
+    let mut limits = Limits::default();
+    limits.leave_timeout = Duration::from_millis(20);
+    limits
+}
+
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len as u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()[5] ^ seed).collect()
 }
@@ -249,7 +256,7 @@ async fn a_client_that_leaves_takes_its_request_along() {
         }
     })
     .await;
-    let gateway = gateway().member("a", backend).start().await.unwrap();
+    let gateway = gateway().member("a", backend).limits(hasty()).start().await.unwrap();
     for number in 0..2 {
         let mut stream = TcpStream::connect(gateway.local_addr()).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
@@ -500,17 +507,40 @@ async fn forwarding_headers_from_outside_are_replaced_unless_the_proxy_is_truste
 }
 
 #[tokio::test]
-async fn a_head_beyond_the_limit_is_refused_and_one_below_passes() {
+async fn a_head_passes_up_to_its_limit_and_not_a_byte_beyond() {
     let backend = Backend::named("a").await;
+    for limit in [8 << 10, 16 << 10, 64 << 10] {
+        let mut limits = Limits::default();
+        limits.max_head = limit;
+        let gateway = gateway().member("a", backend.addr).limits(limits).start().await.unwrap();
+        for (len, expected) in [(limit, "HTTP/1.1 200"), (limit + 1, "HTTP/1.1 431"), (limit + (6 << 10), "HTTP/1.1 431")] {
+            let head = |filling: usize| format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5000\r\nX: {}\r\n\r\n", "x".repeat(filling));
+            let head = head(len - head(0).len());
+            // Its body comes in the same breath, and is not part of it.
+            let answer = raw_first(gateway.local_addr(), &[head.as_bytes(), &[b'b'; 5000]].concat()).await;
+            assert!(answer.starts_with(expected), "{len} of {limit}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_response_head_passes_up_to_the_limit_and_not_a_byte_beyond() {
+    let limit = 16 << 10;
     let mut limits = Limits::default();
-    limits.max_head = 16 * 1024;
-    let gateway = gateway().member("a", backend.addr).limits(limits).start().await.unwrap();
-    for (len, expected) in [(12 * 1024, "HTTP/1.1 200"), (40 * 1024, "HTTP/1.1 431")] {
-        let mut stream = TcpStream::connect(gateway.local_addr()).await.unwrap();
-        let head = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(len));
-        let _ = stream.write_all(head.as_bytes()).await;
-        let answer = within("an answer", read_head(&mut stream)).await;
-        assert!(answer.starts_with(expected), "{len}: {answer}");
+    limits.max_head = limit;
+    let backend = raw_backend(move |_, mut stream| async move {
+        let asked = read_head(&mut stream).await;
+        let len: usize = asked.split(' ').nth(1).and_then(|path| path[1..].parse().ok()).unwrap();
+        let head = |filling: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: 9000\r\nX: {}\r\n\r\n", "x".repeat(filling));
+        let head = head(len - head(0).len());
+        stream.write_all(&[head.as_bytes(), &[b'b'; 9000]].concat()).await.unwrap();
+    })
+    .await;
+    let gateway = gateway().member("a", backend).limits(limits).start().await.unwrap();
+    for (len, status) in [(limit, 200), (limit + 1, 502), (limit + 5000, 502)] {
+        let mut client = Client::connect(gateway.local_addr()).await;
+        let (came, text) = client.text(request("GET", &format!("/{len}"), "", full(""))).await;
+        assert_eq!(came, status, "{len} of {limit}: {text}");
     }
 }
 
@@ -547,7 +577,7 @@ async fn connections_that_dawdle_are_closed() {
     .await;
     let mut limits = Limits::default();
     let short = Duration::from_millis(50);
-    (limits.idle_timeout, limits.head_timeout, limits.stall_timeout) = (short, short, short);
+    (limits.idle_timeout, limits.head_timeout, limits.stream_timeout) = (short, short, short);
     let gateway = gateway().member("a", backend.addr).limits(limits).start().await.unwrap();
     for (what, bytes) in [("idle", ""), ("in a head", "GET / HT"), ("in an answer", "GET / HTTP/1.1\r\nHost: h\r\n\r\n")] {
         let mut stream = TcpStream::connect(gateway.local_addr()).await.unwrap();

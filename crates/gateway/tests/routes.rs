@@ -246,7 +246,7 @@ async fn a_draining_member_keeps_its_visitors_and_gets_no_new_one() {
     let gateway = gateway().start().await.unwrap();
     let addr = gateway.local_addr();
     assert_eq!(once(addr, "GET", "").await.0, 503, "nobody told of any member yet");
-    let told = |name: &str, backend: &Backend, state| MemberInfo { name: name.into(), addr: backend.addr, life: 1, state };
+    let told = |name: &str, backend: &Backend, state| MemberInfo { name: name.into(), addr: backend.addr.into(), life: 1, state };
     gateway.directory().update(vec![told("a", &a, State::Draining), told("b", &b, State::Up)]);
     for _ in 0..30 {
         assert_eq!(once(addr, "POST", "SESS=x.a").await.1, "a");
@@ -261,7 +261,7 @@ async fn a_draining_member_keeps_its_visitors_and_gets_no_new_one() {
 async fn what_the_directory_tells_wins_over_a_socket_that_accepts() {
     let (a, b) = (Backend::named("a").await, Backend::named("b").await);
     let gateway = gateway().start().await.unwrap();
-    let told = |name: &str, backend: &Backend, life, state| MemberInfo { name: name.into(), addr: backend.addr, life, state };
+    let told = |name: &str, backend: &Backend, life, state| MemberInfo { name: name.into(), addr: backend.addr.into(), life, state };
     gateway.directory().update(vec![told("a", &a, 1, State::Down), told("b", &b, 1, State::Up)]);
     assert_eq!(once(gateway.local_addr(), "GET", "SESS=x.a").await.1, "b");
     gateway.directory().update(vec![told("a", &a, 2, State::Up), told("b", &b, 1, State::Up)]);
@@ -299,4 +299,33 @@ async fn pipelined_gets_are_sent_again_as_well() {
     let answer = raw(gateway.local_addr(), asked.as_bytes()).await;
     let bodies: Vec<_> = answer.split("\r\n\r\n").skip(1).map(|part| part.split("HTTP").next().unwrap()).collect();
     assert_eq!((bodies, heads.load(Ordering::SeqCst)), (vec!["/one", "/two", "/three"], 3));
+}
+
+#[tokio::test]
+async fn a_member_may_be_a_name_and_each_of_its_addresses_is_tried() {
+    // `localhost` is `127.0.0.1` and, on most machines, `::1`, where nobody listens.
+    let a = Backend::named("a").await;
+    let name: outlive_gateway::Address = format!("localhost:{}", a.addr.port()).parse().unwrap();
+    let nowhere: outlive_gateway::Address = "no-such-host.invalid:80".parse().unwrap();
+    let gateway = gateway().member("a", name).member("b", nowhere).start().await.unwrap();
+    for cookie in ["SESS=x.a", "SESS=x.b", "SESS=x.b", ""] {
+        assert_eq!(once(gateway.local_addr(), "POST", cookie).await, (http::StatusCode::OK, "a".into()), "{cookie}");
+    }
+    assert_eq!((member(&gateway, "a").state, member(&gateway, "b").state), (State::Up, State::Down));
+}
+
+#[tokio::test]
+async fn a_name_to_listen_at_is_each_of_its_addresses() {
+    let a = Backend::named("a").await;
+    let name: outlive_gateway::Address = "localhost:0".parse().unwrap();
+    let gateway = outlive_gateway::Gateway::builder().listen(name).workers(1).member("a", a.addr).start().await.unwrap();
+    let port = gateway.local_addr().port();
+    let addresses: Vec<_> = tokio::net::lookup_host(("localhost", port)).await.unwrap().collect();
+    assert!(!addresses.is_empty());
+    for addr in addresses {
+        // Those that this machine has.
+        if tokio::net::TcpListener::bind((addr.ip(), 0)).await.is_ok() {
+            assert_eq!(once(addr, "GET", "").await.1, "a", "{addr}");
+        }
+    }
 }

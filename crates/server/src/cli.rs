@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn flags_reach_the_settings() {
-        let line = ["outlive", "gateway", "--listen", "127.0.0.1:1", "--backend", "a=127.0.0.1:2", "b=127.0.0.1:3", "--retry", "false"];
+        let line = ["outlive", "gateway", "--listen", "localhost:1", "--backend", "a=app1:2", "b=127.0.0.1:3", "--retry", "false"];
         let matches = command().try_get_matches_from(line).unwrap();
         let config = GatewayConfig::new(layers("gateway", matches.subcommand().unwrap().1).unwrap()).unwrap();
         assert!(matches!(config.members, Members::Fixed(members) if members.len() == 2) && !config.retry);

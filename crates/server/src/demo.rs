@@ -25,6 +25,7 @@ use nodes::Nodes;
 use outlive_gateway::{Gateway, Running};
 use outlive_runtime::NodeConfig;
 use stage::Stage;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -110,7 +111,7 @@ async fn start_gateway(world: &Arc<World>, cluster: String, store: &str) -> anyh
     config.store = members::store(Some(store)).await?;
     let observer = Observer::start(config).await.context("the gateway cannot join the nodes")?;
     let holders = observer.holders(NAMESPACE);
-    let gateway = Gateway::builder().listen(([127, 0, 0, 1], 0).into()).cookie("OUTLIVESID").placement(holders);
+    let gateway = Gateway::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0))).cookie("OUTLIVESID").placement(holders);
     let gateway = gateway.start().await.context("cannot start the gateway")?;
     let (told, mut before) = (world.clone(), Vec::new());
     tokio::spawn(observer.clone().keep(gateway.directory(), move |observer| {

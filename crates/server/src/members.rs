@@ -1,5 +1,6 @@
 //! How a gateway learns who there is: as a node of the cluster that never holds a session.
 
+use outlive_core::address::Address;
 use outlive_core::id::{IdKeys, SessionId};
 use outlive_core::member::State as Health;
 use outlive_gateway::{Directory, MemberInfo, Placement, State};
@@ -41,7 +42,7 @@ impl Observer {
 
     fn list(&self) -> Vec<MemberInfo> {
         let member = |m: &outlive_core::member::Member| {
-            let mut info = MemberInfo::fixed(m.node.name.to_string(), m.node.http.parse().ok()?);
+            let mut info = MemberInfo::fixed(m.node.name.to_string(), m.node.http.parse::<Address>().ok()?);
             info.life = m.node.boot;
             info.state = match m.state {
                 Health::Alive | Health::Suspect if m.leaving => State::Draining,

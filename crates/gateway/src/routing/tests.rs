@@ -1,9 +1,13 @@
 use super::*;
 use proptest::prelude::*;
 
+fn somewhere() -> Address {
+    std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into()
+}
+
 fn table(states: &[(&str, State)]) -> Members {
     let rows = states.iter().map(|(name, state)| {
-        let info = MemberInfo { name: (*name).into(), addr: ([127, 0, 0, 1], 1).into(), life: 1, state: *state };
+        let info = MemberInfo { name: (*name).into(), addr: somewhere(), life: 1, state: *state };
         Arc::new(Member::new(&info, ()))
     });
     Members::new(rows.collect())
@@ -141,7 +145,7 @@ fn what_was_tried_is_left_out_and_when_all_were_there_is_nobody() {
 
 #[test]
 fn being_told_up_again_forgets_refusals_and_repeating_it_does_not() {
-    let member = Member::new(&MemberInfo::fixed("a", ([127, 0, 0, 1], 1).into()), ());
+    let member = Member::new(&MemberInfo::fixed("a", somewhere()), ());
     assert!(member.refuse());
     assert!(!member.refuse());
     member.tell(State::Up);
@@ -156,7 +160,7 @@ fn being_told_up_again_forgets_refusals_and_repeating_it_does_not() {
 
 #[test]
 fn of_two_lives_the_later_is_the_member() {
-    let row = |life| Arc::new(Member::new(&MemberInfo { name: "a".into(), addr: ([127, 0, 0, 1], 1).into(), life, state: State::Up }, ()));
+    let row = |life| Arc::new(Member::new(&MemberInfo { name: "a".into(), addr: somewhere(), life, state: State::Up }, ()));
     let members = Members::new(vec![row(3), row(7), row(5)]);
     assert_eq!(members.rows().iter().map(|row| row.life()).collect::<Vec<_>>(), [7]);
 }

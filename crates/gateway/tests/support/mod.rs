@@ -209,3 +209,11 @@ pub async fn raw(addr: SocketAddr, bytes: &[u8]) -> String {
     let _ = within("the other side to close", stream.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
+
+/// Sends bytes as they are and reads the head of what is answered.
+pub async fn raw_first(addr: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    // Whoever is refused may be so before all of it is sent.
+    let _ = stream.write_all(bytes).await;
+    within("an answer", read_head(&mut stream)).await
+}

@@ -22,10 +22,22 @@ pub(crate) const SECTION: Section = Section {
         Setting::many("gateway.trust", "NETWORK", "A proxy whose X-Forwarded headers stand, such as 10.0.0.0/8"),
         Setting::switch("gateway.retry", "true", "Send a request that broke to another member, if its method is idempotent"),
         Setting::one("gateway.workers", "N", None, "Worker threads; otherwise one for each processor"),
-        Setting::one("gateway.connect_timeout", "TIME", Some("1s"), "For a member to accept a connection"),
-        Setting::one("gateway.response_timeout", "TIME", Some("60s"), "For a member's answer to begin"),
+        Setting::one("gateway.connect_timeout", "TIME", Some("1s"), "For each address of a member to accept a connection"),
+        Setting::one("gateway.response_timeout", "TIME", Some("60s"), "For a member's response to begin; then 504"),
+        Setting::one("gateway.stream_timeout", "TIME", Some("1h"), "A member's silence within a response, such as between two events"),
+        Setting::one("gateway.head_timeout", "TIME", Some("10s"), "A request's head, from its first byte to its last"),
         Setting::one("gateway.idle_timeout", "TIME", Some("75s"), "For a client's next request"),
-        Setting::one("gateway.max_head", "SIZE", Some("64KiB"), "A request's head, and an answer's"),
+        Setting::one(
+            "gateway.stall_timeout",
+            "TIME",
+            Some("60s"),
+            "A client that takes nothing of its response or sends nothing of its body",
+        ),
+        Setting::one("gateway.leave_timeout", "TIME", Some("5s"), "A member's silence towards a client that has closed its side"),
+        Setting::one("gateway.linger_timeout", "TIME", Some("30s"), "For a client to read the response to what was not read to its end"),
+        Setting::one("gateway.tunnel_timeout", "TIME", Some("1h"), "Silence of both sides of a WebSocket"),
+        Setting::one("gateway.member_idle", "TIME", Some("4s"), "A connection to a member without use: less than members keep theirs"),
+        Setting::one("gateway.max_head", "SIZE", Some("64KiB"), "A request's head, then 431; and a response's, then 502"),
         Setting::one("gateway.max_connections", "N", Some("10000"), "Connections from clients"),
         Setting::one("gateway.shutdown_grace", "TIME", Some("30s"), "For requests to end after SIGTERM"),
     ],
@@ -35,7 +47,7 @@ pub(crate) const SECTION: Section = Section {
 #[derive(Debug)]
 pub(crate) enum Members {
     /// A list that does not change.
-    Fixed(Vec<(String, SocketAddr)>),
+    Fixed(Vec<(String, Address)>),
     /// Those of a cluster, as it says itself.
     Learnt(Box<Cluster>),
 }
@@ -53,7 +65,7 @@ pub(crate) struct Cluster {
 /// The settings of `outlive gateway`.
 #[derive(Debug)]
 pub(crate) struct GatewayConfig {
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Address,
     pub(crate) members: Members,
     pub(crate) cookies: Vec<String>,
     pub(crate) trust: Vec<Network>,
@@ -67,9 +79,23 @@ impl GatewayConfig {
     pub(crate) fn new(mut layers: Layers) -> Result<GatewayConfig, Errors> {
         let count = |most: u64| move |text: &str| units::number(text, 1, most).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         let mut limits = Limits::default();
-        limits.connect_timeout = layers.required("gateway.connect_timeout", limits.connect_timeout, units::duration);
-        limits.response_timeout = layers.required("gateway.response_timeout", limits.response_timeout, units::duration);
-        limits.idle_timeout = layers.required("gateway.idle_timeout", limits.idle_timeout, units::duration);
+        for (key, limit) in [
+            ("gateway.connect_timeout", &mut limits.connect_timeout),
+            ("gateway.response_timeout", &mut limits.response_timeout),
+            ("gateway.stream_timeout", &mut limits.stream_timeout),
+            ("gateway.head_timeout", &mut limits.head_timeout),
+            ("gateway.idle_timeout", &mut limits.idle_timeout),
+            ("gateway.stall_timeout", &mut limits.stall_timeout),
+            ("gateway.leave_timeout", &mut limits.leave_timeout),
+            ("gateway.linger_timeout", &mut limits.linger_timeout),
+            ("gateway.tunnel_timeout", &mut limits.tunnel_timeout),
+            ("gateway.member_idle", &mut limits.member_idle),
+        ] {
+            *limit = layers.required(key, *limit, |text| match units::duration(text)? {
+                Duration::ZERO => Err("must be more than 0: 365d is as good as never".to_owned()),
+                time => Ok(time),
+            });
+        }
         limits.max_connections = layers.required("gateway.max_connections", limits.max_connections, count(1_000_000));
         limits.max_head = layers.required("gateway.max_head", limits.max_head, |text| match units::size(text)? {
             size if (8 << 10..=1 << 20).contains(&size) => Ok(size),
@@ -87,7 +113,7 @@ impl GatewayConfig {
         let members = if layers.is_given("gateway.join") { Members::Learnt(Box::new(cluster)) } else { Members::Fixed(backends) };
         let config = GatewayConfig {
             members,
-            listen: layers.required("gateway.listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), units::address),
+            listen: layers.required("gateway.listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into(), units::listen),
             cookies: layers.many("gateway.cookie", |text| Ok(text.to_owned())),
             trust: layers.many("gateway.trust", |text| text.parse().map_err(|error| format!("must be a network: {error}"))),
             retry: layers.switch("gateway.retry"),
@@ -99,7 +125,7 @@ impl GatewayConfig {
     }
 }
 
-fn check_members(layers: &mut Layers, backends: &[(String, SocketAddr)]) {
+fn check_members(layers: &mut Layers, backends: &[(String, Address)]) {
     match (layers.is_given("gateway.join"), layers.is_given("gateway.backend")) {
         (false, false) => layers.refuse(
             "neither gateway.join nor gateway.backend is set: a gateway learns its members (--join 10.0.0.1:7400) or is told them \

@@ -60,11 +60,10 @@ pub(super) fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
 }
 
 /// `NAME=ADDR`.
-pub(super) fn backend(text: &str) -> Result<(String, SocketAddr), String> {
-    let parsed = text.split_once('=').and_then(|(name, addr)| Some((name, addr.parse().ok()?)));
-    match parsed {
-        Some((name, addr)) if is_name(name) => Ok((name.to_owned(), addr)),
-        _ => Err("must be NAME=ADDR, such as a=127.0.0.1:9001, its name of letters, digits, `-` and `_`".to_owned()),
+pub(super) fn backend(text: &str) -> Result<(String, Address), String> {
+    match text.split_once('=') {
+        Some((name, addr)) if is_name(name) => Ok((name.to_owned(), reachable(addr)?)),
+        _ => Err("must be NAME=ADDR, such as a=127.0.0.1:9001 or a=app1:9001, its name of letters, digits, `-` and `_`".to_owned()),
     }
 }
 
