@@ -12,6 +12,18 @@ use std::process::{Child, Command, Stdio};
 pub(crate) struct Process(Child);
 
 impl Process {
+    pub(crate) fn new(child: Child) -> Process {
+        Process(child)
+    }
+
+    /// SIGTERM, which lets it end its own children, and waits until it is gone.
+    pub(crate) fn end(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        // A child that has ended already is what is wanted.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.0.wait();
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }
@@ -63,7 +75,7 @@ impl AppNode {
     }
 }
 
-fn free_port() -> std::io::Result<SocketAddr> {
+pub(crate) fn free_port() -> std::io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 

@@ -6,6 +6,7 @@ mod app;
 mod chaos;
 mod children;
 mod cluster;
+mod ends;
 mod failover;
 mod inprocess;
 mod measure;
@@ -49,6 +50,9 @@ enum Command {
     /// Kills, restarts and drains nodes that hold many sessions, behind a real HAProxy, and checks that there is always a server, that no
     /// response is wrong, and that a drain keeps its deadline. Exits with 1 if something is not so.
     Outage(outage::Args),
+    /// Closes, half closes and resets either end of an exchange at each of its stages: directly, and through the gateway, HAProxy and
+    /// nginx. Needs both programs.
+    Ends(ends::Args),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -56,6 +60,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::App(args) => threads()?.block_on(app::run(args))?,
         Command::Inprocess(args) => inprocess::run(&args)?,
         Command::Store(args) => threads()?.block_on(store::run(args))?,
+        Command::Ends(args) => threads()?.block_on(ends::run(args))?,
         Command::Hot { kind, requests } => requests::hot(kind, requests)?,
         Command::Chaos(args) => return threads()?.block_on(chaos::run(args)),
         Command::Outage(args) => return threads()?.block_on(outage::run(args)),
