@@ -1,32 +1,109 @@
-//! What a shared cache may do with an answer that has to do with a session.
+//! What a shared cache may do with a response that has to do with a session.
 
-use http::header::{CACHE_CONTROL, Entry, HeaderMap, HeaderName, HeaderValue, VARY};
+use core::sync::atomic::{AtomicBool, Ordering};
+use http::header::{CACHE_CONTROL, EXPIRES, Entry, HeaderMap, HeaderName, HeaderValue, PRAGMA, VARY};
 
-/// An answer that sets our cookie must not be given to anybody else. A handler that forbade shared caching already knows better than
-/// we do; one that said `public` is overruled, with a warning.
+/// Headers in which a cache looks before, or instead of, `Cache-Control`, and what forbids storing there. What ends in `-cache-control`
+/// is one of them whatever stands before: each delivery network has its own.
+const ASIDE: [(&str, &str); 4] =
+    [("surrogate-control", "no-store"), ("edge-control", "no-store"), ("x-accel-expires", "0"), ("expires", "0")];
+
+/// A response that sets our cookie must not be given to anybody else, whichever of the headers that caches know says that it may. A
+/// `Cache-Control` that forbids shared caches already is left as it is, so that a browser may keep the page; whatever permits it is
+/// overruled, and the log says so once.
 pub(crate) fn forbid_sharing(headers: &mut HeaderMap) {
     let no_store = HeaderValue::from_static("no-store");
-    let mut said = match headers.entry(CACHE_CONTROL) {
-        Entry::Vacant(entry) => {
-            entry.insert(no_store);
-            return;
-        }
-        Entry::Occupied(said) => said,
-    };
-    let has = |name: &str| said.iter().any(|v| directives(v).any(|d| d.eq_ignore_ascii_case(name)));
-    let public = has("public");
-    if has("no-store") || has("private") && !public {
+    // By far the usual case.
+    if !headers.keys().any(is_about_caching) {
+        headers.insert(CACHE_CONTROL, no_store);
         return;
     }
-    if public {
-        tracing::warn!("an answer that sets the session's cookie said `Cache-Control: public`; it was sent as `no-store`");
+    let mut overruled = None;
+    let elsewhere: Vec<HeaderName> = headers.keys().filter(|name| is_elsewhere(name)).cloned().collect();
+    for name in elsewhere {
+        let forbids = ASIDE.iter().find(|(n, _)| *n == name).map_or("no-store", |(_, forbids)| *forbids);
+        if headers.get_all(&name).iter().any(|value| value != forbids) {
+            headers.insert(name.clone(), HeaderValue::from_static(forbids));
+            overruled = Some(name).filter(|name| name != EXPIRES).or(overruled);
+        }
     }
-    said.insert_mult(no_store);
+    let said = Said::of(headers);
+    if !said.forbids_sharing() {
+        if said.public {
+            overruled = Some(CACHE_CONTROL);
+        }
+        headers.insert(CACHE_CONTROL, no_store);
+    }
+    // It says nothing to a cache that follows `Cache-Control`, and something else to one that is older.
+    headers.remove(PRAGMA).filter(|said| said == "no-cache").map(|said| headers.insert(PRAGMA, said));
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if let Some(name) = overruled
+        && !SAID.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(
+            "a response that sets the session's cookie said in `{name}` that a shared cache may keep it; that is overruled, here and \
+             wherever it happens (said once)"
+        );
+    }
 }
 
-/// The answer depends on the session.
+fn is_about_caching(name: &HeaderName) -> bool {
+    *name == CACHE_CONTROL || *name == PRAGMA || is_elsewhere(name)
+}
+
+fn is_elsewhere(name: &HeaderName) -> bool {
+    name.as_str().ends_with("-cache-control") || ASIDE.iter().any(|(n, _)| *n == name.as_str())
+}
+
+/// What `Cache-Control` says in all of its lines together.
+#[derive(Default)]
+struct Said {
+    no_store: bool,
+    private: bool,
+    /// To shared caches: `public`, or a time of their own.
+    public: bool,
+}
+
+impl Said {
+    fn of(headers: &HeaderMap) -> Said {
+        let mut said = Said::default();
+        for line in headers.get_all(CACHE_CONTROL) {
+            for (name, value) in directives(line.as_bytes()) {
+                said.no_store |= name.eq_ignore_ascii_case(b"no-store");
+                // With a value it is about those headers alone.
+                said.private |= name.eq_ignore_ascii_case(b"private") && value.is_empty();
+                said.public |= name.eq_ignore_ascii_case(b"public") || name.eq_ignore_ascii_case(b"s-maxage");
+            }
+        }
+        said
+    }
+
+    fn forbids_sharing(&self) -> bool {
+        self.no_store || self.private && !self.public
+    }
+}
+
+/// The directives of one line, name and value. Commas within quotes separate nothing.
+fn directives(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let (mut quoted, mut escaped) = (false, false);
+    line.split(move |byte| {
+        let was_escaped = core::mem::take(&mut escaped);
+        match byte {
+            b'\\' if quoted && !was_escaped => escaped = true,
+            b'"' if !was_escaped => quoted = !quoted,
+            _ => {}
+        }
+        *byte == b',' && !quoted
+    })
+    .map(|one| {
+        let at = one.iter().position(|b| *b == b'=').unwrap_or(one.len());
+        (one[..at].trim_ascii(), one.get(at + 1..).unwrap_or_default().trim_ascii())
+    })
+}
+
+/// The response depends on the session.
 pub(crate) fn vary_by(headers: &mut HeaderMap, name: &HeaderName) {
-    let listed = |v: &HeaderValue| directives(v).any(|n| n == "*" || n.eq_ignore_ascii_case(name.as_str()));
+    let listed = |v: &HeaderValue| directives(v.as_bytes()).any(|(n, _)| n == b"*" || n.eq_ignore_ascii_case(name.as_str().as_bytes()));
     match headers.entry(VARY) {
         Entry::Vacant(entry) => {
             entry.insert(HeaderValue::from(name.clone()));
@@ -39,35 +116,93 @@ pub(crate) fn vary_by(headers: &mut HeaderMap, name: &HeaderName) {
     }
 }
 
-fn directives(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    let list = value.to_str().unwrap_or("").split(',');
-    list.map(|d| d.split('=').next().unwrap_or("").trim())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use http::header::COOKIE;
 
-    fn after(said: Option<&'static str>) -> String {
+    fn after(said: &[(&str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        said.map(|said| headers.insert(CACHE_CONTROL, HeaderValue::from_static(said)));
+        for (name, value) in said {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static(value));
+        }
         forbid_sharing(&mut headers);
-        headers[CACHE_CONTROL].to_str().unwrap().to_owned()
+        headers
+    }
+
+    fn control(said: &[&'static str]) -> String {
+        let said: Vec<_> = said.iter().map(|value| ("Cache-Control", *value)).collect();
+        let lines: Vec<_> = after(&said).get_all(CACHE_CONTROL).iter().map(|v| v.to_str().unwrap().to_owned()).collect();
+        lines.join(", ")
     }
 
     #[test]
     fn an_answer_with_our_cookie_is_not_stored_by_a_shared_cache() {
-        for said in [None, Some("public, max-age=60"), Some("max-age=60"), Some("no-cache"), Some("s-maxage=9"), Some("private, public")] {
-            assert_eq!(after(said), "no-store", "{said:?}");
+        for said in [
+            &[][..],
+            &["public, max-age=60"],
+            &["max-age=60"],
+            &["no-cache"],
+            &["s-maxage=9"],
+            &["private, public"],
+            &["private", "PUBLIC"],
+            &["private", "s-maxage=60"],
+            &["Private, S-MaxAge=60"],
+            // What is private here is one header, or is within another directive's value.
+            &["private=\"x\", max-age=60"],
+            &["private=\"set-cookie\""],
+            &["max-age=60, x=\"a, private\""],
+            &["max-age=60, x=\"\\\", private, no-store\""],
+            &["privateer", "no-storey"],
+            &["max-age=60, must-revalidate, immutable, stale-while-revalidate=9"],
+        ] {
+            assert_eq!(control(said), "no-store", "{said:?}");
         }
     }
 
     #[test]
     fn a_handler_that_forbade_shared_caching_is_left_alone() {
-        for said in ["private, max-age=60", "no-store", "Private", "no-store, max-age=0", "private=\"x\""] {
-            assert_eq!(after(Some(said)), said);
+        for said in
+            ["private, max-age=60", "no-store", "Private", "no-store, max-age=0", "NO-STORE", "no-store, public", " private ,x=\"y,z\""]
+        {
+            assert_eq!(control(&[said]), said);
         }
+    }
+
+    #[test]
+    fn no_header_of_an_application_or_a_delivery_network_lets_a_shared_cache_keep_our_cookie() {
+        let networks = [
+            "CDN-Cache-Control",
+            "Surrogate-Control",
+            "Cloudflare-CDN-Cache-Control",
+            "Vercel-CDN-Cache-Control",
+            "Netlify-CDN-Cache-Control",
+            "Fastly-Cache-Control",
+            "X-LiteSpeed-Cache-Control",
+            "cdn-CACHE-control",
+            "Edge-Control",
+        ];
+        for name in networks {
+            for said in
+                [&["public, max-age=60"][..], &["max-age=60"], &["private", "max-age=60, stale-while-revalidate=9"], &["no-cache"], &[""]]
+            {
+                let mut all: Vec<_> = said.iter().map(|value| (name, *value)).collect();
+                for control in [None, Some("private, max-age=9"), Some("no-store"), Some("public")] {
+                    all.extend(control.map(|said| ("Cache-Control", said)));
+                    let headers = after(&all);
+                    assert_eq!(headers.get_all(name).iter().collect::<Vec<_>>(), ["no-store"], "{all:?}");
+                    assert!(Said::of(&headers).forbids_sharing(), "{all:?}");
+                }
+            }
+        }
+        for (name, said) in [("X-Accel-Expires", "3600"), ("x-accel-expires", "@1893456000"), ("Expires", "Wed, 01 Jan 2031 00:00:00 GMT")]
+        {
+            let headers = after(&[(name, said), (name, said)]);
+            assert_eq!(headers.get_all(name).iter().collect::<Vec<_>>(), ["0"]);
+            assert_eq!(headers[CACHE_CONTROL], "no-store");
+        }
+        assert!(!after(&[("Pragma", "cache")]).contains_key(PRAGMA));
+        assert_eq!(after(&[("Pragma", "no-cache")])[PRAGMA], "no-cache");
     }
 
     #[test]
