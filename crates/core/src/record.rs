@@ -16,6 +16,10 @@ pub const LIMITS: &str = "outlive.limits";
 /// The reserved attribute with the user that a login bound the session to.
 pub const USER: &str = "outlive.user";
 
+/// The reserved attribute of a session that is about to get a new id, so that no second one is made from it meanwhile. Every commit of it
+/// goes by the owner, so one of two comes first. It does not go along to the new id.
+pub const ROTATING: &str = "outlive.rotating";
+
 /// One named value. The engine never looks inside.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Attribute {
@@ -214,7 +218,8 @@ impl Record {
         let mut fresh = Record::new(now, self.born);
         fresh.created = self.created;
         fresh.used = if self.is_first() { fresh.created } else { now.max(self.used) };
-        fresh.attributes = self.attributes.iter().map(|a| Attribute { dot: stamp, ..a.clone() }).collect();
+        let goes_along = self.attributes.iter().filter(|a| &*a.name != ROTATING);
+        fresh.attributes = goes_along.map(|a| Attribute { dot: stamp, ..a.clone() }).collect();
         fresh.tip = stamp;
         fresh.lineage.include(stamp);
         fresh

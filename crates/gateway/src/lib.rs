@@ -1,6 +1,7 @@
 //! A balancer that keeps a visitor with the server that has their session, and knows what to do when it is gone.
 //!
-//! It reads the route, the part of the session cookie behind its last `.`, and gives the request to the member of that name. A
+//! It reads the route, the part of a cookie behind its last `.`, and gives the request to the member of that name: `NAME-r`, where a
+//! session is now, before the session's own cookie `NAME`, which names where it was born. A
 //! visitor without a route goes to the less loaded of two random members; one whose member is gone goes to a member that holds a
 //! copy of the session, if [`Placement`] knows one. A draining member keeps its visitors and gets no new ones.
 //!

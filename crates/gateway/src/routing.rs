@@ -21,7 +21,7 @@ pub enum State {
 /// What the gateway is told about one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberInfo {
-    /// The route name, as it stands behind the last `.` of the session cookie. Compared byte by byte.
+    /// The route name, as it stands behind the last `.` of a cookie. Compared byte by byte.
     pub name: String,
     /// Where the member answers HTTP/1.1. A name is resolved at each new connection, and its addresses are tried in turn.
     pub addr: Address,
@@ -246,6 +246,9 @@ impl<F: Fn(&[u8]) -> Vec<String> + Send + Sync> Placement for F {
 }
 
 /// The rules: which cookies carry a route, and who knows where sessions are.
+///
+/// Beside the session's cookie `NAME`, which ends in the node where its id was born, Outlive sets `NAME-r` (`NAME-R` where the name is in
+/// capitals) with the node that serves the session now: `.NODE`. That one is asked first.
 #[derive(Default)]
 pub struct Router {
     cookies: Vec<String>,
@@ -276,8 +279,8 @@ impl Router {
             return Some(Choice { index, reason: Reason::Route, moved: false });
         }
         let moved = named.is_some();
-        if let (Some(wish), Some(placement)) = (wish, &self.placement) {
-            for name in placement.holders(wish.value) {
+        if let (Some(session), Some(placement)) = (wish.and_then(|wish| wish.session), &self.placement) {
+            for name in placement.holders(session) {
                 if let Some(index) = members.position(name.as_bytes())
                     && !tried.contains(&index)
                     && members.rows[index].state() == State::Up
@@ -290,27 +293,33 @@ impl Router {
         Some(Choice { index, reason: Reason::Load, moved })
     }
 
-    /// The first session cookie with a known route; else, where session cookies have a name, the first of them.
+    /// The first cookie of where a session is now, else the first session cookie, with a known route; and the first session cookie.
     fn wish<'a, T>(&self, cookie_headers: impl Iterator<Item = &'a [u8]>, members: &Members<T>) -> Option<Wish<'a>> {
-        let mut unknown = None;
+        let (mut now, mut born, mut session) = (None, None, None);
         for header in cookie_headers {
             for pair in header.split(|byte| *byte == b';') {
                 let Some(equals) = pair.iter().position(|byte| *byte == b'=') else { continue };
                 let name = pair[..equals].trim_ascii();
-                let named = self.cookies.iter().any(|cookie| cookie.as_bytes() == name);
-                if !named && !self.cookies.is_empty() {
-                    continue;
-                }
                 let value = unquoted(pair[equals + 1..].trim_ascii());
                 let Some(dot) = value.iter().rposition(|byte| *byte == b'.') else { continue };
-                match members.position(&value[dot + 1..]) {
-                    Some(index) => return Some(Wish { value, index: Some(index) }),
-                    None if named && unknown.is_none() => unknown = Some(Wish { value, index: None }),
-                    None => {}
+                let index = members.position(&value[dot + 1..]);
+                if dot == 0 && self.is_ours(name.strip_suffix(b"-r").or_else(|| name.strip_suffix(b"-R"))) {
+                    now = now.or(index);
+                } else if self.is_ours(Some(name)) {
+                    born = born.or(index);
+                    // Where the names are not known, only a route says that it is a session.
+                    if session.is_none() && (index.is_some() || !self.cookies.is_empty()) {
+                        session = Some(value);
+                    }
                 }
             }
         }
-        unknown
+        let index = now.or(born);
+        (index.is_some() || session.is_some()).then_some(Wish { session, index })
+    }
+
+    fn is_ours(&self, name: Option<&[u8]>) -> bool {
+        name.is_some_and(|name| self.cookies.is_empty() || self.cookies.iter().any(|cookie| cookie.as_bytes() == name))
     }
 }
 
@@ -323,7 +332,7 @@ impl std::fmt::Debug for Router {
 /// What a request's cookie asks for. Holds a session id, so it has no `Debug`.
 #[derive(Clone, Copy)]
 struct Wish<'a> {
-    value: &'a [u8],
+    session: Option<&'a [u8]>,
     index: Option<usize>,
 }
 

@@ -1,5 +1,6 @@
 //! Extractors and error responses for axum 0.8.
 
+use crate::cookie::Head;
 use crate::error::{CommitError, LoginError, OpenError, Retry};
 use crate::outlive::{Liveness, Readiness};
 use crate::request::{self, error_headers};
@@ -10,7 +11,8 @@ use http::StatusCode;
 use http::request::Parts;
 
 async fn open(parts: &Parts) -> Result<Session, OpenError> {
-    request::open(&parts.extensions, &parts.headers, &parts.uri).answer().await
+    let head = Head { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
+    request::open(&parts.extensions, head).answer().await
 }
 
 /// Opens the session; 503 with `Retry-After` if it cannot be had. For an answer of your own take `Result<Session, OpenError>`.

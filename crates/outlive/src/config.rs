@@ -132,12 +132,18 @@ settings! {
         |c, t| some(&mut c.lifetime, duration(t), "a duration like `30m`, `12h`, `90s`, `500ms`");
     "session.max_size" "bytes of one session, like `64KiB`; at most and by default `1MiB`"
         |c, t| some(&mut c.max_size, size(t), "a size like `64KiB`, `1MiB`, `4096`");
-    "cookie.name" "1 to 48 letters, digits, `-`, `_`, `.`; default `__Host-` and the namespace"
+    "cookie.name" "1 to 48 letters, digits, `-`, `_`, `.`; default `__Host-` and the namespace, `__Secure-` with a domain or a path"
         |c, t| some_cookie(c, Some(t.to_owned()), |cookie, name| cookie.name(name), "text");
     "cookie.secure" "`auto` or `danger_plain_http`; default `auto`"
         |c, t| some_cookie(c, secure(t), |cookie, plain| if plain { cookie.danger_plain_http() } else { cookie }, "`auto` or `danger_plain_http`");
-    "cookie.cross_site" "`true` for a front end on another site; default `false`"
-        |c, t| some_cookie(c, t.parse().ok(), |cookie, yes: bool| if yes { cookie.cross_site() } else { cookie }, "`true` or `false`");
+    "cookie.same_site" "`lax`, `strict`, or `none` for a front end on another site; default `lax`"
+        |c, t| some_cookie(c, same_site(t), |cookie, with| with(cookie), "`lax`, `strict` or `none`");
+    "cookie.domain" "a domain like `example.com`, whose hosts then share the cookie; default: this host alone"
+        |c, t| some_cookie(c, Some(t.to_owned()), |cookie, domain| cookie.domain(domain), "text");
+    "cookie.path" "requests below this path alone bring the cookie; default `/`"
+        |c, t| some_cookie(c, Some(t.to_owned()), |cookie, path| cookie.path(path), "text");
+    "cookie.header" "a header that carries the session beside the cookie, for clients that are not browsers; default: none"
+        |c, t| some_cookie(c, Some(t.to_owned()), |cookie, name| cookie.or_header(name), "text");
     "drain_notice" "how long a node at least goes on accepting requests after SIGTERM while its readiness says `draining`, for balancers to see \
                     it; not after Ctrl-C, nor where no other node lives; default `5s`"
         |c, t| some(&mut c.drain_notice, duration(t), "a duration like `5s`");
@@ -287,6 +293,15 @@ fn secure(text: &str) -> Option<bool> {
     match text {
         "auto" => Some(false),
         "danger_plain_http" => Some(true),
+        _ => None,
+    }
+}
+
+fn same_site(text: &str) -> Option<fn(Cookie) -> Cookie> {
+    match text {
+        "lax" => Some(Cookie::lax),
+        "strict" => Some(Cookie::strict),
+        "none" => Some(Cookie::cross_site),
         _ => None,
     }
 }

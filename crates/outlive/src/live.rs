@@ -476,6 +476,21 @@ impl Live {
         }
     }
 
+    /// What is committed of a reserved attribute, and the commit that set it.
+    pub(crate) fn committed_raw(&self, name: &str) -> Option<(Stamp, Bytes)> {
+        let lock = self.state.lock();
+        let mut state = lock.borrow_mut();
+        let attribute = state.get(name)?;
+        attribute.dot.zip(attribute.bytes.clone())
+    }
+
+    /// The newest of the commits that set what is here, by version.
+    pub(crate) fn newest(&self) -> Option<Stamp> {
+        let lock = self.state.lock();
+        let state = lock.borrow();
+        state.attributes.iter().filter_map(|a| a.dot).max_by_key(|dot| dot.version)
+    }
+
     /// Sets or removes a reserved attribute.
     pub(crate) fn set_raw(&self, request: RequestNo, name: &str, value: Option<Bytes>) {
         let lock = self.state.lock();

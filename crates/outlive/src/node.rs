@@ -4,6 +4,7 @@ use crate::builder::Names;
 use crate::cookie::Carrier;
 use crate::live::{Changes, Live};
 use crate::session::SessionInfo;
+use bytes::Bytes;
 use core::pin::Pin;
 use core::sync::atomic::AtomicU64;
 use core::task::{Context, Poll, Waker};
@@ -12,7 +13,7 @@ use outlive_core::Brought;
 use outlive_core::config::{Level, Limits};
 use outlive_core::id::{IdKeys, SessionId, SessionKey};
 use outlive_core::output::{self, Unavailable};
-use outlive_core::record::Record;
+use outlive_core::record::{Change, ROTATING, Record};
 use outlive_core::stamp::{Life, Stamp};
 use outlive_core::time::{Mono, WallSeconds};
 use outlive_core::token::Token;
@@ -20,6 +21,9 @@ use std::sync::Arc;
 
 pub(crate) use outlive_core::wire::EndKind;
 pub(crate) use outlive_runtime::{Commit, CommitFailure, Durable, Step, Waiting};
+
+/// How long a rotation may take; what is older was left by a node that has gone, in seconds.
+const ROTATING_S: u32 = 60;
 
 /// The node of this process, with what the library knows beside it.
 pub(crate) struct Node {
@@ -81,6 +85,7 @@ struct Copied {
     /// Its newest durable commit.
     tip: Stamp,
     limits: Limits,
+    created: Mono,
     /// When the session expires if it is not used again.
     expires: Mono,
     step: Duration,
@@ -133,7 +138,8 @@ impl Node {
             Ok(outlive_runtime::Open::Guest(guest)) => {
                 let record = &guest.record;
                 let live = Arc::new(Live::from_record(record));
-                let copied = Copied { tip: record.tip, limits: record.limits(), expires: record.expires(), step: record.clock().step() };
+                let (limits, created, expires, step) = (record.limits(), record.created, record.expires(), record.clock().step());
+                let copied = Copied { tip: record.tip, limits, created, expires, step };
                 Open::Here(Opened { key, lost: false, at: At::Guest(copied, live) })
             }
             Ok(outlive_runtime::Open::NotFound) => Open::NotFound,
@@ -195,19 +201,84 @@ impl Node {
 
     /// The session goes on under a new key with the same live session, and the old one ends. The new one can be committed to at once;
     /// when the answer comes, it is durable and the old one has ended.
-    pub(crate) fn rotate(self: &Arc<Self>, at: &Opened, new: SessionKey) -> Option<(Opened, Step<Result<(), CommitFailure>>)> {
-        let At::Owned(owned) = &at.at else { return None };
+    pub(crate) fn rotate(
+        self: &Arc<Self>,
+        at: &Opened,
+        new: SessionKey,
+    ) -> Result<(Opened, Step<Result<(), CommitFailure>>), CommitFailure> {
+        let At::Owned(owned) = &at.at else { return Err(CommitFailure::Conflict) };
+        let read = |record: &Record, _| record.get(ROTATING).map(|a| (a.dot, a.value.clone()));
+        let held = self.runtime.read(owned, read).ok_or(CommitFailure::Conflict)?;
+        match self.runtime.commit(owned, &[self.rotating(held)?]) {
+            Commit::Applied(..) => {}
+            Commit::Late(_) => return Err(CommitFailure::Conflict),
+            Commit::Refused(failure) => return Err(failure),
+        }
         let waiting = self.runtime.rotate(owned, new);
-        let Ok(outlive_runtime::Open::Here(opened)) = ready(self.runtime.open(new, None))? else { return None };
+        let Some(Ok(outlive_runtime::Open::Here(opened))) = ready(self.runtime.open(new, None)) else {
+            return Err(CommitFailure::Conflict);
+        };
         let record = self.runtime.read(&opened, |record, external| (record.clone(), external));
-        opened.live.rebase(&record?.0);
-        let node = self.clone();
+        opened.live.rebase(&record.ok_or(CommitFailure::Conflict)?.0);
+        let (node, old) = (self.clone(), at.key);
         let done = now_or_later(Box::pin(async move {
             let rotated = waiting.await?;
             node.runtime.close(&rotated.opened);
-            Ok(())
+            node.refuse_if_ended(old, new).await
         }));
-        Some((Opened { key: new, lost: false, at: At::Owned(opened) }, done))
+        Ok((Opened { key: new, lost: false, at: At::Owned(opened) }, done))
+    }
+
+    /// The change that keeps a session from getting another new id; `held` is what it has of it.
+    fn rotating(&self, held: Option<(Stamp, Bytes)>) -> Result<Change, CommitFailure> {
+        let now = self.runtime.wall().0;
+        let since = held.as_ref().and_then(|(_, since)| since.as_ref().try_into().ok()).map(u32::from_be_bytes);
+        if since.is_some_and(|since| now.abs_diff(since) < ROTATING_S) {
+            return Err(CommitFailure::Conflict);
+        }
+        let value = Some(Bytes::copy_from_slice(&now.to_be_bytes()));
+        Ok(Change { name: ROTATING.into(), base: held.map(|(stamp, _)| stamp), value })
+    }
+
+    /// Asks the owner of a session for its being the only one that gets a new id, and for nobody's having changed it meanwhile.
+    pub(crate) async fn rotating_elsewhere(&self, key: SessionKey, tip: Stamp, held: Option<(Stamp, Bytes)>) -> Result<(), CommitFailure> {
+        let change = self.rotating(held)?;
+        let (stamp, _) = self.runtime.commit_late(key, Some(tip), core::slice::from_ref(&change)).await?;
+        if stamp.claim == tip.claim && stamp.version == tip.version + 1 {
+            return Ok(());
+        }
+        let undo = Change { base: Some(stamp), value: None, ..change };
+        drop(self.runtime.commit_late(key, Some(stamp), &[undo]));
+        Err(CommitFailure::Conflict)
+    }
+
+    /// The session got no new id after all.
+    pub(crate) fn not_rotating(&self, at: &Opened) {
+        let At::Owned(owned) = &at.at else { return };
+        if let Some(Some(dot)) = self.runtime.read(owned, |record, _| record.get(ROTATING).map(|a| a.dot)) {
+            drop(self.runtime.commit(owned, &[Change { name: ROTATING.into(), base: Some(dot), value: None }]));
+        }
+    }
+
+    /// A session that another node has ended while it got a new id here is over under that id, too.
+    pub(crate) async fn refuse_if_ended(&self, old: SessionKey, new: SessionKey) -> Result<(), CommitFailure> {
+        if self.ended_as(old) != Some(EndKind::Invalidated) {
+            return Ok(());
+        }
+        self.end(new, EndKind::Invalidated).answer().await;
+        Err(CommitFailure::Ended)
+    }
+
+    /// How a session ended, if it is known here to have.
+    pub(crate) fn ended_as(&self, key: SessionKey) -> Option<EndKind> {
+        match ready(self.runtime.open(key, None))? {
+            Ok(outlive_runtime::Open::Ended(kind, _)) => Some(kind),
+            Ok(outlive_runtime::Open::Here(opened)) => {
+                self.runtime.close(&opened);
+                None
+            }
+            _ => None,
+        }
     }
 
     /// Takes over what the engine holds.
@@ -217,6 +288,15 @@ impl Node {
         }
     }
 
+    /// How long ago the session was created, as far as it is known here.
+    pub(crate) fn age(&self, at: &Opened) -> Duration {
+        let created = match &at.at {
+            At::Owned(opened) => self.runtime.read(opened, |record, _| record.created),
+            At::Guest(copied, _) => Some(copied.created),
+        };
+        created.map_or(Duration::ZERO, |created| self.runtime.now().since(created))
+    }
+
     /// Whether the session has left this node since it was opened.
     pub(crate) fn has_left(&self, at: &Opened) -> bool {
         matches!(&at.at, At::Owned(opened) if self.runtime.read(opened, |_, _| ()).is_none())
@@ -224,7 +304,12 @@ impl Node {
 
     /// Whether the session is a copy whose owner is elsewhere.
     pub(crate) fn is_guest(at: &Opened) -> bool {
-        matches!(at.at, At::Guest(..))
+        Node::guest_tip(at).is_some()
+    }
+
+    /// The newest durable commit of such a copy.
+    pub(crate) fn guest_tip(at: &Opened) -> Option<Stamp> {
+        if let At::Guest(copied, _) = &at.at { Some(copied.tip) } else { None }
     }
 
     pub(crate) fn info(&self, key: SessionKey) -> SessionInfo {

@@ -51,9 +51,7 @@ impl Outlive {
     /// A session outside of any request.
     #[cfg(feature = "testing")]
     pub(crate) fn session(&self) -> crate::Session {
-        use crate::cookie::Mode;
-        let brought = crate::session::Brought { mode: Mode::Usual, id: None, here: false, token: None, mute: false };
-        crate::Session::fresh(self.node.clone(), brought)
+        crate::Session::fresh(self.node.clone(), crate::session::Brought::new(crate::cookie::Mode::Usual))
     }
 
     /// Whether requests should be sent here, as a value that answers as a handler: `.route("/ready", get(outlive.readiness()))`.

@@ -1,6 +1,7 @@
 //! One request's way to its session: opened at first use, committed or taken back at its end.
 
 use crate::caching;
+use crate::cookie::{Head, Place};
 use crate::error::{CommitError, OpenError};
 use crate::live::Live;
 use crate::node::{Durable, EndKind, Node, Open, Step};
@@ -8,15 +9,32 @@ use crate::session::{Brought, Committed, Committing, Session};
 use crate::turn::{self, Turn};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
-use http::uri::Authority;
-use http::{Extensions, HeaderMap, HeaderValue, StatusCode, Uri};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 use outlive_core::id::{SessionId, SessionKey};
 use outlive_core::token::Token;
+use smallvec::SmallVec;
 use std::sync::{Arc, OnceLock};
 
 /// How long after a rotation a request with the old id may be one that left before it: the client has the newer cookie by now, or is
 /// about to get it.
 const ROTATED_KEEP: Duration = Duration::from_secs(60);
+
+/// Ids of one request that are looked up, if those before them turn out to be dead.
+const IDS_MAX: usize = 8;
+
+/// An id that a request brought and this cluster issued.
+struct Candidate {
+    place: Place,
+    /// It is in the session's own cookie, wherever else it is.
+    own: bool,
+    id: SessionId,
+    key: SessionKey,
+    /// The tokens among those that came which are this session's.
+    tokens: SmallVec<[Token; 1]>,
+}
+
+/// An application on another port of the host, a cookie with a `Domain`, an id that has ended: several may have our name.
+type Candidates = SmallVec<[Candidate; 1]>;
 
 /// What a layer puts into a request's extensions. A handler that does not ask for it costs nothing else.
 #[derive(Clone)]
@@ -50,7 +68,7 @@ impl Slot {
     }
 
     /// The session, opened by the first call.
-    fn open(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Step<Result<Session, OpenError>> {
+    fn open(&self, head: Head<'_>) -> Step<Result<Session, OpenError>> {
         let exclusive = self.0.exclusive.load(Ordering::Relaxed);
         if let Some(session) = self.0.session.get() {
             if exclusive && session.lacks_turn() {
@@ -59,32 +77,48 @@ impl Slot {
             return Step::Ready(Ok(session.clone()));
         }
         let node = &self.0.node;
-        let mode = node.carrier.mode(headers, authority);
-        let mut brought = Brought { mode, id: None, here: false, token: None, mute: false };
-        let mut found = None;
-        let tokens = node.carrier.read(mode, headers, |text| {
-            found = known(node, text);
-            found.is_some()
-        });
-        let Some((id, key, route)) = found else {
-            node.carrier.hint(headers, authority);
+        let mode = node.carrier.mode(head);
+        let mut brought = Brought::new(mode);
+        let (candidates, foreign) = candidates(node, head, &mut brought);
+        if candidates.is_empty() {
+            node.carrier.came_without(mode, head, foreign);
+            brought.kept_away = node.carrier.is_kept_away(mode, head);
             return Step::Ready(Ok(self.keep(Session::fresh(node.clone(), brought))));
+        }
+        node.carrier.came_back();
+        let only = match &candidates[..] {
+            [one] if !exclusive && one.tokens.len() < 2 => one,
+            _ => return Step::Wait(Box::pin(self.clone().open_first_alive(candidates, brought, exclusive))),
         };
-        let token = tokens.iter().find_map(|text| Token::open(&node.keys, &key, text));
-        if token.is_none() && !tokens.is_empty() {
-            node.stats.foreign_tokens.fetch_add(1, Ordering::Relaxed);
-        }
-        (brought.id, brought.here, brought.token) = (Some(id), route == node.route, token);
-        if exclusive {
-            return Step::Wait(Box::pin(self.clone().take_turn(id, key, brought)));
-        }
-        match node.open(key, token) {
+        let (id, brought) = (only.id, only.brought(brought));
+        match node.open(only.key, brought.token) {
             Step::Ready(open) => Step::Ready(self.opened(id, brought, open)),
             Step::Wait(waiting) => {
                 let slot = self.clone();
                 Step::Wait(Box::pin(async move { slot.opened(id, brought, waiting.await) }))
             }
         }
+    }
+
+    /// One that is not alive hides none behind it. One of which that cannot be said now is not dead.
+    async fn open_first_alive(self, candidates: Candidates, none: Brought, exclusive: bool) -> Result<Session, OpenError> {
+        let (node, mut mute) = (self.0.node.clone(), false);
+        for candidate in &candidates {
+            let brought = candidate.brought(none);
+            if exclusive && candidates.len() == 1 {
+                return self.take_turn(candidate.id, candidate.key, brought).await;
+            }
+            match open_all(&node, candidate).await {
+                Open::NotFound => {}
+                Open::Ended(kind, ago) => mute |= kind == EndKind::Rotated && ago < ROTATED_KEEP,
+                Open::Here(opened) if exclusive => {
+                    node.close(&opened);
+                    return self.take_turn(candidate.id, candidate.key, brought).await;
+                }
+                open => return self.opened(candidate.id, brought, open),
+            }
+        }
+        Ok(self.keep(Session::fresh(node, Brought { mute, ..none })))
     }
 
     /// Opens the session when it is this request's turn. The queue is where the session is: when that changes, those who wait look again.
@@ -135,8 +169,10 @@ impl Slot {
         let node = self.0.node.clone();
         let session = match open {
             Open::Here(opened) => Session::opened(node, brought, id, opened),
-            Open::Ended(EndKind::Rotated, ago) if ago < ROTATED_KEEP => Session::fresh(node, Brought { mute: true, ..brought }),
-            Open::NotFound | Open::Ended(..) => Session::fresh(node, brought),
+            Open::Ended(EndKind::Rotated, ago) if ago < ROTATED_KEEP => {
+                Session::fresh(node, Brought { mute: true, ..Brought::new(brought.mode) })
+            }
+            Open::NotFound | Open::Ended(..) => Session::fresh(node, Brought::new(brought.mode)),
             Open::Stale(after) => return Err(OpenError::Stale { after }),
             Open::Unavailable(after) => return Err(OpenError::Unavailable { after }),
         };
@@ -150,18 +186,80 @@ impl Slot {
 }
 
 /// The session of a request that a layer has seen.
-pub(crate) fn open(extensions: &Extensions, headers: &HeaderMap, uri: &Uri) -> Step<Result<Session, OpenError>> {
+pub(crate) fn open(extensions: &Extensions, head: Head<'_>) -> Step<Result<Session, OpenError>> {
     match extensions.get::<Slot>() {
-        Some(slot) => slot.open(headers, uri.authority()),
+        Some(slot) => slot.open(head),
         None => Step::Ready(Err(OpenError::NoLayer)),
     }
 }
 
+impl Candidate {
+    fn brought(&self, none: Brought) -> Brought {
+        let newest = |t: &&Token| (t.stamp.claim.epoch, t.stamp.version, t.deadline.0);
+        let repair = self.place == Place::Newest && !self.own;
+        Brought { id: Some(self.id), token: self.tokens.iter().max_by_key(newest).copied(), repair, ..none }
+    }
+}
+
+/// What the request brought: the ids, the likeliest first, and whether there was one that looks like ours and is not.
+fn candidates(node: &Node, head: Head<'_>, brought: &mut Brought) -> (Candidates, bool) {
+    let (mut found, mut foreign) = (Candidates::new(), false);
+    let carried = node.carrier.read(brought.mode, head.headers, &node.route, |place, text| {
+        let Some((id, key)) = known(node, text) else {
+            foreign |= is_like_ours(text);
+            return;
+        };
+        let own = place == Place::Own;
+        if let Some(again) = found.iter_mut().find(|c: &&mut Candidate| c.key == key) {
+            (again.place, again.own) = (again.place.min(place), again.own | own);
+        } else if found.len() < IDS_MAX {
+            found.push(Candidate { place, own, id, key, tokens: SmallVec::new() });
+        }
+    });
+    brought.routed = carried.routed;
+    for candidate in &mut found {
+        let of = |text: &&str| Token::open(&node.keys, &candidate.key, text);
+        candidate.tokens = carried.tokens.iter().filter_map(of).collect();
+    }
+    if !carried.tokens.is_empty() && !found.is_empty() && found.iter().all(|c| c.tokens.is_empty()) {
+        node.stats.foreign_tokens.fetch_add(1, Ordering::Relaxed);
+    }
+    if found.len() > 1 {
+        found.sort_by_key(|c| (c.place, c.tokens.is_empty()));
+    }
+    (found, foreign)
+}
+
+/// Opens a session that includes all that its client has seen, by whatever copies of the token's cookie.
+async fn open_all(node: &Arc<Node>, candidate: &Candidate) -> Open {
+    let Some((last, others)) = candidate.tokens.split_last() else { return node.open(candidate.key, None).answer().await };
+    let mut lost = false;
+    for token in others {
+        match node.open(candidate.key, Some(*token)).answer().await {
+            Open::Here(opened) => {
+                lost |= opened.lost;
+                node.close(&opened);
+            }
+            open => return open,
+        }
+    }
+    let mut open = node.open(candidate.key, Some(*last)).answer().await;
+    if let Open::Here(opened) = &mut open {
+        opened.lost |= lost;
+    }
+    open
+}
+
 /// A candidate for the id, if this cluster issued it: its tag makes a foreign one cost no look-up.
-fn known<'a>(node: &Node, text: &'a str) -> Option<(SessionId, SessionKey, &'a str)> {
+fn known(node: &Node, text: &str) -> Option<(SessionId, SessionKey)> {
     let (id, route) = text.split_at_checked(SessionId::LEN)?;
-    let route = if route.is_empty() { "" } else { route.strip_prefix('.')? };
-    SessionId::parse(&node.keys, id).map(|(id, key)| (id, key, route))
+    (route.is_empty() || route.starts_with('.')).then(|| SessionId::parse(&node.keys, id))?
+}
+
+/// Whether it is an id with a route, whoever issued it.
+fn is_like_ours(text: &str) -> bool {
+    let url_safe = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    text.split_at_checked(SessionId::LEN).is_some_and(|(id, route)| route.starts_with('.') && id.bytes().all(url_safe))
 }
 
 /// Ends the request whatever becomes of it: not told how, it takes the request's changes back.
@@ -212,7 +310,7 @@ pub(crate) fn seal<B: Default>(
     if session.set_cookies(durable.as_ref(), answer.headers_mut()) {
         caching::forbid_sharing(answer.headers_mut());
     }
-    caching::vary_by(answer.headers_mut(), session.vary());
+    session.vary(answer.headers_mut());
     if let Some(committed) = durable.map(Committed::of) {
         if debug_header && let Ok(value) = HeaderValue::from_str(&format!("level={} version={}", committed.level, committed.version)) {
             answer.headers_mut().insert("outlive-committed", value);
@@ -275,7 +373,8 @@ mod tests {
     fn open_with(node: &Arc<Node>, cookie: &str) -> Session {
         let (slot, mut headers) = (Slot::new(node.clone(), false), HeaderMap::new());
         headers.insert(COOKIE, HeaderValue::from_str(cookie).unwrap());
-        let Step::Ready(session) = slot.open(&headers, None) else { panic!("it is here") };
+        let head = Head { method: &http::Method::GET, uri: &http::Uri::from_static("/"), headers: &headers };
+        let Step::Ready(session) = slot.open(head) else { panic!("it is here") };
         session.unwrap()
     }
 

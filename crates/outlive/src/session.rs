@@ -1,6 +1,6 @@
 //! The handle that handlers use: [`Session`].
 
-use crate::cookie::Mode;
+use crate::cookie::{Mode, Place as IdPlace};
 use crate::error::{CommitError, LoginError, OpenError};
 use crate::key::AsKey;
 use crate::live::{Changes, CutError, Live, Notes, RequestNo, Sent};
@@ -8,25 +8,29 @@ use crate::node::{Commit, CommitFailure, Durable, EndKind, Node, Open, Opened, S
 use crate::turn::Turn;
 use bytes::Bytes;
 use core::future::Future;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use http::HeaderMap;
-use http::header::HeaderName;
 use outlive_core::config::{Level, Limits};
-use outlive_core::id::SessionId;
+use outlive_core::id::{SessionId, SessionKey};
 use outlive_core::limits::RECORD_MAX;
 use outlive_core::output::Event;
-use outlive_core::record::{LIMITS, USER};
+use outlive_core::record::{LIMITS, ROTATING, USER};
 use outlive_core::stamp::Stamp;
 use outlive_core::token::Token;
 use parking_lot::{Mutex, RwLock};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::broadcast::error::RecvError;
 
+/// Until when the browser is to keep the session's cookies, in seconds by the wall clock, big endian. Absent: until it is closed.
+const REMEMBER: &str = "outlive.remember";
+/// What browsers keep at most.
+const REMEMBER_MAX: Duration = Duration::from_secs(400 * 24 * 3600);
+
 /// The session of the visitor whose request this is. A cheap clone, `Send + Sync`.
 ///
 /// **What is sync is memory; what is async, other nodes have a say in.** `get`, `set`, `update`, `modify`, `try_update`, `remove`,
-/// `rotate`, `touch`, `rollback` and `set_idle_timeout` wait for nothing; `login`, `invalidate`, `flush` and `refresh` may.
+/// `rotate`, `remember`, `touch`, `rollback` and `set_idle_timeout` wait for nothing; `login`, `invalidate`, `flush` and `refresh` may.
 ///
 /// Changes are committed when the handler has returned and before the answer leaves. A request that fails (5xx, a panic, dropped by
 /// its client) is rolled back; so are 4xx only if the layer says so. Requests of one session that run at once share its values: `update`
@@ -113,15 +117,26 @@ pub struct SessionInfo {
 }
 
 /// What the request brought.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Brought {
     pub(crate) mode: Mode,
+    /// The id of the session that was opened.
     pub(crate) id: Option<SessionId>,
-    /// Its route is this node.
-    pub(crate) here: bool,
+    /// It says that this node serves the session.
+    pub(crate) routed: bool,
     pub(crate) token: Option<Token>,
     /// The id was rotated a moment ago: the client has, or gets, a newer cookie which must not be overwritten.
     pub(crate) mute: bool,
+    /// A late response has overwritten the id.
+    pub(crate) repair: bool,
+    /// It has no id, and the browser may have kept one away from it.
+    pub(crate) kept_away: bool,
+}
+
+impl Brought {
+    pub(crate) fn new(mode: Mode) -> Brought {
+        Brought { mode, id: None, routed: false, token: None, mute: false, repair: false, kept_away: false }
+    }
 }
 
 struct Inner {
@@ -130,8 +145,6 @@ struct Inner {
     brought: Brought,
     /// Its request has ended.
     late: AtomicBool,
-    /// How many other requests of the session were running then.
-    others: AtomicU32,
     /// The client may be told the session's present id: a commit under it is durable.
     known: AtomicBool,
     /// The session ended, or rotated, by somebody else's doing.
@@ -147,8 +160,8 @@ struct Place {
     request: RequestNo,
     at: At,
     rotate: bool,
-    /// The client's session was ended by this handle.
-    ended: bool,
+    /// The id is one that a login or a rotation of this request asked for.
+    renewed: bool,
 }
 
 enum At {
@@ -169,10 +182,9 @@ impl Session {
     }
 
     fn at(node: Arc<Node>, brought: Brought, live: Arc<Live>, at: At, lost: bool) -> Session {
-        let place = RwLock::new(Place { request: live.begin(), live, at, rotate: false, ended: false });
-        let others = AtomicU32::new(0);
+        let place = RwLock::new(Place { request: live.begin(), live, at, rotate: false, renewed: false });
         let [late, known, gone] = [const { AtomicBool::new(false) }; 3];
-        Session { inner: Arc::new(Inner { node, place, brought, late, others, known, gone, lost, turn: OnceLock::new() }) }
+        Session { inner: Arc::new(Inner { node, place, brought, late, known, gone, lost, turn: OnceLock::new() }) }
     }
 
     /// The value as it is now: a snapshot without a lock, which may live across `.await`. The idiom for a default is
@@ -316,6 +328,30 @@ impl Session {
         place.live.set_raw(place.request, LIMITS, Some(Bytes::copy_from_slice(&limits.encode())));
     }
 
+    /// Keeps the visitor for this long, whether their browser is closed meanwhile or not: "keep me signed in", at a login or later. The
+    /// session lives that long, used or not, whatever the configured times; [`set_idle_timeout`](Session::set_idle_timeout) afterwards
+    /// ends it earlier if nobody uses it. At most 400 days, which is what browsers keep; at least a second. Without it the cookie goes
+    /// when the browser is closed.
+    ///
+    /// The session gets a new id, as by [`rotate`](Session::rotate), because the cookie of an id is set once. What is remembered stays
+    /// in the memory of its nodes all the time.
+    pub fn remember(&self, duration: Duration) {
+        let duration = duration.clamp(Duration::from_secs(1), REMEMBER_MAX);
+        let node = &self.inner.node;
+        {
+            let place = self.inner.place.read_recursive();
+            let age = match &place.at {
+                At::Here(_, opened) => node.age(opened),
+                At::Fresh(_) => Duration::ZERO,
+            };
+            let limits = Limits { idle: duration, lifetime: age + duration };
+            place.live.set_raw(place.request, LIMITS, Some(Bytes::copy_from_slice(&limits.encode())));
+            let until = node.runtime.wall().0.saturating_add(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX));
+            place.live.set_raw(place.request, REMEMBER, Some(Bytes::copy_from_slice(&until.to_be_bytes())));
+        }
+        self.rotate();
+    }
+
     /// Binds the session to a user, under a new id: the one before the login is dead, whoever knows it.
     ///
     /// # Errors
@@ -336,23 +372,36 @@ impl Session {
     #[doc(alias = "purge")]
     #[doc(alias = "destroy")]
     pub async fn invalidate(&self) -> Result<Ended, CommitError> {
-        let step = {
+        let ended = {
             let mut place = self.inner.place.write();
+            if self.inner.brought.mute && matches!(place.at, At::Fresh(_)) {
+                // It goes on under an id that this request does not know.
+                return Err(CommitError::Ended);
+            }
             let stayed = place.live.rollback(place.request);
             self.inner.count_stayed(stayed);
-            let step = match &place.at {
-                At::Fresh(_) => Step::Ready(true),
+            let ended = match &place.at {
+                At::Fresh(_) => None,
                 At::Here(_, opened) => {
                     self.inner.close(&place);
-                    self.inner.node.end(opened.key, EndKind::Invalidated)
+                    let next = place.live.successor().filter(|key| *key != opened.key);
+                    let end = |key| self.inner.node.end(key, EndKind::Invalidated);
+                    Some((opened.key, end(opened.key), next.map(end)))
                 }
             };
             let live = Arc::new(Live::new());
-            let ended = place.ended || matches!(place.at, At::Here(..));
-            *place = Place { request: live.begin(), live, at: At::Fresh(None), rotate: false, ended };
-            step
+            *place = Place { request: live.begin(), live, at: At::Fresh(None), rotate: false, renewed: false };
+            ended
         };
-        Ok(if step.answer().await { Ended::Everywhere } else { Ended::Pending })
+        let Some((key, step, next)) = ended else { return Ok(Ended::Everywhere) };
+        let mut everywhere = step.answer().await;
+        match next {
+            Some(step) => everywhere &= step.answer().await,
+            // Another node has given it a new id meanwhile.
+            None if self.inner.node.ended_as(key) == Some(EndKind::Rotated) => return Err(CommitError::Ended),
+            None => {}
+        }
+        Ok(if everywhere { Ended::Everywhere } else { Ended::Pending })
     }
 
     /// Commits what was changed so far; it is not rolled back any more.
@@ -403,7 +452,7 @@ impl Session {
             live.end();
             self.inner.node.close(&opened);
         }
-        *place = Place { request, live, at: At::Here(id, opened), rotate: place.rotate, ended: place.ended };
+        *place = Place { request, live, at: At::Here(id, opened), rotate: place.rotate, renewed: false };
         Ok(())
     }
 
@@ -476,8 +525,7 @@ impl Session {
 
     fn end(&self) {
         if !self.inner.late.swap(true, Ordering::Relaxed) {
-            let others = self.inner.close(&self.inner.place.read_recursive());
-            self.inner.others.store(others, Ordering::Relaxed);
+            self.inner.close(&self.inner.place.read_recursive());
             if let Some(turn) = self.inner.turn.get() {
                 turn.lock().take();
             }
@@ -511,25 +559,31 @@ impl Session {
         };
         let At::Here(old_id, opened) = &place.at else { return NOTHING };
         let (old_id, opened, live) = (*old_id, opened.clone(), place.live.clone());
-        if Node::is_guest(&opened) {
+        if let Some(tip) = Node::guest_tip(&opened) {
+            let held = live.committed_raw(ROTATING);
+            // What this request has flushed is in the copy.
+            let tip = live.newest().filter(|own| own.claim == tip.claim && own.version > tip.version).unwrap_or(tip);
             live.uproot();
-            (place.at, place.rotate) = (At::Fresh(Some(new)), false);
+            place.at = At::Fresh(Some(new));
             drop(place);
-            return self.begun_instead_of(opened);
+            return self.begun_instead_of(opened.key, tip, held);
         }
         let key = new.key(&inner.node.keys);
         let rotated = live.locked(|| {
             let rotated = inner.node.rotate(&opened, key)?;
             live.set_successor(Some(key));
-            Some(rotated)
+            Ok(rotated)
         });
-        let Some((next, done)) = rotated else {
-            let stayed = live.rollback(place.request);
-            inner.count_stayed(stayed);
-            return Step::Ready(Err(CommitError::Conflict));
+        let (next, done) = match rotated {
+            Ok(rotated) => rotated,
+            Err(failure) => {
+                let stayed = live.rollback(place.request);
+                inner.count_stayed(stayed);
+                return Step::Ready(Err(failed(failure)));
+            }
         };
         let commit = inner.commit(&place, &next);
-        (place.at, place.rotate) = (At::Here(new, next), false);
+        (place.at, place.rotate, place.renewed) = (At::Here(new, next), false, true);
         drop(place);
         let rotation = Rotation { session: self.clone(), old: Some((old_id, opened)) };
         match (done, commit) {
@@ -542,12 +596,19 @@ impl Session {
         }
     }
 
-    /// A copy of a session that stays at its owner goes on here as a new one, and the old one ends.
-    fn begun_instead_of(&self, old: Opened) -> Committing {
-        let (step, node) = (self.begin(), self.inner.node.clone());
+    /// A copy of a session that stays at its owner goes on here as a new one, and the old one ends. Only one that nobody else has done
+    /// this with, or changed since the copy was made, does: until then nobody hears of the new one.
+    fn begun_instead_of(&self, old: SessionKey, tip: Stamp, held: Option<(Stamp, Bytes)>) -> Committing {
+        let (step, session) = (self.begin(), self.clone());
         Step::Wait(Box::pin(async move {
             let durable = step.answer().await?;
-            node.end(old.key, EndKind::Rotated).answer().await;
+            let (node, new) = (&session.inner.node, session.id().key(&session.inner.node.keys));
+            if let Err(failure) = node.rotating_elsewhere(old, tip, held).await {
+                node.end(new, EndKind::Invalidated).answer().await;
+                return Err(failed(failure));
+            }
+            node.end(old, EndKind::Rotated).answer().await;
+            node.refuse_if_ended(old, new).await.map_err(failed)?;
             Ok(durable)
         }))
     }
@@ -585,56 +646,77 @@ impl Session {
             }
         });
         if let Some(opened) = created {
-            (place.at, place.rotate) = (At::Here(id, opened), false);
+            (place.at, place.renewed, place.rotate) = (At::Here(id, opened), place.rotate, false);
         }
         inner.sent(sent).unwrap_or(NOTHING)
     }
 
-    pub(crate) fn vary(&self) -> &HeaderName {
-        self.inner.node.carrier.vary()
+    pub(crate) fn vary(&self, headers: &mut HeaderMap) {
+        self.inner.node.carrier.vary(headers);
     }
 
-    /// Puts the cookies that the client needs into the answer; whether there was one.
+    /// Puts the cookies that the client needs into the response; whether there was one.
+    ///
+    /// The id is set at its birth alone. It is not cleared when it has ended either: nothing can be done with it, and a response that
+    /// clears may come after one that brought the id of a login.
     pub(crate) fn set_cookies(&self, durable: Option<&Durable>, headers: &mut HeaderMap) -> bool {
         let (node, brought) = (&*self.inner.node, &self.inner.brought);
         let place = self.inner.place.read_recursive();
-        let At::Here(id, opened) = &place.at else {
-            if place.ended && !brought.mute {
-                node.carrier.clear(brought.mode, headers);
-            }
-            return place.ended && !brought.mute;
-        };
-        let same = brought.id == Some(*id);
+        let At::Here(id, opened) = &place.at else { return false };
+        let born = brought.id != Some(*id);
         let known = durable.is_some() || self.inner.known.load(Ordering::Relaxed);
-        if !known && brought.id.is_none() {
+        if !known && born {
             // Nobody will ever hear of this session.
             drop(node.end(opened.key, EndKind::Invalidated));
         }
         // An id that was ended or rotated by somebody else meanwhile never causes a cookie.
-        if brought.mute || !known || same && self.inner.gone.load(Ordering::Relaxed) {
+        if brought.mute || !known || !born && self.inner.gone.load(Ordering::Relaxed) {
             return false;
         }
-        let tip = durable.and_then(|d| d.tip).filter(|s| s.version > 0);
-        let mut any = false;
-        if !same || !brought.here && tip.is_some() && self.inner.others.load(Ordering::Relaxed) == 0 {
-            node.carrier.set_id(brought.mode, headers, &id.reveal(), &node.route);
-            any = true;
+        let carrier = &node.carrier;
+        if born && brought.kept_away && !place.renewed {
+            // The visitor's own token and route stay with the session that may be there.
+            carrier.set_id(brought.mode, headers, IdPlace::Aside, [&id.reveal(), &node.route], None);
+            carrier.began_aside();
+            return true;
         }
+        let mut any = born || brought.repair;
+        if any {
+            let text = id.reveal();
+            carrier.set_id(brought.mode, headers, IdPlace::Own, [&text, &node.route], self.inner.kept(&place));
+            if born && place.renewed {
+                carrier.set_id(brought.mode, headers, IdPlace::Newest, [&text, &node.route], None);
+            }
+        }
+        let tip = durable.and_then(|d| d.tip).filter(|s| s.version > 0);
         if let Some(stamp) = tip {
-            let before = brought.token.filter(|t| same && t.stamp == stamp);
+            let before = brought.token.filter(|t| !born && t.stamp == stamp);
             let (deadline, step) = node.deadline(opened, before.is_none());
             let current = before.is_some_and(|t| t.deadline.0.saturating_add(step) > deadline.0);
             if !current {
                 let mut text = [0; Token::TEXT_MAX];
-                node.carrier.set_token(brought.mode, headers, Token { stamp, deadline }.seal(&node.keys, &opened.key, &mut text));
+                let text = Token { stamp, deadline }.seal(&node.keys, &opened.key, &mut text);
+                carrier.set_token(brought.mode, headers, text, self.inner.kept(&place));
                 any = true;
             }
+        }
+        // Where its owner stays is nothing new.
+        if !brought.routed && (born || tip.is_some()) && !Node::is_guest(opened) {
+            carrier.set_route(brought.mode, headers, &node.route);
+            any = true;
         }
         any
     }
 }
 
 impl Inner {
+    /// For how long the browser is to keep the session's cookies, if not until it is closed.
+    fn kept(&self, place: &Place) -> Option<Duration> {
+        let bytes = place.live.get_raw(REMEMBER)?;
+        let until = u32::from_be_bytes(bytes.as_ref().try_into().ok()?);
+        Some(Duration::from_secs(until.saturating_sub(self.node.runtime.wall().0).into()))
+    }
+
     fn has_turn(&self) -> bool {
         self.turn.get().is_some_and(|turn| turn.lock().is_some())
     }
@@ -806,6 +888,7 @@ impl Drop for Rotation {
         let mut place = inner.place.write();
         old.live().locked(|| {
             old.live().set_successor(None);
+            inner.node.not_rotating(&old);
             inner.node.reread(&old);
         });
         if let At::Here(_, new) = core::mem::replace(&mut place.at, At::Here(id, old))

@@ -8,6 +8,7 @@ pub use future::ResponseFuture;
 pub use layer::SessionLayer;
 pub use service::SessionService;
 
+use crate::cookie::Head;
 use crate::error::OpenError;
 use crate::request;
 use crate::session::Session;
@@ -19,5 +20,6 @@ use http::Request;
 /// # Errors
 /// [`OpenError`].
 pub fn session<B>(request: &Request<B>) -> impl Future<Output = Result<Session, OpenError>> + Send + 'static {
-    request::open(request.extensions(), request.headers(), request.uri()).answer()
+    let head = Head { method: request.method(), uri: request.uri(), headers: request.headers() };
+    request::open(request.extensions(), head).answer()
 }

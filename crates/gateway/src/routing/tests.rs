@@ -63,6 +63,43 @@ fn without_a_configured_name_any_cookie_that_ends_in_a_member_is_followed() {
 }
 
 #[test]
+fn the_cookie_of_where_a_session_is_now_wins_over_where_its_id_was_born() {
+    let members = table(UP3);
+    for (names, cookie, expected) in [
+        (&["SESS"][..], "SESS=id.a; SESS-R=.b", Some("b")),
+        (&["SESS"], "SESS-R=.b; SESS=id.a", Some("b")),
+        (&["__Host-session"], "__Host-session=id.a; __Host-session-r=.c; __Host-session-v=token.b", Some("c")),
+        (&[], "SESS=id.a; SESS-R=\".b\"", Some("b")),
+        // Unknown there is as good as not there; so is what is no route.
+        (&["SESS"], "SESS=id.a; SESS-R=.zzz", Some("a")),
+        (&["SESS"], "SESS=id.a; SESS-R=b", Some("a")),
+        (&["SESS"], "SESS=id.a; SESS-R=x.b", Some("a")),
+        (&["SESS"], "SESS=id.a; OTHER-R=.b", Some("a")),
+        (&["SESS"], "SESS=id.a; -R=.b; SESS-R", Some("a")),
+        // A visitor whose session has ended stays where they were.
+        (&["SESS"], "SESS-R=.b", Some("b")),
+        (&["SESS"], "SESS-R=.zzz; SESS-R=.c", Some("c")),
+        (&["SESS"], "SESS=id.zzz; SESS-R=.zzz", None),
+    ] {
+        let by_route = pick(&router(names), cookie, &members, &[], 0).filter(|picked| picked.1 == Reason::Route).map(|picked| picked.0);
+        assert_eq!(by_route.as_deref(), expected, "{names:?} {cookie}");
+    }
+}
+
+#[test]
+fn if_the_member_where_a_session_is_now_is_dead_the_holders_are_asked_by_its_id() {
+    let members = table(&[("a", State::Up), ("b", State::Down), ("c", State::Up)]);
+    let placement = |value: &[u8]| {
+        assert_eq!(value, b"id.a");
+        vec!["c".to_owned()]
+    };
+    let router = Router::new(vec!["SESS".into()], Some(Box::new(placement)));
+    for cookie in ["SESS=id.a; SESS-R=.b", "SESS-R=.b; SESS=id.a"] {
+        assert_eq!(pick(&router, cookie, &members, &[], 7), Some(("c".into(), Reason::Holder, true)));
+    }
+}
+
+#[test]
 fn several_cookie_headers_are_one() {
     let members = table(UP3);
     let headers = [b"one=1".as_slice(), b"SESS=id.c"];
