@@ -389,7 +389,7 @@ async fn no_order_of_two_requests_undoes_a_login_a_rotation_or_a_logout() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_order_of_two_requests_at_two_nodes_undoes_a_login_a_rotation_or_a_logout() {
-    play_all("orders-2-2", 2, runs(2, 2), 256).await;
+    play_all("orders-2-2", 2, runs(2, 2), 512).await;
 }
 
 /// One of so many; the number is prime to those of kinds, nodes, jars and orders, so that every pair of them is played.
@@ -404,7 +404,7 @@ async fn no_order_of_three_requests_undoes_a_login_a_rotation_or_a_logout() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_order_of_three_requests_at_two_nodes_undoes_a_login_a_rotation_or_a_logout() {
-    play_all("orders-3-2", 2, every(173, runs(3, 2)), 256).await;
+    play_all("orders-3-2", 2, every(173, runs(3, 2)), 1024).await;
 }
 
 /// 945,000 runs, which take a while: `cargo test --release --all-features --test orders -- --ignored`.
