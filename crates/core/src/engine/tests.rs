@@ -708,7 +708,6 @@ fn a_commit_that_is_in_the_store_alone_is_looked_for_there_by_nodes_of_another_l
     let opened = net.create(0);
     waited(net.append(0, &opened, 1));
     net.kill(0);
-    net.run(Duration::from_secs(4));
     assert_eq!(net.read(1, None).unwrap(), [1]);
     assert!(net.loads.is_empty(), "nobody did");
 }
