@@ -142,7 +142,10 @@ impl Builder {
             None | Some("none") => None,
             Some(url) => Some(outlive_store::open(url).await.map_err(|source| StartError::Store { source: Box::new(source) })?),
         };
+        let cluster = node_config.cluster.clone();
         let runtime = outlive_runtime::Node::start(node_config).await.map_err(start_error)?;
+        let me = runtime.me();
+        tracing::info!("this node is {} of the cluster {cluster}, and other nodes connect to {}", me.name, me.addr);
         Outlive::of(runtime, &config, names)
     }
 

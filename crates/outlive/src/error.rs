@@ -215,13 +215,13 @@ pub enum StartError {
     #[error("{0}")]
     Config(Errors),
     /// The store could not be opened or did not answer.
-    #[error("the store: {source}")]
+    #[error(transparent)]
     Store {
         /// Why.
         source: Box<dyn Error + Send + Sync>,
     },
     /// The address for other nodes could not be had, or they refused this one.
-    #[error("the other nodes: {source}")]
+    #[error(transparent)]
     Peer {
         /// Why.
         source: Box<dyn Error + Send + Sync>,
@@ -252,8 +252,8 @@ impl StartError {
 #[non_exhaustive]
 pub enum RunError {
     /// The server failed.
-    #[error("the server: {0}")]
-    Serve(#[source] Box<dyn Error + Send + Sync>),
+    #[error(transparent)]
+    Serve(Box<dyn Error + Send + Sync>),
     /// So many sessions that were held here are not known to be safe elsewhere.
     #[error("{0} sessions were abandoned: it is not known whether another node or the store has them")]
     Abandoned(u64),

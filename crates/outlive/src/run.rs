@@ -82,7 +82,8 @@ impl Outlive {
                 _ = signals.next() => None,
             };
             if served.is_none() {
-                tracing::warn!("requests were still running after the grace time; they are cut");
+                let grace = self.node.shutdown_grace;
+                tracing::warn!("requests were still running {grace:?} after the last was accepted (shutdown_grace): they are cut");
             }
         }
         let drain = self.drain_within(timeout).await;
@@ -103,6 +104,14 @@ impl Outlive {
         let node = &self.node;
         // Whoever presses keys is not a balancer, and where nobody else lives there is nobody to send requests to.
         let notice = if signal == Signal::Terminate && self.members() > 1 { node.drain_notice } else { Duration::ZERO };
+        let numbers = self.stats().engine;
+        tracing::info!(
+            "this node leaves: {} sessions and {} copies are handed over within {:?}, and requests are served for {notice:?} at least; \
+             a second signal ends it at once",
+            numbers.owned,
+            numbers.backed,
+            node.drain_timeout,
+        );
         let (began, mut rest) = (tokio::time::Instant::now(), None);
         let mut notice = pin!(tokio::time::sleep(notice));
         let mut handover = pin!(node.runtime.hand_over(node.drain_timeout));
@@ -134,10 +143,18 @@ impl Outlive {
         let alone = self.node.runtime.members().len() <= 1 && !self.node.has_store;
         let drain = self.node.runtime.drain(timeout).await;
         match drain.abandoned {
-            0 => Ok(drain),
-            _ if alone => Ok(drain),
-            abandoned => Err(RunError::Abandoned(abandoned)),
+            0 => tracing::info!("this node has left: all that it held is elsewhere"),
+            ended if alone => tracing::info!("this node has ended, and {ended} sessions with it: there is no other node, and no store"),
+            abandoned => {
+                tracing::error!(
+                    "this node has left before {abandoned} sessions were elsewhere: they have fewer copies now, or none; \
+                     drain_timeout is {:?}",
+                    self.node.drain_timeout
+                );
+                return Err(RunError::Abandoned(abandoned));
+            }
         }
+        Ok(drain)
     }
 }
 

@@ -404,3 +404,31 @@ async fn under_exclusive_what_a_handler_did_while_its_session_moved_away_is_refu
     assert!(matches!(answer.extensions.get(), Some(CommitError::Conflict)));
     assert_eq!((insist(&there, "/read").await.as_str(), insist(&there, "/last").await.as_str()), ("2", ""));
 }
+
+#[tokio::test]
+async fn an_error_and_its_causes_say_nothing_twice() {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let busy = Outlive::builder().peer(taken.local_addr().unwrap());
+    let no_feature = Outlive::builder().store("postgres://db/x");
+    let mut errors = Vec::new();
+    for builder in [
+        busy,
+        no_feature,
+        #[cfg(feature = "sqlite")]
+        Outlive::builder().store("sqlite:/no/such/folder/x.db"),
+    ] {
+        errors.push(Box::new(builder.start().await.unwrap_err()) as Box<dyn core::error::Error>);
+    }
+    let outlive = Outlive::in_memory();
+    errors.push(Box::new(outlive.run(|_| async { Err::<(), _>(std::io::Error::other("no port")) }).await.unwrap_err()));
+    for error in errors {
+        let mut said = vec![error.to_string()];
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            assert!(!said.iter().any(|before| before.contains(&text)), "{said:?}, caused by {text:?}");
+            said.push(text);
+            cause = error.source();
+        }
+    }
+}

@@ -132,6 +132,6 @@ async fn a_request_that_outlasts_the_grace_time_is_not_waited_for_and_can_no_lon
 async fn a_server_that_fails_ends_the_node_and_says_why() {
     let outlive = Outlive::in_memory();
     let error = outlive.run(|_| async { Err::<(), _>("no port") }).await.unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.fault()), ("the server: no port", outlive::Fault::Caller));
+    assert_eq!((error.to_string().as_str(), error.fault()), ("no port", outlive::Fault::Caller));
     assert_eq!(outlive.readiness().answer().1, "dead");
 }

@@ -24,9 +24,6 @@ pub struct DrainReport {
 impl<L: Live> Inner<L> {
     pub(crate) async fn drain(self: &Arc<Self>, deadline: Duration) -> DrainReport {
         let report = self.hand_over(deadline, |drained| drained.left == 0).await;
-        if report.abandoned > 0 {
-            tracing::error!(abandoned = report.abandoned, "sessions are abandoned");
-        }
         self.say_goodbye().await;
         report
     }

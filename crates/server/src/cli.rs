@@ -13,8 +13,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Parses, runs, and says what went wrong in one place.
 pub(crate) fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
     let matches = command().get_matches();
+    log(matches.subcommand_name());
     match dispatch(&matches) {
         Ok(code) => code,
         Err(error) => {
@@ -22,6 +22,13 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The log goes to standard error, in colours if that is a terminal. Around the demo it would be in the way.
+fn log(command: Option<&str>) {
+    let level = if command.is_some_and(|name| name.starts_with("demo")) { tracing::Level::WARN } else { tracing::Level::INFO };
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours).with_max_level(level).init();
 }
 
 fn dispatch(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
