@@ -207,6 +207,21 @@ impl<L: Live> Shard<L> {
         }
     }
 
+    /// The store may have forgotten the marker: it is written again.
+    pub(crate) fn end_again(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        let Some(ended) = self.ended(key) else { return };
+        match self.ends.entry(key) {
+            Entry::Occupied(mut pending) => pending.get_mut().store = true,
+            Entry::Vacant(none) => {
+                let (kind, keep) = (ended.kind, ended.until.since(cx.now));
+                none.insert(Ending { kind, keep, waiting: Lives::new(), store: true, writing: false, ticket: None });
+                self.set_timer(cx.now + AGAIN, key, Timer::Ending);
+            }
+        }
+        self.dirty.push_back(key);
+        cx.out.store();
+    }
+
     /// Everybody has confirmed: answer, and forget who had to.
     fn settle_end(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let view = self.view.clone();

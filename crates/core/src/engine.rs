@@ -16,7 +16,6 @@ use crate::output::{Commit, Info, LinkId, Live, Open, Opened, Output, Outputs, T
 use crate::placement::name_hash;
 use crate::record::{Change, Record};
 use crate::shard::{Brought, Cx, Map, Shard, Shared};
-use crate::slot::Slot;
 use crate::stamp::{Life, Stamp};
 use crate::storing::{Loaded, Touch, Write, Written};
 use crate::time::Mono;
@@ -77,7 +76,7 @@ pub struct Stats {
     pub backed: u64,
     /// Owned sessions whose copies are not where they should be yet, and ended ones whose markers are not.
     pub under_replicated: u64,
-    /// Sessions that wait to be written to the store.
+    /// Sessions that wait to be written to the store, those included whose write is on its way or failed and is to be tried again.
     pub dirty: u64,
     /// How long the oldest of them has waited.
     pub dirty_age: Duration,
@@ -471,6 +470,14 @@ impl<L: Live> Engine<L> {
         self.shard(now, key, out, |s, cx| s.handle_written(cx, key, written));
     }
 
+    /// The store may have forgotten what it acknowledged, because an older copy of it was restored or it was gone for a while: what is
+    /// owned here is compared with what is there, and what is missing is written again, markers of ends included.
+    pub fn handle_store_forgot(&self, now: Mono, out: &mut Outputs) {
+        for at in 0..self.shards.len() {
+            self.with(now, at, out, |s, cx| s.store_forgot(cx));
+        }
+    }
+
     /// When [`handle_timer`](Engine::handle_timer) is due.
     pub fn next_timer(&self) -> Option<Mono> {
         let due = self.earliest.load(Ordering::Relaxed).min(self.member_due.load(Ordering::Relaxed));
@@ -687,15 +694,11 @@ impl<L: Live> Engine<L> {
         let mut members = 0;
         for shard in &self.shards {
             let shard = shard.lock();
-            dirty += shard.dirty.len() as u64;
+            let (waiting, since) = shard.unwritten();
+            (dirty, oldest) = (dirty + waiting, oldest.min(since));
             rounds += shard.rounds.len() as u64;
             under += shard.repairing.len() as u64;
             members = shard.view.peers.iter().filter(|p| !p.observer && p.health != Health::Gone).count() as u64;
-            if let Some(Slot::Held(copy)) = shard.dirty.front().and_then(|k| shard.table.get(k))
-                && let Some(own) = &copy.own
-            {
-                oldest = oldest.min(own.dirty_since);
-            }
         }
         let owned = self.shared.owned.load(Ordering::Relaxed);
         let held = self.shared.held.load(Ordering::Relaxed);

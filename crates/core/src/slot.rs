@@ -178,6 +178,7 @@ pub(crate) struct Own<L> {
     pub(crate) awaited: bool,
     /// In the queue of writes.
     pub(crate) queued: bool,
+    /// Since when the store lacks something; never, if it has all.
     pub(crate) dirty_since: Mono,
     /// The last facade named this.
     pub(crate) shown: Stamp,
@@ -341,7 +342,7 @@ impl<L> Own<L> {
             lost: false,
             awaited: false,
             queued: false,
-            dirty_since: now,
+            dirty_since: Mono::NEVER,
             shown: Stamp::default(),
             live,
         }

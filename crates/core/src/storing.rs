@@ -105,14 +105,24 @@ pub enum Loaded {
     Failed,
 }
 
-/// A put whose outcome is not known yet. It outlives the ownership that sent it: its answer names the session alone.
+/// A put whose outcome is not known yet, or that waits for its next try. It outlives the ownership that sent it: its answer names the
+/// session alone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Writing {
     stamp: Stamp,
     /// The last use that its record tells.
     used: Mono,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It is on its way.
+    Put,
     /// It was answered, and the row is read to see what is there.
-    reading: bool,
+    Read,
+    /// It failed, and is tried again after a while.
+    Again,
 }
 
 impl<L: Live> Shard<L> {
@@ -132,7 +142,7 @@ impl<L: Live> Shard<L> {
             return;
         }
         own.queued = true;
-        own.dirty_since = now;
+        own.dirty_since = own.dirty_since.min(now);
         if urgent {
             self.dirty.push_front(key);
         } else {
@@ -166,7 +176,7 @@ impl<L: Live> Shard<L> {
             }
             let (used, expires_in) = (copy.record.used, copy.record.over().since(cx.now));
             into.push(Write::Put { key, expect, stamp: tip, record: copy.record.to_bytes(cx.now), expires_in });
-            self.writing.insert(key, Writing { stamp: tip, used, reading: false });
+            self.writing.insert(key, Writing { stamp: tip, used, stage: Stage::Put });
         }
     }
 
@@ -232,7 +242,7 @@ impl<L: Live> Shard<L> {
             }
             // The row is not what it was thought to be, or it is gone. A write that is under way finds that out.
             Written::Mismatch if copy.stored == Some(tip) && !writing => {
-                self.writing.insert(key, Writing { stamp: tip, used: used_now, reading: true });
+                self.writing.insert(key, Writing { stamp: tip, used: used_now, stage: Stage::Read });
                 self.load(cx, key);
             }
             Written::Mismatch => {}
@@ -242,7 +252,7 @@ impl<L: Live> Shard<L> {
     }
 
     pub(crate) fn handle_written(&mut self, cx: &mut Cx<'_>, key: SessionKey, written: Written) {
-        let Some(Writing { stamp, used, reading: false }) = self.writing.get(&key).copied() else {
+        let Some(writing @ Writing { stamp, used, stage: Stage::Put }) = self.writing.get(&key).copied() else {
             return self.end_stored(cx, key, matches!(written, Written::Applied | Written::Ended(_)));
         };
         self.writing.remove(&key);
@@ -258,6 +268,7 @@ impl<L: Live> Shard<L> {
             Written::Applied => {
                 copy.stored = Some(stamp);
                 own.told_store = own.told_store.max(used);
+                own.dirty_since = if stamp == copy.record.tip { Mono::NEVER } else { now };
                 if stamp.claim == own.claim {
                     own.in_store = own.in_store.max(Some(stamp.version));
                 } else if stamp == own.adopted {
@@ -272,12 +283,71 @@ impl<L: Live> Shard<L> {
                 if cx.planted(Bug::CasGreaterWins) {
                     return self.mark_dirty(cx, key);
                 }
-                self.writing.insert(key, Writing { stamp, used, reading: true });
+                self.writing.insert(key, Writing { stamp, used, stage: Stage::Read });
                 self.load(cx, key);
             }
             Written::Ended(kind) => self.learn_end(cx, key, kind, None),
-            Written::Failed => self.set_timer(now + AGAIN, key, Timer::Store),
+            Written::Failed => self.write_again(cx, key, writing),
         }
+    }
+
+    /// After a while it is tried again; until then it counts as being written.
+    fn write_again(&mut self, cx: &Cx<'_>, key: SessionKey, writing: Writing) {
+        self.writing.insert(key, Writing { stage: Stage::Again, ..writing });
+        self.set_timer(cx.now + AGAIN, key, Timer::Store);
+    }
+
+    pub(crate) fn store_due(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        if self.writing.get(&key).is_none_or(|w| w.stage != Stage::Again) {
+            return;
+        }
+        self.writing.remove(&key);
+        if self.ends.get(&key).is_some_and(|e| e.store) {
+            self.dirty.push_front(key);
+            return cx.out.store();
+        }
+        self.mark_dirty(cx, key);
+    }
+
+    /// The store may have forgotten what it had acknowledged: all that is owned here is compared with what is there, and markers of ends
+    /// are written again.
+    pub(crate) fn store_forgot(&mut self, cx: &mut Cx<'_>) {
+        let (mut owned, mut ended) = (Vec::new(), Vec::new());
+        for (key, slot) in &mut self.table {
+            match slot {
+                Slot::Held(copy) => {
+                    copy.stored = None;
+                    if copy.own.is_some() && copy.record.tip.version > 0 {
+                        owned.push((*key, Writing { stamp: copy.record.tip, used: copy.record.used, stage: Stage::Read }));
+                    }
+                }
+                Slot::Ended(e) if e.until > cx.now => ended.push(*key),
+                Slot::Ended(_) | Slot::Facade(_) => {}
+            }
+        }
+        owned.sort_unstable_by_key(|(key, _)| *key);
+        ended.sort_unstable();
+        for (key, reading) in owned {
+            // One that is on its way finds out by itself.
+            if !self.writing.contains_key(&key) {
+                self.writing.insert(key, reading);
+                self.load(cx, key);
+            }
+        }
+        for key in ended {
+            self.end_again(cx, key);
+        }
+    }
+
+    /// Sessions that wait to be written, and since when the first of them does.
+    pub(crate) fn unwritten(&self) -> (u64, Mono) {
+        let since = |key: &SessionKey| match self.table.get(key) {
+            Some(Slot::Held(copy)) => copy.own.as_ref().map(|own| own.dirty_since),
+            _ => None,
+        };
+        let first = self.dirty.front().into_iter().chain(self.writing.keys()).filter_map(since).min().unwrap_or(Mono::NEVER);
+        let ends = self.ends.values().filter(|e| e.writing).count();
+        ((self.dirty.len() + self.writing.len() + ends) as u64, first)
     }
 
     /// Asks for the row as it is from now on: an answer that is on its way may be from before what the asker must see.
@@ -296,9 +366,7 @@ impl<L: Live> Shard<L> {
             return self.load(cx, key);
         }
         self.round_loaded(cx, key, loaded);
-        if self.writing.get(&key).is_none_or(|w| !w.reading) {
-            return;
-        }
+        let Some(writing @ Writing { stage: Stage::Read, .. }) = self.writing.get(&key).copied() else { return };
         self.writing.remove(&key);
         let now = cx.now;
         let Some((copy, _)) = self.own(key) else { return };
@@ -306,10 +374,10 @@ impl<L: Live> Shard<L> {
         match loaded {
             Loaded::Missing => copy.stored = None,
             Loaded::Ended(kind) => return self.learn_end(cx, key, *kind, None),
-            Loaded::Failed => return self.set_timer(now + AGAIN, key, Timer::Store),
+            Loaded::Failed => return self.write_again(cx, key, writing),
             Loaded::Here { record, age, touched } => {
                 let Ok(row) = Record::from_bytes(record, now, *age, *touched) else {
-                    return self.set_timer(now + AGAIN, key, Timer::Store);
+                    return self.write_again(cx, key, writing);
                 };
                 copy.stored = Some(row.tip);
                 copy.record.note_use_of(&row);

@@ -242,7 +242,7 @@ impl<L: Live> Shard<L> {
                 Timer::Parked => self.drive_parked(cx, key, true),
                 Timer::Invite if self.invited.contains(&key) => self.send_invite(cx, key),
                 Timer::Invite => self.invite(key),
-                Timer::Store => self.mark_dirty(cx, key),
+                Timer::Store => self.store_due(cx, key),
                 Timer::Touch => self.touch_row(cx, key, true),
             }
         }

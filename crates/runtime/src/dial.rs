@@ -132,15 +132,15 @@ impl Dials {
         }
     }
 
-    /// The addresses that the store knows now.
-    pub(crate) fn discovered(&self, addrs: impl Iterator<Item = Box<str>>) {
+    /// The addresses that the store knows now; `complete`: whoever comes from now on finds this node there.
+    pub(crate) fn discovered(&self, addrs: impl Iterator<Item = Box<str>>, complete: bool) {
         let mut seeds = self.seeds.lock();
         let addrs: HashSet<Box<str>> = addrs.filter(|addr| *addr != self.me).collect();
         seeds.list.retain(|addr, seed| seed.configured || addrs.contains(addr));
         for addr in addrs {
             seeds.list.entry(addr).or_default();
         }
-        seeds.complete = true;
+        seeds.complete |= complete;
         self.wake.notify_one();
     }
 

@@ -1,5 +1,6 @@
 //! Leaving in order.
 
+use crate::health::StoreHealth;
 use crate::node::Inner;
 use core::time::Duration;
 use outlive_core::engine::Drained;
@@ -37,12 +38,11 @@ impl<L: Live> Inner<L> {
             let Some(drained) = self.call(|e, _, _| e.drained()) else { break 0 };
             let dirty = if self.store.is_some() { self.engine.stats(self.clock.now()).dirty } else { 0 };
             let nobody = drained.alone || *flush_only.borrow();
-            // With a store `left` counts what is on its way there too; `dirty` alone does not.
             if drained.untold > 0 {
                 // Nobody stays who knows when they were used last: the store will be asked.
                 self.call(|e, now, out| e.touch_rows(now, out));
             }
-            let told = drained.untold == 0 || self.store.as_ref().is_none_or(|store| store.is_down());
+            let told = drained.untold == 0 || self.store.as_ref().is_none_or(|store| store.health() != StoreHealth::Ok);
             let done = told && enough(&drained) || (nobody && self.store.is_none()) || (*flush_only.borrow() && dirty == 0);
             if done || tokio::time::Instant::now() >= until {
                 break drained.left;

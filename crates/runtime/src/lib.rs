@@ -4,7 +4,7 @@
 //! - [`NodeConfig`], [`StartError`]: what it is started with, and why it does not start.
 //! - [`Step`], [`Waiting`]: answers that are there at once or later.
 //! - [`Open`], [`Commit`], [`Committed`], [`Durable`], [`Rotated`] and their failures [`OpenFailure`], [`CommitFailure`].
-//! - [`Stats`], [`Readiness`], [`DrainReport`]: how it is.
+//! - [`Stats`], [`Readiness`], [`StoreHealth`], [`DrainReport`]: how it is.
 //!
 //! Inside: `node` dispatches what the engine wants done; `links` read and write; `dial` finds peers and `listen` takes them, after the
 //! `handshake`; `storing` goes to the store; `timer` keeps the time; `drain` leaves. Only `clock` asks the system for the time and
@@ -17,6 +17,7 @@ mod config;
 mod dial;
 mod drain;
 mod handshake;
+mod health;
 mod links;
 mod listen;
 mod node;
@@ -30,6 +31,7 @@ mod waiting;
 pub use clock::EntropyError;
 pub use config::{NodeConfig, StartError};
 pub use drain::DrainReport;
+pub use health::StoreHealth;
 pub use node::{Commit, Committed, Node, Open, OpenFailure, Rotated};
 pub use stats::{Readiness, Stats};
 pub use waiting::{CommitFailure, Durable, Step, Waiting};

@@ -1,5 +1,6 @@
 //! Numbers, and whether a node is fit for requests.
 
+use crate::health::StoreHealth;
 use crate::node::Inner;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -89,6 +90,8 @@ counters! {
     store_reads,
     /// Calls of the store that failed or were not answered in time.
     store_failures,
+    /// Times that the store may have forgotten what it had acknowledged.
+    store_forgot,
 }
 
 impl Counters {
@@ -118,15 +121,15 @@ pub enum Readiness {
     /// Yes, and it promises less than it is set to, or will soon. Every survivor of a failure is degraded for a while: whoever sent it
     /// no requests then would make an outage of one dead node.
     Degraded {
-        /// The store does not answer; sessions are served from memory and copies, and wait to be written.
-        store: bool,
+        /// How it is with the store. If not well, sessions are served from memory and copies, and wait to be written.
+        store: StoreHealth,
         /// Sessions that should have copies and do not.
         under_replicated: u64,
         /// None of the nodes that it was to join is reached.
         alone: bool,
     },
-    /// No: the store does not answer, and at durability `store` no change is acknowledged without it.
-    NoStore,
+    /// No: the store cannot be written, and at durability `store` no change is acknowledged without it.
+    NoStore(StoreHealth),
     /// No: it is about to meet the others; or they do not take it, for this reason.
     Forming(Option<Box<str>>),
     /// No: it leaves. It serves what comes all the same.
@@ -148,22 +151,23 @@ impl fmt::Display for Readiness {
             Readiness::Ready => f.write_str("ready"),
             Readiness::Degraded { store, under_replicated, alone } => {
                 f.write_str("degraded: ")?;
-                if *store {
-                    f.write_str("the store does not answer, and changes wait in memory to be written")?;
+                let store_ill = *store != StoreHealth::Ok;
+                if store_ill {
+                    write!(f, "{store}")?;
                 }
-                if *store && *under_replicated > 0 {
+                if store_ill && *under_replicated > 0 {
                     f.write_str("; ")?;
                 }
                 if *under_replicated > 0 {
                     write!(f, "{under_replicated} sessions have fewer copies than they should, and are being copied")?;
                 }
                 if *alone {
-                    let and = if *store || *under_replicated > 0 { "; " } else { "" };
+                    let and = if store_ill || *under_replicated > 0 { "; " } else { "" };
                     write!(f, "{and}none of the nodes to join is reached")?;
                 }
                 Ok(())
             }
-            Readiness::NoStore => f.write_str("unavailable: the store does not answer, and durability is `store`"),
+            Readiness::NoStore(health) => write!(f, "unavailable: durability is `store`, and {health}"),
             Readiness::Forming(None) => f.write_str("starting"),
             Readiness::Forming(Some(why)) => write!(f, "starting: {why}"),
             Readiness::Draining => f.write_str("draining"),
@@ -181,13 +185,14 @@ impl<L: Live> Inner<L> {
         if !*self.formed.borrow() {
             return Readiness::Forming(self.apart().map(Into::into));
         }
-        let store = self.store.as_ref().is_some_and(|store| store.is_down());
+        let store = self.store.as_ref().map(|store| store.health()).unwrap_or_default();
         let under_replicated = self.engine.stats(self.clock.now()).under_replicated;
-        if store && self.engine.config().durability == Durability::Store {
-            return Readiness::NoStore;
+        let ill = store != StoreHealth::Ok;
+        if ill && self.engine.config().durability == Durability::Store {
+            return Readiness::NoStore(store);
         }
         let alone = self.is_alone();
-        if store || under_replicated > 0 || alone { Readiness::Degraded { store, under_replicated, alone } } else { Readiness::Ready }
+        if ill || under_replicated > 0 || alone { Readiness::Degraded { store, under_replicated, alone } } else { Readiness::Ready }
     }
 }
 
@@ -198,11 +203,12 @@ mod tests {
     #[test]
     fn one_dead_node_leaves_the_others_fit_for_requests_and_they_say_what_is_missing() {
         let degraded = |store, under_replicated| Readiness::Degraded { store, under_replicated, alone: false };
-        let copying = degraded(false, 40_000);
-        assert!(copying.is_fit() && degraded(true, 0).is_fit());
+        let copying = degraded(StoreHealth::Ok, 40_000);
+        let unread = StoreHealth::CannotBeRead;
+        assert!(copying.is_fit() && degraded(unread, 0).is_fit());
         assert_eq!(copying.to_string(), "degraded: 40000 sessions have fewer copies than they should, and are being copied");
-        assert!(degraded(true, 1).to_string().contains("; 1 sessions"));
-        for not in [Readiness::NoStore, Readiness::Forming(None), Readiness::Draining, Readiness::Dead] {
+        assert!(degraded(unread, 1).to_string().contains("; 1 sessions"));
+        for not in [Readiness::NoStore(unread), Readiness::Forming(None), Readiness::Draining, Readiness::Dead] {
             assert!(!not.is_fit(), "{not}");
         }
     }

@@ -1,20 +1,24 @@
 //! The way to the store: a writer, a reader, the node's own row, the search for others, the sweep.
 
+use crate::health::{Call, Health, StoreHealth};
 use crate::node::Inner;
+use core::fmt::Write as _;
 use core::future::{Future, poll_fn};
 use core::panic::AssertUnwindSafe;
 use core::pin::pin;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Poll;
 use core::time::Duration;
 use outlive_core::id::SessionKey;
 use outlive_core::output::Live;
 use outlive_core::stamp::Life;
+use outlive_core::time::Mono;
 use outlive_core::wire::EndKind;
 use outlive_core::{Loaded, Touch, Write, Written};
-use outlive_store::{self as store, End, Expect, Node as Row, Put, PutError, RowResult, Store};
+use outlive_store::{self as store, End, Expect, LoadError, Node as Row, Put, PutError, RowResult, Store};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::error::Error;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -24,14 +28,14 @@ use tokio::task::JoinSet;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Rows of one write.
 const WRITES: usize = 256;
+/// Pauses after writes that failed or were not answered: the first, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Keys of one read.
 const LOADS: usize = 64;
 /// Reads at once.
 const READS: usize = 4;
 /// Reads that may wait; beyond it they fail at once.
 const QUEUE: usize = 65_536;
-/// Failures in a row after which the store is left alone.
-const BREAKER: u32 = 5;
 /// How often a store that is left alone is tried.
 const PROBE: Duration = Duration::from_secs(1);
 /// How long this node's row counts, and how often it is renewed.
@@ -40,10 +44,14 @@ const LEASE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_sec
 const LOOK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// Looks that are frequent.
 const LOOKS: u32 = 20;
+/// For a newcomer rows count that were not renewed for so long: perhaps nobody could write. It asks those nodes themselves.
+const LAPSED: Duration = Duration::from_secs(120);
+/// How often it is said that a node waits because it cannot announce itself.
+const SAY: Duration = Duration::from_secs(60);
 /// How often the sweep is tried, and how long its lease is.
 const SWEEP: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(90));
-/// Rows of one step of the sweep.
-const SWEEP_ROWS: usize = 1024;
+/// Rows of one step of the sweep, and the pause after it.
+const SWEEP_STEP: (usize, Duration) = (1024, Duration::from_millis(50));
 
 /// The store, and what waits for it.
 pub(crate) struct StoreSide {
@@ -51,9 +59,10 @@ pub(crate) struct StoreSide {
     loads: Mutex<VecDeque<SessionKey>>,
     load_wake: Notify,
     write_wake: Notify,
-    failures: AtomicU32,
-    down: AtomicBool,
-    recovered: Notify,
+    health: Health,
+    /// This node has a row, so that whoever comes finds it.
+    announced: AtomicBool,
+    announced_wake: Notify,
     /// Set when this node's row has been withdrawn: it must not be announced again.
     withdrawn: tokio::sync::Mutex<bool>,
 }
@@ -65,9 +74,9 @@ impl StoreSide {
             loads: Mutex::default(),
             load_wake: Notify::new(),
             write_wake: Notify::new(),
-            failures: AtomicU32::new(0),
-            down: AtomicBool::new(false),
-            recovered: Notify::new(),
+            health: Health::default(),
+            announced: AtomicBool::new(false),
+            announced_wake: Notify::new(),
             withdrawn: tokio::sync::Mutex::new(false),
         }
     }
@@ -81,19 +90,8 @@ impl StoreSide {
         self.write_wake.notify_one();
     }
 
-    pub(crate) fn is_down(&self) -> bool {
-        self.down.load(Ordering::Acquire)
-    }
-
-    /// Notes whether a call worked. Nothing is worth more calls to a store that does not answer than the probe.
-    fn note(&self, ok: bool) {
-        if ok {
-            self.failures.store(0, Ordering::Release);
-        } else if self.failures.fetch_add(1, Ordering::AcqRel) + 1 >= BREAKER && !self.down.swap(true, Ordering::AcqRel) {
-            tracing::error!("the store does not answer; sessions are served from memory and copies");
-            self.recovered.notify_one();
-            self.load_wake.notify_one();
-        }
+    pub(crate) fn health(&self) -> StoreHealth {
+        self.health.now()
     }
 
     pub(crate) async fn withdraw(&self, life: Life) {
@@ -103,17 +101,94 @@ impl StoreSide {
     }
 }
 
+/// Why a call has no result.
+enum Trouble<E> {
+    Said(E),
+    Panicked,
+    Silent,
+}
+
+/// An error of the store's.
+trait Failure: Error + 'static {
+    fn is_gone(&self) -> bool;
+}
+
+impl Failure for LoadError {
+    fn is_gone(&self) -> bool {
+        matches!(self, LoadError::Gone(_))
+    }
+}
+
+impl Failure for PutError {
+    fn is_gone(&self) -> bool {
+        matches!(self, PutError::Gone(_))
+    }
+}
+
+impl<E: Failure> Trouble<E> {
+    fn is_gone(&self) -> bool {
+        matches!(self, Trouble::Said(error) if error.is_gone())
+    }
+
+    /// In one line, with what lies beneath.
+    fn why(&self) -> String {
+        match self {
+            Trouble::Silent => format!("no answer within {} s", PATIENCE.as_secs()),
+            Trouble::Panicked => "the store's driver panicked".to_owned(),
+            Trouble::Said(error) => {
+                let mut text = error.to_string();
+                let mut source = error.source();
+                while let Some(cause) = source {
+                    // A string takes all.
+                    let _ = write!(text, ": {cause}");
+                    source = cause.source();
+                }
+                text
+            }
+        }
+    }
+}
+
 /// Waits for the store, but not for ever. A driver that panics has not answered either, and takes nothing of the node with it.
-async fn patiently<T>(answer: impl Future<Output = T>) -> Option<T> {
+async fn patiently<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, Trouble<E>> {
     let mut answer = pin!(answer);
     let caught = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx))) {
-        Ok(polled) => polled.map(Some),
-        Err(_) => {
-            tracing::error!("the store's driver panicked");
-            Poll::Ready(None)
-        }
+        Ok(polled) => polled.map(|result| result.map_err(Trouble::Said)),
+        Err(_) => Poll::Ready(Err(Trouble::Panicked)),
     });
-    tokio::time::timeout(PATIENCE, caught).await.ok().flatten()
+    tokio::time::timeout(PATIENCE, caught).await.unwrap_or(Err(Trouble::Silent))
+}
+
+impl<L: Live> Inner<L> {
+    /// One call of the store, and what it says about the store's health.
+    async fn ask<T, E: Failure>(self: &Arc<Self>, call: Call, answer: impl Future<Output = Result<T, E>>) -> Result<T, Trouble<E>> {
+        let result = patiently(answer).await;
+        let Some(side) = &self.store else { return result };
+        match &result {
+            Ok(_) => {
+                if side.health.worked(call, self.clock.now()) {
+                    self.forgot("it was gone, and is back");
+                }
+            }
+            Err(trouble) => {
+                self.counters.store_failures.add();
+                let (now, waiting) = (self.clock.now(), || self.engine.stats(self.clock.now()).dirty);
+                side.health.failed(call, trouble.is_gone(), &trouble.why(), now, waiting);
+                side.load_wake.notify_one();
+            }
+        }
+        result
+    }
+
+    /// The store may not have what it acknowledged: all that is owned here is held against it.
+    fn forgot(self: &Arc<Self>, why: &str) {
+        self.counters.store_forgot.add();
+        tracing::warn!(
+            why,
+            "the store may have forgotten what it had: what this node owns is compared with it, and what it lacks is written"
+        );
+        self.call_timed(|e, now, out| e.handle_store_forgot(now, out));
+    }
 }
 
 fn kind_byte(kind: EndKind) -> u8 {
@@ -148,28 +223,40 @@ async fn until_stop<L: Live>(inner: Arc<Inner<L>>, task: impl Future<Output = ()
     }
 }
 
-/// Writes what is dirty, one call at a time: what is committed meanwhile goes with the next one.
+/// Writes what is dirty, one call at a time: what is committed meanwhile goes with the next one. After a failure it pauses, ever longer: a
+/// store that is full or locked is not worth more.
 async fn write<L: Live>(inner: Arc<Inner<L>>) {
     let Some(side) = &inner.store else { return };
+    let mut pause = PAUSE.0;
     loop {
         side.write_wake.notified().await;
-        while !side.is_down() {
+        loop {
             let Some(writes) = inner.call(|e, now, out| e.take_writes(now, WRITES, out)) else { return };
             let Some(touches) = inner.call(|e, now, out| e.take_touches(now, WRITES, out)) else { return };
             if writes.is_empty() && touches.is_empty() {
+                if side.health() != StoreHealth::Ok && inner.engine.stats(inner.clock.now()).dirty == 0 {
+                    side.health.nothing_waits(inner.clock.now());
+                }
                 break;
             }
             let (puts, ends): (Vec<Write>, Vec<Write>) = writes.into_iter().partition(|w| matches!(w, Write::Put { .. }));
-            put(&inner, side, puts).await;
-            end(&inner, side, ends).await;
-            touch(&inner, side, touches).await;
+            if put(&inner, side, puts).await & end(&inner, side, ends).await & touch(&inner, side, touches).await {
+                pause = PAUSE.0;
+                continue;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(inner.clock.jittered(pause)) => {}
+                () = side.health.better.notified() => {}
+            }
+            pause = (pause * 2).min(PAUSE.1);
         }
     }
 }
 
-async fn put<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, writes: Vec<Write>) {
+/// Whether it worked.
+async fn put<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, writes: Vec<Write>) -> bool {
     if writes.is_empty() {
-        return;
+        return true;
     }
     let keys: Vec<SessionKey> = writes.iter().map(Write::key).collect();
     let rows = writes.into_iter().filter_map(|w| match w {
@@ -179,19 +266,12 @@ async fn put<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, writes: Vec<Write
         }
         _ => None,
     });
-    let answer = patiently(side.store.put(rows.collect())).await;
-    side.note(matches!(answer, Some(Ok(_))));
+    let answer = inner.ask(Call::Write, side.store.put(rows.collect())).await;
+    let worked = answer.is_ok();
     let results: Vec<Written> = match answer {
-        Some(Ok(results)) => results.into_iter().map(written).collect(),
-        Some(Err(error)) => {
-            inner.counters.store_failures.add();
-            tracing::warn!(%error, rows = keys.len(), "a write to the store failed");
-            vec![if matches!(error, PutError::Unknown(_)) { Written::Unknown } else { Written::Failed }; keys.len()]
-        }
-        None => {
-            inner.counters.store_failures.add();
-            vec![Written::Unknown; keys.len()]
-        }
+        Ok(results) => results.into_iter().map(written).collect(),
+        Err(Trouble::Said(PutError::Unknown(_)) | Trouble::Silent | Trouble::Panicked) => vec![Written::Unknown; keys.len()],
+        Err(Trouble::Said(_)) => vec![Written::Failed; keys.len()],
     };
     // A store that answers for fewer rows than it was given has not said what became of the rest.
     let results = results.into_iter().chain(core::iter::repeat(Written::Unknown));
@@ -201,29 +281,24 @@ async fn put<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, writes: Vec<Write
         }
         inner.call_timed(|e, now, out| e.handle_written(now, key, result, out));
     }
+    worked
 }
 
-/// Tells which sessions were used; their rows are as they should be otherwise.
-async fn touch<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, touches: Vec<Touch>) {
+/// Tells which sessions were used; their rows are as they should be otherwise. Whether it worked.
+async fn touch<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, touches: Vec<Touch>) -> bool {
     if touches.is_empty() {
-        return;
+        return true;
     }
     let keys: Vec<SessionKey> = touches.iter().map(|t| t.key).collect();
     let rows = touches.into_iter().map(|Touch { key, stamp, ago, expires_in, .. }| store::Touch { key, stamp, ago, expires_in });
-    let answer = patiently(side.store.touch(rows.collect())).await;
-    side.note(matches!(answer, Some(Ok(_))));
-    let results = match answer {
-        Some(Ok(results)) => results,
-        _ => {
-            inner.counters.store_failures.add();
-            Vec::new()
-        }
-    };
+    let answer = inner.ask(Call::Write, side.store.touch(rows.collect())).await;
+    let worked = answer.is_ok();
     // A use that is told twice is the same use.
-    let results = results.into_iter().map(written).chain(core::iter::repeat(Written::Failed));
+    let results = answer.unwrap_or_default().into_iter().map(written).chain(core::iter::repeat(Written::Failed));
     for (key, result) in keys.into_iter().zip(results) {
         inner.call_timed(|e, now, out| e.handle_touched(now, key, result, out));
     }
+    worked
 }
 
 fn written(result: RowResult) -> Written {
@@ -234,26 +309,23 @@ fn written(result: RowResult) -> Written {
     }
 }
 
-async fn end<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, writes: Vec<Write>) {
+/// Whether it worked.
+async fn end<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, writes: Vec<Write>) -> bool {
     if writes.is_empty() {
-        return;
+        return true;
     }
     let keys: Vec<SessionKey> = writes.iter().map(Write::key).collect();
     let ends = writes.into_iter().filter_map(|w| match w {
         Write::End { key, kind, keep } => Some(End { key, kind: kind_byte(kind), keep }),
         _ => None,
     });
-    let answer = patiently(side.store.end(ends.collect())).await;
-    let ok = matches!(answer, Some(Ok(())));
-    side.note(ok);
-    if !ok {
-        inner.counters.store_failures.add();
-    }
+    let worked = inner.ask(Call::Write, side.store.end(ends.collect())).await.is_ok();
     // Ending twice is the same as ending once, so an unknown end is simply repeated.
-    let result = if ok { Written::Applied } else { Written::Failed };
+    let result = if worked { Written::Applied } else { Written::Failed };
     for key in keys {
         inner.call_timed(|e, now, out| e.handle_written(now, key, result, out));
     }
+    worked
 }
 
 /// Reads what is asked for, together what is asked for at once.
@@ -270,7 +342,7 @@ async fn read<L: Live>(inner: Arc<Inner<L>>) {
         loop {
             let (keys, refused) = {
                 let mut loads = side.loads.lock();
-                let surplus = if side.is_down() { loads.len() } else { loads.len().saturating_sub(QUEUE) };
+                let surplus = if side.health.is_shut() { loads.len() } else { loads.len().saturating_sub(QUEUE) };
                 let refused: Vec<SessionKey> = loads.drain(..surplus).collect();
                 let count = if reads.len() < READS { loads.len().min(LOADS) } else { 0 };
                 (loads.drain(..count).collect::<Vec<_>>(), refused)
@@ -288,21 +360,8 @@ async fn read<L: Live>(inner: Arc<Inner<L>>) {
 
 async fn load<L: Live>(inner: Arc<Inner<L>>, keys: Vec<SessionKey>) {
     let Some(side) = &inner.store else { return };
-    let answer = patiently(side.store.load(keys.clone())).await;
-    side.note(matches!(answer, Some(Ok(_))));
-    let rows = match answer {
-        Some(Ok(rows)) => {
-            inner.counters.store_reads.add_many(rows.len() as u64);
-            rows
-        }
-        other => {
-            inner.counters.store_failures.add();
-            if let Some(Err(error)) = other {
-                tracing::warn!(%error, rows = keys.len(), "a read of the store failed");
-            }
-            Vec::new()
-        }
-    };
+    let rows = inner.ask(Call::Read, side.store.load(keys.clone())).await.unwrap_or_default();
+    inner.counters.store_reads.add_many(rows.len() as u64);
     let rows = rows.into_iter().map(loaded).chain(core::iter::repeat(Loaded::Failed));
     for (key, row) in keys.into_iter().zip(rows) {
         inner.call_timed(|e, now, out| e.handle_loaded(now, key, &row, out));
@@ -321,15 +380,15 @@ fn loaded(row: store::Loaded) -> Loaded {
 async fn probe<L: Live>(inner: Arc<Inner<L>>) {
     let Some(side) = &inner.store else { return };
     loop {
-        side.recovered.notified().await;
-        while side.is_down() {
+        side.health.worse.notified().await;
+        while side.health() >= StoreHealth::CannotBeRead {
             tokio::time::sleep(inner.clock.jittered(PROBE)).await;
-            if matches!(patiently(side.store.probe()).await, Some(Ok(()))) {
-                side.failures.store(0, Ordering::Release);
-                side.down.store(false, Ordering::Release);
-                tracing::info!("the store answers again");
-                side.write_wake.notify_one();
+            let _ = inner.ask(Call::Read, side.store.probe()).await;
+            if side.health.writes_gone() {
+                // Sweeping nothing is a write of nothing.
+                let _ = inner.ask(Call::Tidy, side.store.sweep(0)).await;
             }
+            side.write_wake.notify_one();
         }
     }
 }
@@ -339,9 +398,11 @@ async fn announce<L: Live>(inner: Arc<Inner<L>>) {
     let Some(side) = &inner.store else { return };
     let me = inner.engine.me();
     if me.addr.as_ref() == crate::start::NO_ADDRESS {
+        // Nobody can connect to it, so nobody has to find it.
+        side.announced.store(true, Ordering::Release);
         return;
     }
-    let mut beat = 0;
+    let (mut beat, mut last, mut said) = (0, None, None);
     loop {
         {
             let withdrawn = side.withdrawn.lock().await;
@@ -350,29 +411,53 @@ async fn announce<L: Live>(inner: Arc<Inner<L>>) {
             }
             beat += 1;
             let row = Row { name: me.name.to_string(), life: me.life, peer: me.addr.to_string(), http: me.http.to_string(), beat };
-            let answer = patiently(side.store.announce(row, LEASE.0)).await;
-            if !matches!(answer, Some(Ok(_))) {
-                inner.counters.store_failures.add();
+            match inner.ask(Call::Announce, side.store.announce(row, LEASE.0)).await {
+                Ok(before) => {
+                    if last.is_some_and(|last| before.is_none_or(|before| before < last)) {
+                        inner.forgot("this node's row there is older than what was written");
+                    }
+                    last = Some(beat);
+                    side.announced.store(true, Ordering::Release);
+                    side.announced_wake.notify_one();
+                }
+                Err(trouble) => waits(&inner, &trouble.why(), &mut said),
             }
         }
         tokio::time::sleep(inner.clock.jittered(LEASE.1)).await;
     }
 }
 
-/// Looks for other nodes' rows.
+/// A node that others cannot find must not believe that it is alone.
+fn waits<L: Live>(inner: &Inner<L>, why: &str, said: &mut Option<Mono>) {
+    let now = inner.clock.now();
+    if !*inner.formed.borrow() && said.is_none_or(|said| now.since(said) >= SAY) {
+        *said = Some(now);
+        tracing::warn!(why, "this node cannot announce itself in the store, and does not begin a cluster of its own until it can");
+    }
+}
+
+/// Looks for other nodes' rows. What is seen counts as all once this node's own row was there before: of two that come at once, one at
+/// least sees the other.
 async fn look<L: Live>(inner: Arc<Inner<L>>) {
     let Some(side) = &inner.store else { return };
     let me = inner.engine.life();
-    let mut looks = 0;
+    let (mut looks, mut announced_at) = (0, None);
     loop {
-        match patiently(side.store.nodes(Duration::ZERO)).await {
-            Some(Ok(rows)) => {
-                inner.dials.discovered(rows.into_iter().filter(|row| row.life != me).map(|row| row.peer.into()));
-                looks += 1;
-            }
-            _ => inner.counters.store_failures.add(),
+        let announced = side.announced.load(Ordering::Acquire);
+        let now = inner.clock.now();
+        if announced {
+            announced_at = announced_at.or(Some(now));
         }
-        tokio::time::sleep(inner.clock.jittered(if looks < LOOKS { LOOK.0 } else { LOOK.1 })).await;
+        // Whoever could not write either has renewed its row by then.
+        let fresh = announced_at.is_none_or(|at: Mono| now.since(at) < LEASE.0);
+        if let Ok(rows) = inner.ask(Call::Read, side.store.nodes(if fresh { LAPSED } else { Duration::ZERO })).await {
+            inner.dials.discovered(rows.into_iter().filter(|row| row.life != me).map(|row| row.peer.into()), announced);
+            looks += 1;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(inner.clock.jittered(if looks < LOOKS { LOOK.0 } else { LOOK.1 })) => {}
+            () = side.announced_wake.notified(), if !announced => {}
+        }
     }
 }
 
@@ -381,17 +466,15 @@ async fn sweep<L: Live>(inner: Arc<Inner<L>>) {
     let Some(side) = &inner.store else { return };
     loop {
         tokio::time::sleep(inner.clock.jittered(SWEEP.0)).await;
-        if side.is_down() {
+        if side.health() != StoreHealth::Ok {
             continue;
         }
         let lease = side.store.lease("sweeper".to_owned(), inner.engine.life(), SWEEP.1);
-        if !matches!(patiently(lease).await, Some(Ok(Some(_)))) {
+        if !matches!(inner.ask(Call::Tidy, lease).await, Ok(Some(_))) {
             continue;
         }
-        while let Some(Ok(swept)) = patiently(side.store.sweep(SWEEP_ROWS)).await
-            && swept.sessions.len() + swept.markers >= SWEEP_ROWS
-        {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        while inner.ask(Call::Tidy, side.store.sweep(SWEEP_STEP.0)).await.is_ok_and(|swept| swept.more) {
+            tokio::time::sleep(SWEEP_STEP.1).await;
         }
     }
 }

@@ -56,6 +56,12 @@ impl MemoryStore {
         clock.offset = clock.offset.saturating_add(by);
     }
 
+    /// Forgets all sessions, markers and nodes, as a store of which an older copy is restored; for tests.
+    pub fn forget(&self) {
+        let state = &mut *self.0.lock();
+        (state.entries, state.due, state.nodes) = Default::default();
+    }
+
     /// Makes the store work or fail from now on.
     pub fn set_health(&self, health: Health) {
         let waiting = {
