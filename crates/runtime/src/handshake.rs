@@ -101,6 +101,10 @@ impl Hello {
         if self.life == other.life {
             return Some(Refusal::Myself);
         }
+        // Who is set to no name only asks for it.
+        if other.observer && other.cluster.is_empty() {
+            return None;
+        }
         let cluster = differ(Setting::Cluster, Value::Text(self.cluster.clone()), Value::Text(other.cluster.clone()));
         // An observer holds nothing: what it is set to matters to nobody.
         if cluster.is_some() || self.observer || other.observer {
@@ -281,6 +285,25 @@ fn decode(body: &[u8]) -> Result<Letter, HandshakeError> {
 async fn refuse(writer: &mut Writer, refusal: Refusal) -> HandshakeError {
     let _ = send(writer, &Letter::Refused(refusal.clone())).await;
     HandshakeError::Refuses(refusal.turned())
+}
+
+/// Asks for the name of the cluster, and goes away once the other end has proved itself. `key` is what it proves itself with, which may
+/// depend on that name; `me` is an observer that is set to none.
+pub(crate) async fn ask(
+    (reader, writer): (&mut Reader, &mut Writer),
+    me: &Hello,
+    key: impl FnOnce(&str) -> [u8; 32],
+) -> Result<String, HandshakeError> {
+    let talk = async {
+        send(writer, &Letter::Hello(me.clone())).await?;
+        match receive(reader).await? {
+            Letter::Welcome(other, shown) if same(&shown, &proof(&key(&other.cluster), LISTENER, me, &other)) => Ok(other.cluster),
+            Letter::Welcome(..) => Err(refuse(writer, Refusal::Secret).await),
+            Letter::Refused(refusal) => Err(HandshakeError::Refused(refusal)),
+            Letter::Hello(_) | Letter::Proof(_) | Letter::Taken => Err(HandshakeError::Malformed),
+        }
+    };
+    tokio::time::timeout(BOUND, talk).await.unwrap_or(Err(HandshakeError::Slow))
 }
 
 /// The dialler's part. `judge` says, once the other end has proved itself, why this one does not take it.

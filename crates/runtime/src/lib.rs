@@ -2,6 +2,7 @@
 //!
 //! - [`Node`]: one node of a cluster; the sessions' calls go through it.
 //! - [`NodeConfig`], [`StartError`]: what it is started with, and why it does not start.
+//! - [`cluster_of`]: the cluster that an observer with no name set is to watch.
 //! - [`Step`], [`Waiting`]: answers that are there at once or later.
 //! - [`Open`], [`Commit`], [`Committed`], [`Durable`], [`Rotated`] and their failures [`OpenFailure`], [`CommitFailure`].
 //! - [`Stats`], [`Readiness`], [`StoreHealth`], [`DrainReport`]: how it is.
@@ -12,6 +13,7 @@
 //!
 //! Between nodes there is plain TCP for now, on loopback addresses unless `danger_plain_peers` is set: TLS is not built yet.
 
+mod ask;
 mod clock;
 mod config;
 mod dial;
@@ -28,6 +30,7 @@ mod timer;
 mod transport;
 mod waiting;
 
+pub use ask::{AskError, cluster_of};
 pub use clock::EntropyError;
 pub use config::{NodeConfig, StartError};
 pub use drain::DrainReport;

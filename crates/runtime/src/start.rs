@@ -182,9 +182,18 @@ async fn namesake<L: Live>(inner: &Arc<Inner<L>>) -> Option<String> {
     None
 }
 
-/// The cluster's secret: the store's, which is the one that is given if it had none; without a store the given one, else one computed from
-/// the cluster's name for a cluster that nobody else can reach. And which store it is.
+/// The cluster's secret, or one computed from the cluster's name for a cluster that nobody else can reach. And which store it is.
 async fn secret(config: &NodeConfig) -> Result<(Secret, Option<StoreId>), StartError> {
+    if let Some(shared) = shared_secret(config).await? {
+        return Ok(shared);
+    }
+    tracing::warn!(cluster = config.cluster, "the secret is computed from the cluster's name: whoever is on this machine knows it");
+    Ok((Secret::from_cluster_name(&config.cluster), None))
+}
+
+/// The cluster's secret, and which store it is: the store's, which is the one that is given if it had none; without a store the given
+/// one. `None` if there is none and need not be.
+pub(crate) async fn shared_secret(config: &NodeConfig) -> Result<Option<(Secret, Option<StoreId>)>, StartError> {
     if let Some(store) = &config.store {
         let proposal = match config.secret {
             Some(bytes) => bytes,
@@ -196,16 +205,12 @@ async fn secret(config: &NodeConfig) -> Result<(Secret, Option<StoreId>), StartE
             return Err(StartError::OtherSecret);
         }
         let id = tokio::time::timeout(SECRET, store.identity()).await.map_err(silent)?.map_err(StartError::StoreIdentity)?;
-        return Ok((Secret::new(bytes), Some(id)));
+        return Ok(Some((Secret::new(bytes), Some(id))));
     }
     if let Some(bytes) = config.secret {
-        return Ok((Secret::new(bytes), None));
+        return Ok(Some((Secret::new(bytes), None)));
     }
-    if config.listen.as_ref().is_none_or(Address::is_loopback) {
-        tracing::warn!(cluster = config.cluster, "the secret is computed from the cluster's name: whoever is on this machine knows it");
-        return Ok((Secret::from_cluster_name(&config.cluster), None));
-    }
-    Err(StartError::NoSecret)
+    if config.listen.as_ref().is_none_or(Address::is_loopback) { Ok(None) } else { Err(StartError::NoSecret) }
 }
 
 /// A name that no other node has.

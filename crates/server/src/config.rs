@@ -11,7 +11,7 @@ mod node;
 mod units;
 
 pub(crate) use demo::DemoConfig;
-pub(crate) use gateway::{GatewayConfig, Members};
+pub(crate) use gateway::{Cluster, GatewayConfig, Members};
 pub(crate) use layers::{Errors, Layers};
 pub(crate) use node::NodeConfig;
 pub(crate) use units::Durability;

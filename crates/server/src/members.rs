@@ -4,8 +4,11 @@ use outlive_core::address::Address;
 use outlive_core::id::{IdKeys, SessionId};
 use outlive_core::member::State as Health;
 use outlive_gateway::{Directory, MemberInfo, Placement, State};
-use outlive_runtime::{Node, NodeConfig, StartError};
+use outlive_runtime::{AskError, Node, NodeConfig, StartError};
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// An observer of the cluster.
 #[derive(Clone, Debug)]
@@ -16,6 +19,24 @@ impl Observer {
     pub(crate) async fn start(mut config: NodeConfig) -> Result<Observer, StartError> {
         config.observer = true;
         Node::start(config).await.map(Observer)
+    }
+
+    /// Starts it, in the cluster whose nodes prove to know the secret if `config` names none: that takes until one is there.
+    pub(crate) async fn meet(mut config: NodeConfig) -> Result<Observer, StartError> {
+        let mut said = Saying::new();
+        while config.cluster.is_empty() {
+            match outlive_runtime::cluster_of(&config).await {
+                Ok(name) => config.cluster = name,
+                Err(AskError::Start(error)) => return Err(error),
+                Err(error) => {
+                    if said.is_due() {
+                        tracing::warn!("{error}; the gateway has nobody to send requests to, and goes on asking");
+                    }
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+            }
+        }
+        Observer::start(config).await
     }
 
     /// Which members hold a copy of a session, by its cookie.
@@ -56,20 +77,78 @@ impl Observer {
 
     /// Keeps a gateway's list of members true, for ever.
     pub(crate) async fn keep(self, directory: Directory, mut changed: impl FnMut(&Observer) + Send + 'static) {
-        let mut changes = self.changes();
+        let (mut changes, mut said) = (self.changes(), Saying::new());
+        let mut silent = HashSet::new();
         loop {
             changes.borrow_and_update();
             directory.update(self.list());
+            let now: HashSet<String> = self.without_http().collect();
+            for member in now.difference(&silent) {
+                tracing::info!(member, "a member tells no HTTP address: it gets no requests, as one that only keeps copies");
+            }
+            silent = now;
             changed(&self);
-            if changes.changed().await.is_err() {
-                return;
+            tokio::select! {
+                change = changes.changed() => if change.is_err() {
+                    return;
+                },
+                () = tokio::time::sleep_until(said.due) => {}
+            }
+            if said.is_due()
+                && let Some(why) = self.nobody()
+            {
+                tracing::warn!("the gateway has nobody to send requests to: {why}");
             }
         }
     }
 
+    /// Names of the live members that tell no HTTP address.
+    fn without_http(&self) -> impl Iterator<Item = String> + use<> {
+        let live = self.0.members().into_iter().filter(|m| m.state <= Health::Suspect && !m.node.observer);
+        live.filter(|m| m.node.http.parse::<Address>().is_err()).map(|m| m.node.name.to_string())
+    }
+
+    /// Why requests cannot be sent to anybody, if so.
+    fn nobody(&self) -> Option<String> {
+        if !self.live().is_empty() {
+            return None;
+        }
+        let names: Vec<String> = self.without_http().map(|name| format!("`{name}`")).collect();
+        Some(match names.len() {
+            0 => "no node of the cluster is linked".to_owned(),
+            1 => format!("{} tells no HTTP address; set `http` there, unless it only keeps copies", names.concat()),
+            _ => format!("{} tell no HTTP address; set `http` there, unless they only keep copies", names.join(", ")),
+        })
+    }
+
     /// Says goodbye to the others.
     pub(crate) async fn leave(&self) {
-        let _holds_nothing = self.0.drain(std::time::Duration::from_secs(1)).await;
+        let _holds_nothing = self.0.drain(Duration::from_secs(1)).await;
+    }
+}
+
+/// How long nobody is asked again after none was reached.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// How long it is not said that there is nobody, and how often it is said after that.
+const SAY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// When something that lasts is said again.
+struct Saying {
+    due: Instant,
+}
+
+impl Saying {
+    fn new() -> Saying {
+        Saying { due: Instant::now() + SAY.0 }
+    }
+
+    /// Whether it is time, which puts it off to the next time.
+    fn is_due(&mut self) -> bool {
+        let due = Instant::now() >= self.due;
+        if due {
+            self.due = Instant::now() + SAY.1;
+        }
+        due
     }
 }
 

@@ -1,5 +1,7 @@
 //! The commands as their users start them: processes, signals, sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
 mod support;
 
 use std::process::Command;
@@ -77,6 +79,78 @@ fn a_gateway_learns_its_members_and_a_node_keeps_their_copies() {
     }
     for end in ["", "-shm", "-wal"] {
         let _ = std::fs::remove_file(file("members.db") + end);
+    }
+}
+
+/// A node of the demo's application, and its peer address.
+fn application(cluster: &str, store: &str, peer: &str) -> (Process, String) {
+    let args = ["demo-node", "--http", "127.0.0.1:0", "--peer", peer, "--name", "A", "--cluster", cluster, "--durability", "owner"];
+    let mut app = Process::outlive(&[&args[..], &["--store", store]].concat());
+    let ready = json(&format!("{{{}", app.line_with(r#"{"e":"ready","#)));
+    (app, ready["peer"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_gateway_finds_nodes_by_the_store_alone_and_takes_the_clusters_name_from_one_that_knows_the_secret() {
+    let path = file("found.db");
+    let store = format!("sqlite:{path}");
+    let (_stored, _) = application("shop by the store", &store, "127.0.0.1:0");
+    let (_joined, peer) = application("shop by the address", "none", "127.0.0.1:0");
+    for found in [["--store", &store], ["--join", &peer]] {
+        let mut gateway = Process::outlive(&[&["gateway", "--listen", "localhost:0", "--ready", "127.0.0.1:0"], found.as_slice()].concat());
+        let addr = gateway.line_with("ready http://");
+        let readiness = gateway.line_with("readiness http://").replace("/ready", "");
+        eventually("the gateway has met the cluster", || (ask(&readiness, "GET", "/ready", "", "").status == 200).then_some(()));
+        assert_eq!(ask(&addr, "GET", "/shop/api/cart", "", "").header("x-demo-node"), Some("A"), "{found:?}");
+        gateway.terminate();
+        assert_eq!(gateway.end().0, Some(0));
+    }
+    for end in ["", "-shm", "-wal"] {
+        let _ = std::fs::remove_file(file("found.db") + end);
+    }
+}
+
+#[test]
+fn a_gateway_that_reaches_nobody_is_not_ready_and_says_so_until_somebody_is_there() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = free.local_addr().unwrap().to_string();
+    drop(free);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outlive"));
+    command.args(["gateway", "--listen", "127.0.0.1:0", "--ready", "127.0.0.1:0", "--join", &nobody]);
+    let mut gateway = Process::start_loud(command);
+    let addr = gateway.line_with("ready http://");
+    let readiness = gateway.line_with("readiness http://").replace("/ready", "");
+    let answer = ask(&readiness, "GET", "/ready", "", "");
+    assert_eq!((answer.status, answer.body.starts_with("starting")), (503, true), "{answer:?}");
+    assert_eq!(ask(&addr, "GET", "/shop/api/cart", "", "").status, 503);
+    let said = gateway.complaint_with("no node of the cluster was reached");
+    assert!(said.contains(&nobody) && said.contains("refused"), "{said}");
+    let (_app, _) = application("late", "none", &nobody);
+    eventually("the gateway has met it", || (ask(&readiness, "GET", "/ready", "", "").status == 200).then_some(()));
+    assert_eq!(ask(&addr, "GET", "/shop/api/cart", "", "").status, 200);
+}
+
+#[test]
+fn a_gateway_with_another_secret_is_not_let_in_and_says_why() {
+    let (_app, peer) = application("private", "none", "127.0.0.1:0");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outlive"));
+    command.args(["gateway", "--listen", "127.0.0.1:0", "--join", &peer, "--secret", &"7".repeat(64)]);
+    let mut gateway = Process::start_loud(command);
+    assert!(gateway.complaint_with("no node of the cluster was reached").contains("secret"));
+}
+
+#[test]
+fn a_gateway_names_the_member_that_tells_no_http_address() {
+    let path = file("silent.db");
+    let store = format!("sqlite:{path}");
+    let mut keeper = Process::outlive(&["node", "--name", "keeper", "--store", &store]);
+    keeper.line_with("ready http://");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outlive"));
+    command.args(["gateway", "--listen", "127.0.0.1:0", "--store", &store]);
+    let mut gateway = Process::start_loud(command);
+    assert!(gateway.complaint_with("nobody to send requests to").contains("`keeper` tells no HTTP address"));
+    for end in ["", "-shm", "-wal"] {
+        let _ = std::fs::remove_file(file("silent.db") + end);
     }
 }
 

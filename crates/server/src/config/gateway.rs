@@ -11,12 +11,14 @@ pub(crate) const SECTION: Section = Section {
     name: "gateway",
     about: "A balancer that keeps visitors with the node that has their session",
     settings: &[
-        Setting::one("gateway.listen", "ADDR", None, "Where clients connect"),
+        Setting::one("gateway.listen", "ADDR", None, "Where clients connect; with a name, at each of its addresses"),
+        Setting::one("gateway.ready", "ADDR", None, "Where GET /ready says whether requests can be sent to anybody"),
         Setting::many("gateway.join", "HOST:PORT", "A node of the cluster, by its peer address: members are learnt from it"),
-        Setting::one("gateway.cluster", "NAME", Some("default"), "The cluster's name"),
-        Setting::one("gateway.store", "URL", None, "The cluster's store, which keeps its secret: sqlite:PATH"),
-        Setting::one("gateway.secret", "HEX", None, "The cluster's secret: 64 hex digits"),
+        Setting::one("gateway.store", "URL", None, "The cluster's store, where its nodes and its secret are found: sqlite:PATH"),
+        Setting::one("gateway.secret", "HEX", None, "The cluster's secret: 64 hex digits; otherwise the store's"),
+        Setting::one("gateway.cluster", "NAME", None, "The cluster's name; otherwise as told by a node that proves to know the secret"),
         Setting::one("gateway.namespace", "NAME", Some("session"), "The application whose sessions are routed to their copies"),
+        Setting::switch("gateway.danger_plain_peers", "false", "Speak plain TCP with nodes on other than loopback addresses"),
         Setting::many("gateway.backend", "NAME=ADDR", "A fixed member; sticky by a cookie whose value ends in .NAME"),
         Setting::many("gateway.cookie", "NAME", "A cookie that carries a route; otherwise any that ends in a member's name"),
         Setting::many("gateway.trust", "NETWORK", "A proxy whose X-Forwarded headers stand, such as 10.0.0.0/8"),
@@ -56,16 +58,18 @@ pub(crate) enum Members {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) join: Vec<Address>,
-    pub(crate) name: String,
+    pub(crate) name: Option<String>,
     pub(crate) store: Option<String>,
     pub(crate) secret: Option<Secret>,
     pub(crate) namespace: String,
+    pub(crate) danger_plain_peers: bool,
 }
 
 /// The settings of `outlive gateway`.
 #[derive(Debug)]
 pub(crate) struct GatewayConfig {
     pub(crate) listen: Address,
+    pub(crate) ready: Option<Address>,
     pub(crate) members: Members,
     pub(crate) cookies: Vec<String>,
     pub(crate) trust: Vec<Network>,
@@ -104,15 +108,18 @@ impl GatewayConfig {
         let backends = layers.many("gateway.backend", units::backend);
         let cluster = Cluster {
             join: layers.many("gateway.join", units::reachable),
-            name: layers.required("gateway.cluster", String::new(), units::some),
-            store: layers.optional("gateway.store", units::some),
+            name: layers.optional("gateway.cluster", units::some),
+            store: layers.optional("gateway.store", units::some).filter(|store| store != "none"),
             secret: layers.optional("gateway.secret", units::secret),
             namespace: layers.required("gateway.namespace", String::new(), units::name),
+            danger_plain_peers: layers.switch("gateway.danger_plain_peers"),
         };
-        check_members(&mut layers, &backends);
-        let members = if layers.is_given("gateway.join") { Members::Learnt(Box::new(cluster)) } else { Members::Fixed(backends) };
+        let learnt = layers.is_given("gateway.join") || cluster.store.is_some();
+        check_members(&mut layers, learnt, &backends);
+        let members = if learnt { Members::Learnt(Box::new(cluster)) } else { Members::Fixed(backends) };
         let config = GatewayConfig {
             members,
+            ready: layers.optional("gateway.ready", units::listen),
             listen: layers.required("gateway.listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into(), units::listen),
             cookies: layers.many("gateway.cookie", |text| Ok(text.to_owned())),
             trust: layers.many("gateway.trust", |text| text.parse().map_err(|error| format!("must be a network: {error}"))),
@@ -125,18 +132,20 @@ impl GatewayConfig {
     }
 }
 
-fn check_members(layers: &mut Layers, backends: &[(String, Address)]) {
-    match (layers.is_given("gateway.join"), layers.is_given("gateway.backend")) {
+fn check_members(layers: &mut Layers, learnt: bool, backends: &[(String, Address)]) {
+    match (learnt, layers.is_given("gateway.backend")) {
         (false, false) => layers.refuse(
-            "neither gateway.join nor gateway.backend is set: a gateway learns its members (--join 10.0.0.1:7400) or is told them \
-             (--backend a=127.0.0.1:9001)",
+            "none of gateway.join, gateway.store and gateway.backend is set: a gateway learns its members (--join 10.0.0.1:7400, \
+             --store sqlite:PATH) or is told them (--backend a=127.0.0.1:9001)",
         ),
-        (true, true) => layers.refuse("gateway.join and gateway.backend are both set, and members are either learnt or fixed"),
+        (true, true) => {
+            layers.refuse("gateway.backend is set, and so is gateway.join or gateway.store: members are either learnt or fixed");
+        }
         _ => {}
     }
-    for key in ["gateway.cluster", "gateway.store", "gateway.secret", "gateway.namespace"] {
-        if layers.is_given(key) && !layers.is_given("gateway.join") {
-            layers.refuse(format!("{key} is set, and gateway.join is not: fixed members are of no cluster"));
+    for key in ["gateway.cluster", "gateway.secret", "gateway.namespace", "gateway.danger_plain_peers"] {
+        if layers.is_given(key) && !learnt {
+            layers.refuse(format!("{key} is set, and neither gateway.join nor gateway.store is: fixed members are of no cluster"));
         }
     }
     let mut names: Vec<&str> = backends.iter().map(|(name, _)| name.as_str()).collect();

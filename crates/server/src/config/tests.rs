@@ -51,10 +51,10 @@ fn each_mistake_is_told_with_its_value_and_what_it_may_be() {
         ("[gateway]\nretry = 'maybe'", "gateway.retry is `maybe` (file), and must be true or false"),
         ("[gateway]\ntrust = ['10.0.0.0/99']", "gateway.trust is `10.0.0.0/99` (file)"),
         ("", "gateway.listen is not set, and is needed: give --listen"),
-        ("", "neither gateway.join nor gateway.backend is set"),
-        ("[gateway]\njoin = ['a:1']\nbackend = ['a=127.0.0.1:1']", "both set"),
+        ("", "none of gateway.join, gateway.store and gateway.backend is set"),
+        ("[gateway]\njoin = ['a:1']\nbackend = ['a=127.0.0.1:1']", "members are either learnt or fixed"),
         ("[gateway]\njoin = ['nowhere']", "gateway.join is `nowhere` (file), and an address is HOST:PORT, such as app1:7400"),
-        ("[gateway]\ncluster = 'x'\nbackend = ['a=127.0.0.1:1']", "gateway.cluster is set, and gateway.join is not"),
+        ("[gateway]\ncluster = 'x'\nbackend = ['a=127.0.0.1:1']", "gateway.cluster is set, and neither gateway.join nor gateway.store is"),
         ("[gateway]\nsecret = 'hunter2'\njoin = ['a:1']", "gateway.secret (file) must be 64 hex digits"),
     ];
     for (file, wanted) in table {

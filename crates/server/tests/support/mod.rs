@@ -9,7 +9,7 @@ pub(crate) mod page;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 /// A process, killed when it is dropped.
@@ -17,13 +17,39 @@ pub(crate) struct Process {
     pub(crate) child: Child,
     input: Option<ChildStdin>,
     lines: BufReader<ChildStdout>,
+    complaints: Option<BufReader<ChildStderr>>,
 }
 
 impl Process {
     pub(crate) fn start(mut command: Command) -> Process {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, lines) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        Process { child, input, lines }
+        Process { child, input, lines, complaints: None }
+    }
+
+    /// One whose standard error is read, too, by `complaint_with`.
+    pub(crate) fn start_loud(mut command: Command) -> Process {
+        let mut process = Process::start({
+            command.stderr(Stdio::piped());
+            command
+        });
+        process.complaints = process.child.stderr.take().map(BufReader::new);
+        process
+    }
+
+    /// The first line of its standard error that contains `text`.
+    #[track_caller]
+    pub(crate) fn complaint_with(&mut self, text: &str) -> String {
+        let mut all = String::new();
+        loop {
+            let mut line = String::new();
+            let length = self.complaints.as_mut().unwrap().read_line(&mut line).unwrap();
+            assert!(length > 0, "it ended without complaining of {text:?}; it said\n{all}");
+            if line.contains(text) {
+                return line;
+            }
+            all += &line;
+        }
     }
 
     /// `outlive` with these arguments.
