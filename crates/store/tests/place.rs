@@ -141,15 +141,28 @@ fn now() -> Instant {
     Instant::now()
 }
 
+/// The lock by which other programs see that this process has the file open. Newer ones than SQLite 3.52 look at the log's index as well,
+/// and older ones, as distributions have them, do not.
+fn assert_locked(dir: &Dir) {
+    let Ok(locks) = std::fs::read_to_string("/proc/locks") else { return };
+    let (pid, inode) = (std::process::id().to_string(), format!(":{}", dir.inode("s.db").unwrap()));
+    let ours = |line: &str| line.contains("POSIX") && line.split_whitespace().any(|word| word == pid) && line.contains(&inode);
+    assert!(locks.lines().any(ours), "the file is not locked: {inode}\n{locks}");
+}
+
 #[tokio::test]
 async fn a_look_at_the_file_with_another_program_takes_nothing() {
     let dir = Dir::new();
     // Two of one process, as a process with two namespaces has them, and one that goes before the others.
-    let (a, b) = (store(&dir.file()).await, store(&dir.file()).await);
+    let a = store(&dir.file()).await;
+    assert_locked(&dir);
+    let b = store(&dir.file()).await;
+    assert_locked(&dir);
     applied(&a, 1).await;
     let log = dir.inode("s.db-wal");
     for (n, look) in [(2, "SELECT count(*) FROM session"), (3, "PRAGMA wal_checkpoint(TRUNCATE)"), (4, "PRAGMA integrity_check")] {
         other(&dir.file(), look);
+        assert_locked(&dir);
         assert_eq!(dir.inode("s.db-wal"), log, "{look}");
         applied(if n % 2 == 0 { &b } else { &a }, n).await;
     }
@@ -158,6 +171,7 @@ async fn a_look_at_the_file_with_another_program_takes_nothing() {
     assert_eq!(other(&dir.file(), "SELECT count(*) FROM session"), "Integer(4)");
     applied(&c, 5).await;
     drop(c);
+    assert_locked(&dir);
     assert_eq!(other(&dir.file(), "SELECT count(*) FROM session"), "Integer(5)");
     assert_eq!(dir.inode("s.db-wal"), log);
     assert!(holds(&a, 5).await);
