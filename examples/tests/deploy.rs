@@ -4,8 +4,129 @@
 
 mod support;
 
-use std::process::Command;
-use support::{Machines, outlive, snippet};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use support::{Browser, Machines, Running, free_ports, outlive, snippet, until};
+
+/// A visitor who counts along.
+struct Visitor {
+    browser: Browser,
+    visits: u32,
+    node: String,
+}
+
+impl Visitor {
+    /// Asks once: it must succeed, and nothing may be missing. A node says itself when it is to be asked again.
+    fn visit(&mut self, door: SocketAddr) {
+        let text = until("a visit succeeds", || {
+            let response = self.browser.get(door, "/").expect("a response");
+            assert!(response.status == 200 || response.status == 503 && response.text.contains("session"), "{}", response.text);
+            (response.status == 200).then_some(response.text)
+        });
+        let (visits, node) = text.trim().strip_prefix("visit ").and_then(|rest| rest.split_once(", served by ")).unwrap();
+        self.visits += 1;
+        assert_eq!(visits.parse(), Ok(self.visits), "a visit is missing");
+        node.clone_into(&mut self.node);
+    }
+}
+
+/// Three nodes behind a balancer: visitors stay where they are; one node is asked to leave, and one is killed; nobody notices.
+fn serves(mut machines: Machines, door: SocketAddr, sees_a_drain: bool) {
+    until("the balancer has a server", || (Browser::default().get(door, "/ready")?.status == 200).then_some(()));
+    let mut visitors: Vec<Visitor> = (0..9)
+        .map(|_| {
+            let mut visitor = Visitor { browser: Browser::default(), visits: 0, node: String::new() };
+            visitor.visit(door);
+            visitor
+        })
+        .collect();
+    let route = |v: &Visitor| v.browser.0.get("__Host-session-r").cloned();
+    for visitor in &mut visitors {
+        let first = visitor.node.clone();
+        assert_eq!(route(visitor).as_deref(), Some(format!(".{first}").as_str()), "{:?}", visitor.browser.0.keys());
+        for _ in 0..5 {
+            visitor.visit(door);
+            assert_eq!(visitor.node, first, "a visitor was sent elsewhere");
+        }
+    }
+    let nodes = |visitors: &[Visitor]| visitors.iter().map(|v| v.node.clone()).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(nodes(&visitors).len(), 3, "not every node has visitors");
+
+    // One is asked to leave, and stays until the balancer has seen it, which takes as long as it takes.
+    machines.nodes[1].running.signal("-TERM");
+    let leaving = machines.nodes[1].http;
+    until("it says so", || (Browser::default().get(leaving, "/ready")?.text == "draining").then_some(()));
+    until("nobody is sent there", || {
+        visitors.iter_mut().for_each(|visitor| visitor.visit(door));
+        (!sees_a_drain || !nodes(&visitors).contains("b")).then_some(())
+    });
+    machines.nodes[1].running.signal("-TERM");
+    assert!(machines.nodes[1].running.ended().success());
+    visitors.iter_mut().for_each(|visitor| visitor.visit(door));
+    assert!(!nodes(&visitors).contains("b"));
+
+    // One is killed.
+    machines.nodes[2].running.kill();
+    visitors.iter_mut().for_each(|visitor| visitor.visit(door));
+    visitors.iter_mut().for_each(|visitor| visitor.visit(door));
+    assert_eq!(nodes(&visitors), ["a".to_owned()].into());
+}
+
+fn machines(test: &str) -> (Machines, SocketAddr) {
+    // The test ends the notice itself.
+    (Machines::started(test, &[("OUTLIVE_DRAIN_NOTICE", "1h")]), SocketAddr::from(([127, 0, 0, 1], free_ports(1)[0])))
+}
+
+#[test]
+fn haproxy_keeps_visitors_with_their_node_and_sees_one_that_leaves() {
+    let (machines, door) = machines("haproxy");
+    let text = machines.here(&snippet("/etc/haproxy/haproxy.cfg")).replace("bind :80\n", &format!("bind {door}\n"));
+    let file = machines.folder.write("haproxy.cfg", &text);
+    let _haproxy = Running::start(Command::new("haproxy").args(["-db", "-f"]).arg(file));
+    serves(machines, door, true);
+}
+
+#[test]
+fn nginx_keeps_visitors_with_their_node_and_goes_on_without_one_that_ended() {
+    let (machines, door) = machines("nginx");
+    let shop = machines.here(&snippet("/etc/nginx/conf.d/shop.conf")).replace("listen 80;", &format!("listen {door};"));
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|name| format!("{name}_temp_path {name};")).join(" ");
+    let text = format!("daemon off; pid nginx.pid; events {{}}\nhttp {{ access_log off; {temporary}\n{shop}}}\n");
+    machines.folder.write("nginx.conf", &text);
+    let mut nginx = Command::new("nginx");
+    nginx.arg("-p").arg(&machines.folder.0).args(["-e", "stderr", "-c", "nginx.conf"]);
+    let _nginx = Running::start(&mut nginx);
+    serves(machines, door, false);
+}
+
+#[test]
+fn apache_keeps_visitors_with_their_node_and_sees_one_that_leaves() {
+    let (machines, door) = machines("apache");
+    let folder = machines.folder.0.display().to_string();
+    let modules =
+        ["mpm_event", "authz_core", "slotmem_shm", "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck", "lbmethod_byrequests"];
+    let modules = modules.map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")).concat();
+    let shop = machines.here(&snippet("/etc/apache2/sites-available/shop.conf")).replace("*:80", &door.to_string());
+    let text = format!(
+        "ServerName shop.example\nListen {door}\nPidFile {folder}/apache.pid\nErrorLog /dev/stderr\nLogLevel warn\n{modules}\
+         User www-data\nGroup www-data\nDefaultRuntimeDir {folder}\nMutex file:{folder} default\n{shop}"
+    );
+    let file = machines.folder.write("apache.conf", &text);
+    let _apache = Running::start(Command::new("apache2").args(["-DFOREGROUND", "-f"]).arg(file));
+    serves(machines, door, true);
+}
+
+#[test]
+fn the_gateway_keeps_visitors_with_their_node_and_sees_one_that_leaves() {
+    let (machines, door) = machines("gateway");
+    let unit = snippet("/etc/systemd/system/outlive-gateway.service");
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/outlive ")).unwrap();
+    let line = machines.here(line).replace("0.0.0.0:80", &door.to_string());
+    let environment = snippet("/etc/shop/gateway.env");
+    let (name, value) = environment.lines().nth(1).unwrap().split_once('=').unwrap();
+    let _gateway = Running::start(Command::new(outlive()).args(line.split(' ')).env(name, value).stdout(Stdio::null()));
+    serves(machines, door, true);
+}
 
 #[test]
 fn systemd_takes_the_units() {

@@ -82,6 +82,7 @@ enum At {
 
 #[derive(Clone, Copy, Debug)]
 struct Copied {
+    owner: Life,
     /// Its newest durable commit.
     tip: Stamp,
     limits: Limits,
@@ -139,7 +140,7 @@ impl Node {
                 let record = &guest.record;
                 let live = Arc::new(Live::from_record(record));
                 let (limits, created, expires, step) = (record.limits(), record.created, record.expires(), record.clock().step());
-                let copied = Copied { tip: record.tip, limits, created, expires, step };
+                let copied = Copied { owner: guest.owner, tip: record.tip, limits, created, expires, step };
                 Open::Here(Opened { key, lost: false, at: At::Guest(copied, live) })
             }
             Ok(outlive_runtime::Open::NotFound) => Open::NotFound,
@@ -326,6 +327,11 @@ impl Node {
     }
 
     /// A node's name, or that of its life if it is forgotten.
+    /// The node that owns the session, if that is another one and its name is known.
+    pub(crate) fn owner_elsewhere(&self, at: &Opened) -> Option<Box<str>> {
+        if let At::Guest(copied, _) = &at.at { self.runtime.name_of(copied.owner) } else { None }
+    }
+
     pub(crate) fn name_of(&self, life: Life) -> String {
         self.runtime.name_of(life).map_or_else(|| format!("{life:?}"), String::from)
     }

@@ -700,9 +700,16 @@ impl Session {
                 any = true;
             }
         }
-        // Where its owner stays is nothing new.
-        if !brought.routed && (born || tip.is_some()) && !Node::is_guest(opened) {
-            carrier.set_route(brought.mode, headers, &node.route);
+        // Who was sent here by the cookie, and is served by a copy, learns where the session is. It has moved there for good: from a node
+        // that leaves, or to one that had fewer.
+        let owner = if brought.routed { node.owner_elsewhere(opened) } else { None };
+        let route = match &owner {
+            Some(owner) => Some(&**owner),
+            None if !brought.routed && (born || tip.is_some()) && !Node::is_guest(opened) => Some(node.route.as_str()),
+            None => None,
+        };
+        if let Some(route) = route {
+            carrier.set_route(brought.mode, headers, route);
             any = true;
         }
         any

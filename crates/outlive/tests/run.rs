@@ -17,8 +17,18 @@ use tokio::sync::{Mutex, Notify};
 const VISITS: Key<u64> = Key::new("visits");
 
 async fn request(addr: std::net::SocketAddr, path: &str) -> String {
+    request_with(addr, path, "").await
+}
+
+/// The cookies that a response sets, as a request brings them.
+fn cookies(response: &str) -> String {
+    let set = response.lines().filter_map(|line| line.strip_prefix("set-cookie: ")?.split(';').next());
+    set.collect::<Vec<_>>().join("; ")
+}
+
+async fn request_with(addr: std::net::SocketAddr, path: &str, cookies: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    let text = format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n");
+    let text = format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\nCookie: {cookies}\r\nConnection: close\r\n\r\n");
     stream.write_all(text.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -82,7 +92,8 @@ async fn a_server_goes_on_accepting_after_sigterm_for_as_long_as_balancers_need_
     let addr = listener.local_addr().unwrap();
     let (running, draining) = (nodes[0].clone(), nodes[0].draining());
     let running = tokio::spawn(async move { running.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await });
-    assert!(request(addr, "/").await.starts_with("HTTP/1.1 200"));
+    let first = request(addr, "/").await;
+    assert!(first.starts_with("HTTP/1.1 200") && first.contains("OUTLIVESID-R=.x"), "{first}");
     sigterm();
     draining.await;
     until("its session is with the other", || nodes[0].stats().engine.owned == 0 && nodes[1].stats().engine.owned == 1).await;
@@ -91,6 +102,9 @@ async fn a_server_goes_on_accepting_after_sigterm_for_as_long_as_balancers_need_
     assert!(ready.starts_with("HTTP/1.1 503") && ready.ends_with("draining"), "{ready}");
     let new = request(addr, "/").await;
     assert!(new.starts_with("HTTP/1.1 200") && new.contains("OUTLIVESID=") && new.ends_with('1'), "{new}");
+    // One who comes because of its cookie is served as well, and learns where its session is.
+    let again = request_with(addr, "/", &cookies(&first)).await;
+    assert!(again.ends_with('2') && again.contains("OUTLIVESID-R=.a") && !again.contains("OUTLIVESID="), "{again}");
     until("that one is, too", || nodes[0].stats().engine.owned == 0 && nodes[1].stats().engine.owned == 2).await;
     // The second signal: nobody waits for balancers any more.
     sigterm();

@@ -41,7 +41,7 @@ pub fn snippet(file: &str) -> String {
     let page = page("deploy.md");
     let mut blocks = page.split("\n```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'));
     let (_, text) = blocks.find(|(_, text)| text.lines().next().is_some_and(|line| line == format!("# {file}"))).unwrap();
-    text.to_owned()
+    format!("{text}\n")
 }
 
 /// Ports that are free now and that the system gives to nobody by itself.
@@ -181,12 +181,13 @@ impl Machines {
         let name = ["a", "b", "c"][at];
         let log = std::fs::File::options().create(true).append(true).open(self.folder.0.join(format!("{name}.log"))).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_deployed"));
-        command.current_dir(&self.folder.0).envs(self.environment(at)).envs(self.more.iter().cloned());
+        command.current_dir(&self.folder.0).envs(self.environment(at)).envs(self.more.iter().cloned()).env("RUST_BACKTRACE", "0");
         command.stdout(Stdio::piped()).stderr(log);
         let mut running = Running::start(&mut command);
         let mut line = String::new();
         BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let http = line.trim().strip_prefix("http://").unwrap_or_else(|| panic!("it said {line:?}")).parse().unwrap();
+        let http =
+            line.trim().strip_prefix("http://").unwrap_or_else(|| panic!("it said {line:?} and {:?}", self.log(at))).parse().unwrap();
         let node = Node { name, running, http };
         match self.nodes.get_mut(at) {
             Some(old) => *old = node,

@@ -40,7 +40,7 @@ impl Balancer {
             "global\n  stats socket ipv4@{stats} level admin\n\
              defaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n  option redispatch 1\n  retries 3\n\
              frontend web\n  bind {door}\n  default_backend app\n\
-             backend app\n  balance roundrobin\n  cookie OUTLIVESID-r\n  option httpchk GET /ready\n  http-check expect status 200\n  \
+             backend app\n  balance roundrobin\n  cookie OUTLIVESID-R\n  option httpchk GET /ready\n  http-check expect status 200\n  \
              default-server check inter 500ms fall 2 rise 1\n"
         );
         for (name, addr) in servers {
