@@ -162,6 +162,8 @@ struct Place {
     rotate: bool,
     /// The id is one that a login or a rotation of this request asked for.
     renewed: bool,
+    /// The client's session was ended by this handle.
+    ended: bool,
 }
 
 enum At {
@@ -182,7 +184,7 @@ impl Session {
     }
 
     fn at(node: Arc<Node>, brought: Brought, live: Arc<Live>, at: At, lost: bool) -> Session {
-        let place = RwLock::new(Place { request: live.begin(), live, at, rotate: false, renewed: false });
+        let place = RwLock::new(Place { request: live.begin(), live, at, rotate: false, renewed: false, ended: false });
         let [late, known, gone] = [const { AtomicBool::new(false) }; 3];
         Session { inner: Arc::new(Inner { node, place, brought, late, known, gone, lost, turn: OnceLock::new() }) }
     }
@@ -390,7 +392,8 @@ impl Session {
                 }
             };
             let live = Arc::new(Live::new());
-            *place = Place { request: live.begin(), live, at: At::Fresh(None), rotate: false, renewed: false };
+            let any = place.ended || ended.is_some();
+            *place = Place { request: live.begin(), live, at: At::Fresh(None), rotate: false, renewed: false, ended: any };
             ended
         };
         let Some((key, step, next)) = ended else { return Ok(Ended::Everywhere) };
@@ -452,7 +455,7 @@ impl Session {
             live.end();
             self.inner.node.close(&opened);
         }
-        *place = Place { request, live, at: At::Here(id, opened), rotate: place.rotate, renewed: false };
+        *place = Place { request, live, at: At::Here(id, opened), rotate: place.rotate, renewed: place.renewed, ended: place.ended };
         Ok(())
     }
 
@@ -658,11 +661,17 @@ impl Session {
     /// Puts the cookies that the client needs into the response; whether there was one.
     ///
     /// The id is set at its birth alone. It is not cleared when it has ended either: nothing can be done with it, and a response that
-    /// clears may come after one that brought the id of a login.
+    /// clears may come after one that brought the id of a login. What a logout clears is the token: who has none is promised less until
+    /// the next response, and who keeps that of a session that is forgotten one day would be told of a loss.
     pub(crate) fn set_cookies(&self, durable: Option<&Durable>, headers: &mut HeaderMap) -> bool {
         let (node, brought) = (&*self.inner.node, &self.inner.brought);
         let place = self.inner.place.read_recursive();
-        let At::Here(id, opened) = &place.at else { return false };
+        let At::Here(id, opened) = &place.at else {
+            if place.ended {
+                node.carrier.clear_token(brought.mode, headers);
+            }
+            return place.ended;
+        };
         let born = brought.id != Some(*id);
         let known = durable.is_some() || self.inner.known.load(Ordering::Relaxed);
         if !known && born {

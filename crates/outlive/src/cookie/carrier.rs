@@ -313,6 +313,14 @@ impl Carrier {
         }
     }
 
+    /// Tells the client to forget the version token.
+    pub(crate) fn clear_token(&self, mode: Mode, headers: &mut HeaderMap) {
+        match (mode, &self.headers) {
+            (Mode::Header, Some(names)) => insert(headers, &names.token, &[]),
+            _ => self.names(mode).set(headers, Part::Token, &[], Some(Duration::ZERO)),
+        }
+    }
+
     /// Adds the node that serves the session now.
     pub(crate) fn set_route(&self, mode: Mode, headers: &mut HeaderMap, node: &str) {
         match (mode, &self.headers) {
