@@ -14,6 +14,8 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
+mod shop;
+
 /// Flags of `outlive-bench app`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -44,6 +46,12 @@ pub(crate) struct Args {
     /// How long its sessions may be handed over after SIGTERM.
     #[arg(long, default_value = "20s")]
     drain_timeout: String,
+    /// How long a session lives that nobody uses.
+    #[arg(long, default_value = "30m")]
+    idle_timeout: String,
+    /// Writes the log to standard error, from this level on: `warn`, `info` or `debug`. Otherwise there is none.
+    #[arg(long)]
+    log: Option<tracing::Level>,
     /// Whether the session id travels in a cookie or in a header.
     #[arg(long, default_value = "cookie")]
     carrier: Carrier,
@@ -82,6 +90,9 @@ struct Params {
 
 /// Starts the node and serves until SIGTERM, which drains it.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(level) = args.log {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(level).init();
+    }
     let mut config = Config::default();
     // For a gateway that learns its members.
     let http = args.http.iter().find(|addr| addr.port() != 0).map(SocketAddr::to_string);
@@ -94,6 +105,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         ("cluster", "outlive-bench"),
         ("drain_notice", &args.drain_notice),
         ("drain_timeout", &args.drain_timeout),
+        ("session.idle_timeout", &args.idle_timeout),
     ];
     settings.extend(http.as_deref().map(|http| ("http", http)));
     let wrong: Vec<String> = settings.iter().filter_map(|(path, text)| config.set(path, text).err()).collect();
@@ -151,6 +163,7 @@ fn router(outlive: &Outlive, name: &str) -> Router {
         .route("/login", get(login))
         .route("/invalidate", get(invalidate))
         .route("/info", get(info))
+        .merge(shop::routes())
         .route_layer(from_fn(misbehave))
         .layer(outlive.layer())
         .layer(from_fn(tell))

@@ -1,9 +1,9 @@
 //! `outlive-bench chaos`: a real cluster whose nodes are killed and drained under load, and clients that notice if the promise is broken.
 
 pub(crate) mod browser;
-mod ledger;
+pub(crate) mod ledger;
 pub(crate) mod nodes;
-mod tally;
+pub(crate) mod tally;
 mod visitor;
 
 use anyhow::Context as _;

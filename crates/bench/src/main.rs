@@ -6,6 +6,7 @@ mod app;
 mod chaos;
 mod children;
 mod cluster;
+mod day;
 mod ends;
 mod failover;
 mod inprocess;
@@ -53,6 +54,9 @@ enum Command {
     /// Closes, half closes and resets either end of an exchange at each of its stages: directly, and through the gateway, HAProxy and
     /// nginx. Needs both programs.
     Ends(ends::Args),
+    /// A shop's day: two deployments with changed settings, a kill, a look at the store and a backup of it, a full disk, a typo, and a
+    /// night. Checks that nothing acknowledged is lost and that the log tells each event. Exits with 1 otherwise.
+    Day(day::Args),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -64,6 +68,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Hot { kind, requests } => requests::hot(kind, requests)?,
         Command::Chaos(args) => return threads()?.block_on(chaos::run(args)),
         Command::Outage(args) => return threads()?.block_on(outage::run(args)),
+        Command::Day(args) => return threads()?.block_on(day::run(args)),
     }
     Ok(ExitCode::SUCCESS)
 }

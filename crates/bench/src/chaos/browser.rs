@@ -23,8 +23,13 @@ const BODY_MAX: usize = 1 << 20;
 pub(crate) struct Jar(BTreeMap<String, String>);
 
 impl Jar {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub(crate) fn header(&self) -> Option<String> {
+        let pairs: Vec<String> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        (!pairs.is_empty()).then(|| pairs.join("; "))
     }
 
     /// Takes what an answer sets.
@@ -63,7 +68,7 @@ impl Answer {
     }
 
     /// Whether nothing of the request was kept: refused, and not after its changes had gone out.
-    pub(super) fn is_refused(&self) -> bool {
+    pub(crate) fn is_refused(&self) -> bool {
         self.status == StatusCode::SERVICE_UNAVAILABLE && self.header("outcome") != Some("unknown")
     }
 }
@@ -80,7 +85,7 @@ pub(crate) enum NoAnswer {
 pub(crate) type Asked = Result<Answer, NoAnswer>;
 
 /// See the [module](self).
-pub(super) struct Browser {
+pub(crate) struct Browser {
     doors: Vec<SocketAddr>,
     client: Client,
     door: usize,
@@ -97,7 +102,7 @@ pub(crate) fn connections() -> Connections {
 }
 
 impl Browser {
-    pub(super) fn new(doors: Vec<SocketAddr>, client: Client) -> Browser {
+    pub(crate) fn new(doors: Vec<SocketAddr>, client: Client) -> Browser {
         Browser { door: 0, doors, client, connections: connections() }
     }
 
@@ -115,15 +120,50 @@ impl Browser {
     }
 
     /// One request.
-    pub(super) async fn ask(&mut self, path: &str, jar: &mut Jar, rng: &mut Pcg32) -> Asked {
+    pub(crate) async fn ask(&mut self, path: &str, jar: &mut Jar, rng: &mut Pcg32) -> Asked {
         let to = self.next(rng);
         let asked = exchange(&self.connections, to, path, jar).await;
         self.learn([&asked], jar, rng);
         asked
     }
 
+    /// Sends bytes.
+    pub(crate) async fn upload(&mut self, path: &str, bytes: Bytes, jar: &mut Jar, rng: &mut Pcg32) -> Asked {
+        let to = self.next(rng);
+        let asked = send(&self.connections, to, path, jar, Some(bytes)).await;
+        self.learn([&asked], jar, rng);
+        asked
+    }
+
+    /// Reads a stream of events for so long, or until it ends: its lines of data.
+    pub(crate) async fn listen(&mut self, path: &str, length: Duration, jar: &mut Jar, rng: &mut Pcg32) -> Result<Vec<String>, NoAnswer> {
+        let request = request(self.next(rng), path, jar, None)?;
+        let answer = tokio::time::timeout(PATIENCE, self.connections.request(request)).await.map_err(|_| NoAnswer::Broken)?;
+        let answer = answer.map_err(|error| no_answer(&error))?;
+        if answer.status() != StatusCode::OK {
+            return Err(NoAnswer::Broken);
+        }
+        jar.take(answer.headers());
+        let (mut body, mut text) = (answer.into_body(), Vec::new());
+        let read = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                text.extend(frame.data_ref().into_iter().flatten());
+            }
+        };
+        // It ends with its node, and then the browser asks anew.
+        let _ = tokio::time::timeout(length, read).await;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let whole = text.rsplit_once("\n\n").map_or("", |(whole, _)| whole);
+        Ok(whole.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect())
+    }
+
+    /// Where the next connection of another kind goes.
+    pub(crate) fn door(&mut self, rng: &mut Pcg32) -> SocketAddr {
+        self.next(rng)
+    }
+
     /// Two requests at once.
-    pub(super) async fn ask_both(&mut self, paths: [&str; 2], jar: &mut Jar, rng: &mut Pcg32) -> [Asked; 2] {
+    pub(crate) async fn ask_both(&mut self, paths: [&str; 2], jar: &mut Jar, rng: &mut Pcg32) -> [Asked; 2] {
         let (one, other, connections) = (self.next(rng), self.next(rng), &self.connections);
         let (a, b) = tokio::join!(exchange(connections, one, paths[0], jar), exchange(connections, other, paths[1], jar));
         self.learn([&a, &b], jar, rng);
@@ -132,7 +172,7 @@ impl Browser {
 
     /// A request, and others of the same session while it runs, as long as `wanted` gives them a number; `heard` gets it back with the
     /// answer.
-    pub(super) async fn ask_meanwhile(
+    pub(crate) async fn ask_meanwhile(
         &mut self,
         path: &str,
         jar: &mut Jar,
@@ -180,16 +220,27 @@ pub(crate) async fn look(connections: &Connections, to: SocketAddr, path: &str) 
     exchange(connections, to, path, &Jar::default()).await.ok().filter(Answer::is_ok)
 }
 
-pub(crate) async fn exchange(connections: &Connections, to: SocketAddr, path: &str, jar: &Jar) -> Asked {
-    let mut request = Request::get(format!("http://{to}{path}")).header("tell", "outcome");
-    if !jar.is_empty() {
-        let pairs: Vec<String> = jar.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        request = request.header(COOKIE, pairs.join("; "));
+fn request(to: SocketAddr, path: &str, jar: &Jar, upload: Option<Bytes>) -> Result<Request<Full<Bytes>>, NoAnswer> {
+    let method = if upload.is_some() { http::Method::POST } else { http::Method::GET };
+    let mut request = Request::builder().method(method).uri(format!("http://{to}{path}")).header("tell", "outcome");
+    if let Some(cookies) = jar.header() {
+        request = request.header(COOKIE, cookies);
     }
-    let request = request.body(Full::default()).map_err(|_| NoAnswer::NoConnection)?;
+    request.body(upload.map(Full::new).unwrap_or_default()).map_err(|_| NoAnswer::NoConnection)
+}
+
+fn no_answer(error: &hyper_util::client::legacy::Error) -> NoAnswer {
+    if error.is_connect() { NoAnswer::NoConnection } else { NoAnswer::Broken }
+}
+
+pub(crate) async fn exchange(connections: &Connections, to: SocketAddr, path: &str, jar: &Jar) -> Asked {
+    send(connections, to, path, jar, None).await
+}
+
+async fn send(connections: &Connections, to: SocketAddr, path: &str, jar: &Jar, upload: Option<Bytes>) -> Asked {
+    let request = request(to, path, jar, upload)?;
     let exchange = async {
-        let response = connections.request(request).await;
-        let (parts, body) = response.map_err(|e| if e.is_connect() { NoAnswer::NoConnection } else { NoAnswer::Broken })?.into_parts();
+        let (parts, body) = connections.request(request).await.map_err(|error| no_answer(&error))?.into_parts();
         let body = Limited::new(body, BODY_MAX).collect().await.map_err(|_| NoAnswer::Broken)?.to_bytes();
         Ok(Answer { status: parts.status, headers: parts.headers, body: String::from_utf8_lossy(&body).into_owned() })
     };

@@ -4,11 +4,11 @@ use super::tally::Violation;
 use std::collections::BTreeSet;
 
 /// A broken promise, and what was seen.
-pub(super) type Found = (Violation, String);
+pub(crate) type Found = (Violation, String);
 
 /// One session's appends and attributes, as its client had them acknowledged.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     /// What all its values begin with.
     tag: String,
     drawn: u32,
@@ -30,7 +30,7 @@ struct Attribute {
 }
 
 impl Ledger {
-    pub(super) fn new(tag: String) -> Ledger {
+    pub(crate) fn new(tag: String) -> Ledger {
         Ledger {
             tag,
             drawn: 0,
@@ -43,32 +43,32 @@ impl Ledger {
     }
 
     /// A value that nobody else has.
-    pub(super) fn draw(&mut self) -> String {
+    pub(crate) fn draw(&mut self) -> String {
         self.drawn += 1;
         format!("{}.{}", self.tag, self.drawn)
     }
 
-    pub(super) fn appends(&self) -> usize {
+    pub(crate) fn appends(&self) -> usize {
         self.acked.len()
     }
 
     /// An append was acknowledged, with the length of the list.
-    pub(super) fn acknowledged(&mut self, value: String, length: usize) -> Option<Found> {
+    pub(crate) fn acknowledged(&mut self, value: String, length: usize) -> Option<Found> {
         self.acked.push(value);
         let least = self.acked.len().max(self.seen.len() + 1);
         (length < least).then(|| (Violation::Missing, format!("{}: a list of {length}, and there were {least} at least", self.tag)))
     }
 
-    pub(super) fn unknown(&mut self, value: String) {
+    pub(crate) fn unknown(&mut self, value: String) {
         self.unknown.insert(value);
     }
 
-    pub(super) fn refused(&mut self, value: String) {
+    pub(crate) fn refused(&mut self, value: String) {
         self.refused.insert(value);
     }
 
     /// The list was read.
-    pub(super) fn read(&mut self, list: &str) -> Vec<Found> {
+    pub(crate) fn read(&mut self, list: &str) -> Vec<Found> {
         let list: Vec<String> = list.split(',').filter(|v| !v.is_empty()).map(str::to_owned).collect();
         let there: BTreeSet<&String> = list.iter().collect();
         let mut found = Vec::new();
@@ -104,7 +104,7 @@ impl Ledger {
     }
 
     /// An attribute was set, or nobody knows; nothing is noted of what was refused.
-    pub(super) fn set(&mut self, attribute: usize, value: String, acknowledged: bool) {
+    pub(crate) fn set(&mut self, attribute: usize, value: String, acknowledged: bool) {
         let Some(attribute) = self.attributes.get_mut(attribute) else { return };
         if acknowledged {
             attribute.acked = Some(value);
@@ -114,7 +114,7 @@ impl Ledger {
     }
 
     /// The attributes were read.
-    pub(super) fn read_attributes(&mut self, values: [Option<&str>; 2]) -> Vec<Found> {
+    pub(crate) fn read_attributes(&mut self, values: [Option<&str>; 2]) -> Vec<Found> {
         let mut found = Vec::new();
         for ((attribute, value), name) in self.attributes.iter_mut().zip(values).zip(["a", "b"]) {
             let value = value.filter(|v| *v != "null").map(str::to_owned);

@@ -18,21 +18,26 @@ const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// A command line and the process that runs it. The process is killed by its id with this value.
 pub(crate) struct Process {
-    name: String,
-    program: std::path::PathBuf,
-    args: Vec<String>,
-    child: Option<Child>,
+    pub(crate) name: String,
+    pub(crate) program: std::path::PathBuf,
+    pub(crate) args: Vec<String>,
+    /// Where its standard error goes; otherwise to that of this program.
+    pub(crate) log: Option<std::path::PathBuf>,
+    pub(crate) child: Option<Child>,
 }
 
 impl Process {
     pub(crate) fn new(name: String, program: std::path::PathBuf, args: Vec<String>) -> Process {
-        Process { name, program, args, child: None }
+        Process { name, program, args, log: None, child: None }
     }
 
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(&self.program);
         // The trace of an error takes seconds to write in an optimised build.
         command.args(&self.args).env("RUST_BACKTRACE", "0").stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        if let Some(log) = &self.log {
+            command.stderr(std::fs::File::options().create(true).append(true).open(log)?);
+        }
         let mut child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         let mut lines = BufReader::new(child.stdout.take().context("a process without output")?).lines();
         let ready = async {
@@ -48,6 +53,10 @@ impl Process {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         self.child = Some(child);
         Ok(())
+    }
+
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// SIGKILL; when it was gone.
@@ -142,18 +151,9 @@ impl Nodes {
         self.node(index)?.start().await
     }
 
-    /// The membership in which all nodes agree, when every copy and every marker of an ended session is where that asks for it.
+    /// See [`settled`].
     pub(super) async fn settled(&self) -> Option<String> {
-        let mut all = None;
-        for addr in &self.web {
-            let answer = look(&self.connections, *addr, "/heap").await?;
-            let membership = answer.value("membership")?.to_owned();
-            if answer.value("settled") != Some("true") || all.as_ref().is_some_and(|other| *other != membership) {
-                return None;
-            }
-            all = Some(membership);
-        }
-        all
+        settled(&self.connections, &self.web).await
     }
 
     /// Ends all processes.
@@ -164,6 +164,20 @@ impl Nodes {
             }
         }
     }
+}
+
+/// The membership in which all nodes agree, when every copy and every marker of an ended session is where that asks for it.
+pub(crate) async fn settled(connections: &Connections, web: &[SocketAddr]) -> Option<String> {
+    let mut all = None;
+    for addr in web {
+        let answer = look(connections, *addr, "/heap").await?;
+        let membership = answer.value("membership")?.to_owned();
+        if answer.value("settled") != Some("true") || all.as_ref().is_some_and(|other| *other != membership) {
+            return None;
+        }
+        all = Some(membership);
+    }
+    all
 }
 
 /// Ports that are free now and that the system gives to nobody by itself: a node that is away must find its own again.

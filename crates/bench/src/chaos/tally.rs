@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A promise that was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Violation {
+pub(crate) enum Violation {
     Missing,
     Doubled,
     Disordered,
@@ -40,22 +40,22 @@ const KINDS: [(Violation, &str); 12] = [
 
 /// Everything that was counted.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
-    pub(super) kills: u64,
-    pub(super) terms: u64,
-    pub(super) appends: u64,
-    pub(super) reads: u64,
-    pub(super) pairs: u64,
-    pub(super) logouts: u64,
-    pub(super) ended_asked: u64,
-    pub(super) refused: u64,
-    pub(super) unknown: u64,
-    pub(super) unconnected: u64,
-    pub(super) unanswered: u64,
-    pub(super) slowest: Duration,
-    pub(super) windows: Vec<Duration>,
-    pub(super) settled: Vec<Duration>,
-    pub(super) drains: Vec<Duration>,
+pub(crate) struct Tally {
+    pub(crate) kills: u64,
+    pub(crate) terms: u64,
+    pub(crate) appends: u64,
+    pub(crate) reads: u64,
+    pub(crate) pairs: u64,
+    pub(crate) logouts: u64,
+    pub(crate) ended_asked: u64,
+    pub(crate) refused: u64,
+    pub(crate) unknown: u64,
+    pub(crate) unconnected: u64,
+    pub(crate) unanswered: u64,
+    pub(crate) slowest: Duration,
+    pub(crate) windows: Vec<Duration>,
+    pub(crate) settled: Vec<Duration>,
+    pub(crate) drains: Vec<Duration>,
     violations: [u64; KINDS.len()],
 }
 
@@ -66,12 +66,17 @@ fn quantile(sorted: &[Duration], share: f64) -> String {
 }
 
 impl Tally {
-    pub(super) fn held(&self) -> bool {
+    pub(crate) fn held(&self) -> bool {
         self.violations.iter().all(|n| *n == 0)
     }
 
+    /// What was broken, and how often.
+    pub(crate) fn broken(&self) -> Vec<(&'static str, u64)> {
+        KINDS.iter().zip(&self.violations).map(|((_, name), n)| (*name, *n)).collect()
+    }
+
     /// One line for whoever waits.
-    pub(super) fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         format!(
             "faults {} (kills {}, terms {})  appends {}  no connection {}  refused {}  unknown {}  unanswered {}  violations {}",
             self.kills + self.terms,
@@ -86,7 +91,7 @@ impl Tally {
         )
     }
 
-    pub(super) fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let (mut windows, mut settled, mut drains) = (self.windows.clone(), self.settled.clone(), self.drains.clone());
         windows.sort_unstable();
         settled.sort_unstable();
@@ -126,11 +131,11 @@ impl Tally {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) tally: Mutex<Tally>,
-    pub(super) stop: AtomicBool,
+pub(crate) struct Shared {
+    pub(crate) tally: Mutex<Tally>,
+    pub(crate) stop: AtomicBool,
     /// Grows with each fault.
-    pub(super) epoch: AtomicU64,
+    pub(crate) epoch: AtomicU64,
     /// The last fault after which this client's session had its copies again.
     whole: Vec<AtomicU64>,
     /// The level that answers must reach for that.
@@ -138,25 +143,25 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(clients: usize, level: String) -> Shared {
+    pub(crate) fn new(clients: usize, level: String) -> Shared {
         let whole = (0..clients).map(|_| AtomicU64::new(0)).collect();
         Shared { tally: Mutex::default(), stop: AtomicBool::new(false), epoch: AtomicU64::new(1), whole, level }
     }
 
-    pub(super) fn count(&self, change: impl FnOnce(&mut Tally)) {
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Tally)) {
         if let Ok(mut tally) = self.tally.lock() {
             change(&mut tally);
         }
     }
 
-    pub(super) fn violation(&self, kind: Violation, what: &str) {
+    pub(crate) fn violation(&self, kind: Violation, what: &str) {
         let name = KINDS.iter().find(|(k, _)| *k == kind).map_or("", |(_, name)| name);
         eprintln!("VIOLATION {name}: {what}");
         self.count(|tally| tally.violations[kind as usize] += 1);
     }
 
     /// An append that began in `epoch` was answered at `level`.
-    pub(super) fn answered(&self, client: usize, epoch: u64, level: Option<&str>) {
+    pub(crate) fn answered(&self, client: usize, epoch: u64, level: Option<&str>) {
         if level == Some(&*self.level)
             && let Some(whole) = self.whole.get(client)
         {
@@ -165,18 +170,18 @@ impl Shared {
     }
 
     /// Whether every client's session has its copies since the last fault.
-    pub(super) fn whole(&self) -> bool {
+    pub(crate) fn whole(&self) -> bool {
         let epoch = self.epoch.load(Ordering::SeqCst);
         self.whole.iter().all(|w| w.load(Ordering::SeqCst) == epoch)
     }
 
     /// Whether this client's does not.
-    pub(super) fn is_behind(&self, client: usize) -> bool {
+    pub(crate) fn is_behind(&self, client: usize) -> bool {
         self.whole.get(client).is_some_and(|w| w.load(Ordering::SeqCst) != self.epoch.load(Ordering::SeqCst))
     }
 
     /// The clients whose sessions do not.
-    pub(super) fn behind(&self) -> String {
+    pub(crate) fn behind(&self) -> String {
         let epoch = self.epoch.load(Ordering::SeqCst);
         let behind = self.whole.iter().enumerate().filter(|(_, w)| w.load(Ordering::SeqCst) != epoch);
         format!("clients {:?}", behind.map(|(client, _)| client).collect::<Vec<_>>())
