@@ -18,7 +18,7 @@
 //!
 //! | room | what it knows |
 //! |---|---|
-//! | [`address`] | where to listen, whom to dial, what others are told |
+//! | [`address`], [`name`] | where to listen, whom to dial, what others are told; what nodes may be called |
 //! | [`id`], [`stamp`], [`token`] | names: of sessions, of ownerships and commits, and the one that travels with the client |
 //! | [`lineage`], [`record`], [`merge`] | content: which commits a copy includes, attributes, how two branches become one |
 //! | [`wire`], `link` | messages, frames, acknowledgements |
@@ -44,6 +44,7 @@ pub mod lineage;
 mod link;
 pub mod member;
 pub mod merge;
+pub mod name;
 pub mod output;
 mod parked;
 pub mod placement;

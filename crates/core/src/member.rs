@@ -62,7 +62,7 @@ const NAMES_MAX: usize = 8192;
 /// What a node is, told in the handshake and by gossip.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its configured name, unique in the cluster: decides its place. 1 to 255 bytes.
+    /// Its name, unique in the cluster: decides its place. See [`name`](crate::name).
     pub name: Box<str>,
     /// Where peers connect to, in the driver's notation. 1 to 255 bytes.
     pub addr: Box<str>,

@@ -3,13 +3,13 @@
 //! One table names every setting: its path (`session.idle_timeout`), which is its name in a file and, in capitals with `OUTLIVE_`
 //! before it, in the environment; what it may be; and where it goes. Later sources win: defaults, code, file, environment.
 
-use crate::cookie::{Cookie, ID_MAX};
+use crate::cookie::Cookie;
 use core::fmt;
 use core::time::Duration;
 use outlive_core::address::Address;
 use outlive_core::config::OnLost;
-use outlive_core::id::SessionId;
 use outlive_core::limits::RECORD_MAX;
+use outlive_core::name::{NameError, check_namespace, check_node};
 
 /// When an answer may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,7 +110,7 @@ settings! {
         |c, t| some(&mut c.namespace, Some(t.to_owned()), "text");
     "cluster" "the cluster's name: 1 to 255 bytes; default `default`"
         |c, t| some(&mut c.cluster, Some(t.to_owned()), "text");
-    "node" "this node's name, unique in the cluster: 1 to 52 letters, digits, `-`, `_`; default: host name and random digits"
+    "node" "this node's name, unique in the cluster: 1 to 63 letters, digits, `-`, `_`; default: host name and random digits"
         |c, t| some(&mut c.node, Some(t.to_owned()), "text");
     "zone" "where this node stands, so that copies are kept in different places; default: nowhere in particular"
         |c, t| some(&mut c.zone, Some(t.to_owned()), "text");
@@ -228,15 +228,15 @@ impl Config {
     /// What is wrong with the settings that the library itself uses; the engine checks its own.
     pub(crate) fn check(&self) -> Vec<String> {
         let mut errors = Vec::new();
-        let mut name = |path: &str, text: &Option<String>, most: usize| {
+        let mut name = |path: &str, text: &Option<String>, check: fn(&str) -> Result<(), NameError>| {
             if let Some(text) = text
-                && (text.is_empty() || text.len() > most || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'))
+                && let Err(why) = check(text)
             {
-                errors.push(format!("{path} is {text:?}, and must be 1 to {most} letters, digits, `-` or `_`"));
+                errors.push(format!("{path} is {text:?}, and {why}"));
             }
         };
-        name("namespace", &self.namespace, 32);
-        name("node", &self.node, NODE_MAX);
+        name("namespace", &self.namespace, check_namespace);
+        name("node", &self.node, check_node);
         if let Some(size) = self.max_size.filter(|s| !(1024..=RECORD_MAX).contains(s)) {
             errors.push(format!("session.max_size is {size} B, and must be 1 KiB to {} KiB", RECORD_MAX / 1024));
         }
@@ -269,9 +269,6 @@ impl Config {
 fn is_elsewhere(name: &str) -> bool {
     Config::ENV_ELSEWHERE.iter().any(|known| *known == name || known.ends_with('_') && name.starts_with(known))
 }
-
-/// Characters of a node's name: behind the id and a dot it still fits into the cookie.
-pub(crate) const NODE_MAX: usize = ID_MAX - SessionId::LEN - 1;
 
 fn durability(text: &str) -> Option<Durability> {
     match text {
@@ -453,7 +450,7 @@ mod tests {
 
     #[test]
     fn the_longest_node_name_fits_into_the_cookie() {
-        let node = "n".repeat(NODE_MAX);
+        let node = "n".repeat(outlive_core::name::NODE_MAX);
         assert!(Config { node: Some(node.clone()), ..Config::default() }.check().is_empty());
         assert!(!Config { node: Some(node + "n"), ..Config::default() }.check().is_empty());
     }

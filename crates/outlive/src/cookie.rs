@@ -7,7 +7,7 @@
 mod carrier;
 mod origin;
 
-pub(crate) use carrier::{Carrier, Head, ID_MAX, Mode, Place};
+pub(crate) use carrier::{Carrier, Head, Mode, Place};
 
 use carrier::Names;
 use cookie::SameSite;

@@ -37,6 +37,17 @@ async fn a_session_outlives_the_node_that_answered_and_its_cookie_names_the_new_
     assert!(client.get("/info").await.text.starts_with("b "));
 }
 
+#[tokio::test]
+async fn a_node_with_the_longest_name_serves_and_its_cookie_names_it() {
+    let name = "pod-".to_owned() + &"n".repeat(59);
+    assert_eq!(name.len(), 63);
+    let node = builder(&name, "longest", &[]).start().await.unwrap();
+    let client = testing::client(app(&node));
+    assert_eq!(client.get("/").await.text, "1");
+    assert!(client.cookies().iter().any(|(n, v)| n == "OUTLIVESID" && v.ends_with(&format!(".{name}"))));
+    assert_eq!(client.get("/").await.text, "2");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_balancer_without_stickiness_loses_nothing_and_logs_nobody_out() {
     let nodes = cluster("round-robin", 3, &[]).await;

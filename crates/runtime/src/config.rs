@@ -14,8 +14,8 @@ use std::sync::Arc;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct NodeConfig {
-    /// Its name, unique in the cluster and best kept over restarts: it decides which sessions the node backs. 1 to 255 bytes.
-    /// Default: the host's name and eight random digits.
+    /// Its name, unique in the cluster and best kept over restarts: it decides which sessions the node backs. 1 to 63 letters, digits,
+    /// `-` and `_`. Default: the host's name, or as much of its end as fits, and eight random digits.
     pub name: Option<String>,
     /// Where it stands, so that copies are kept in different places. Default: nowhere in particular.
     pub zone: Option<String>,

@@ -8,12 +8,14 @@
 //! - [`Stats`], [`Readiness`], [`StoreHealth`], [`DrainReport`]: how it is.
 //!
 //! Inside: `node` dispatches what the engine wants done; `links` read and write; `dial` finds peers and `listen` takes them, after the
-//! `handshake`; `storing` goes to the store; `timer` keeps the time; `drain` leaves. Only `clock` asks the system for the time and
+//! `handshake`; `storing` goes to the store; `timer` keeps the time; `changes` tells the log who came and went;
+//! `drain` leaves. Only `clock` asks the system for the time and
 //! for randomness.
 //!
 //! Between nodes there is plain TCP for now, on loopback addresses unless `danger_plain_peers` is set: TLS is not built yet.
 
 mod ask;
+mod changes;
 mod clock;
 mod config;
 mod dial;

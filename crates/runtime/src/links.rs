@@ -165,7 +165,7 @@ pub(crate) async fn run<L: Live>(inner: Arc<Inner<L>>, (reader, writer): (Reader
         inner.links.open.write().remove(&id);
         return;
     }
-    tracing::info!(name = %node.name, life = ?node.life, initiated, "link up");
+    tracing::debug!(name = %node.name, life = ?node.life, initiated, "link up");
     inner.call_timed(|e, now, out| e.handle_link(now, id, LinkEvent::Up { node, initiated }, out));
     if !line.observer {
         inner.formed.send_replace(true);
@@ -175,7 +175,7 @@ pub(crate) async fn run<L: Live>(inner: Arc<Inner<L>>, (reader, writer): (Reader
     writing.abort();
     inner.links.open.write().remove(&id);
     inner.call_timed(|e, now, out| e.handle_link(now, id, LinkEvent::Closed, out));
-    tracing::info!(life = ?line.life, "link closed");
+    tracing::debug!(life = ?line.life, "link closed");
 }
 
 async fn read<L: Live>(inner: &Arc<Inner<L>>, id: LinkId, mut reader: Reader, mut closed: watch::Receiver<bool>) {

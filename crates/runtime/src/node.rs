@@ -3,6 +3,7 @@
 //! Calls of the application go into the engine on the caller's own thread; what the engine wants done is dispatched after each
 //! call: bytes to the links' writers, answers to whoever waits, loads and writes to the store's tasks.
 
+use crate::changes::Changes;
 use crate::clock::{Clock, EntropyError, entropy};
 use crate::dial::Dials;
 use crate::drain::DrainReport;
@@ -122,6 +123,7 @@ pub(crate) struct Inner<L> {
     pub(crate) links: Links,
     pub(crate) dials: Dials,
     pub(crate) alarm: Alarm,
+    changes: Changes,
     pub(crate) store: Option<StoreSide>,
     pub(crate) store_id: Option<StoreId>,
     pub(crate) counters: Counters,
@@ -174,6 +176,7 @@ impl<L: Live> Inner<L> {
             links: Links::default(),
             dials: parts.dials,
             alarm: Alarm::default(),
+            changes: Changes::default(),
             store: parts.store,
             store_id: parts.store_id,
             counters: Counters::default(),
@@ -274,7 +277,7 @@ impl<L: Live> Inner<L> {
                         let _ = self.events.send((key, event));
                     }
                 }
-                Output::Members => self.members.send_modify(|n| *n += 1),
+                Output::Members => self.tell_members(),
                 // Handshakes ask the engine who this node is.
                 Output::Rebooted(_) => tracing::info!("an earlier life of this node's name had a later clock"),
                 Output::Superseded(by) => {
@@ -283,6 +286,14 @@ impl<L: Live> Inner<L> {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// The membership may have changed.
+    fn tell_members(&self) {
+        self.members.send_modify(|n| *n += 1);
+        if let Some(line) = self.changes.line(self.engine.life(), &self.engine.members()) {
+            tracing::info!(members = self.engine.stats(self.clock.now()).members, "{line}");
         }
     }
 

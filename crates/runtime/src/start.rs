@@ -14,6 +14,7 @@ use outlive_core::config::Config;
 use outlive_core::engine::Engine;
 use outlive_core::id::Secret;
 use outlive_core::member::{self, NodeError};
+use outlive_core::name;
 use outlive_core::output::Live;
 use outlive_core::placement::name_hash;
 use outlive_core::stamp::Life;
@@ -120,8 +121,7 @@ impl<L: Live> Node<L> {
             stores: false,
         };
         let clock = Clock::start(jitter);
-        let engine = Engine::new(engine_config, node, seed, clock.now())
-            .map_err(|source| StartError::Name { what: "the node's name or addresses", source })?;
+        let engine = Engine::new(engine_config, node, seed, clock.now()).map_err(|source| StartError::Name { what: "the node", source })?;
         let parts = Parts {
             engine,
             clock,
@@ -216,7 +216,5 @@ pub(crate) async fn shared_secret(config: &NodeConfig) -> Result<Option<(Secret,
 /// A name that no other node has.
 fn derived_name() -> Result<String, StartError> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(48).collect();
-    let host = if host.is_empty() { "node".to_owned() } else { host.to_ascii_lowercase() };
-    Ok(format!("{host}-{:08x}", u32::from_ne_bytes(entropy()?)))
+    Ok(name::derive_node(host.trim(), u32::from_ne_bytes(entropy()?)))
 }

@@ -11,12 +11,13 @@ use thiserror::Error;
 
 use super::Node;
 use crate::limits::BACKUPS_MAX;
+use crate::name::{NameError, check_node};
 use crate::placement::name_hash;
 use crate::stamp::Life;
 
 /// Bytes of one packet.
 pub(super) const PACKET_MAX: usize = 16 << 10;
-/// Bytes of a node's name, and of either of its addresses.
+/// Bytes of a text: of either of a node's addresses; its name is shorter.
 pub(super) const TEXT_MAX: usize = 255;
 
 pub(super) const SWIM: u8 = 0;
@@ -51,11 +52,14 @@ pub enum PacketError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NodeError {
-    /// The name or the address is empty. Nothing changed; the caller's (or the peer's) fault.
-    #[error("a node needs a name and an address")]
+    /// It cannot be called that. Nothing changed; the caller's (or the peer's) fault.
+    #[error("its name {0}")]
+    Name(#[from] NameError),
+    /// The address is empty. Nothing changed; the caller's (or the peer's) fault.
+    #[error("it is empty")]
     Empty,
-    /// The name or an address is too long. Nothing changed; the caller's (or the peer's) fault.
-    #[error("name or address of {len} bytes, at most {TEXT_MAX}")]
+    /// An address is too long. Nothing changed; the caller's (or the peer's) fault.
+    #[error("it has {len} bytes, and may have {TEXT_MAX}")]
     TooLong {
         /// Its bytes.
         len: usize,
@@ -67,13 +71,14 @@ pub enum NodeError {
 
 impl Node {
     pub(super) fn check(&self) -> Result<(), NodeError> {
-        if self.name.is_empty() || self.addr.is_empty() {
+        check_node(&self.name)?;
+        if self.addr.is_empty() {
             return Err(NodeError::Empty);
         }
         if self.backups > BACKUPS_MAX {
             return Err(NodeError::Backups(self.backups));
         }
-        match [&self.name, &self.addr, &self.http].iter().map(|text| text.len()).find(|&len| len > TEXT_MAX) {
+        match [&self.addr, &self.http].iter().map(|text| text.len()).find(|&len| len > TEXT_MAX) {
             Some(len) => Err(NodeError::TooLong { len }),
             None => Ok(()),
         }

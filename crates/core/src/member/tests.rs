@@ -876,7 +876,7 @@ fn a_packet_in_another_name_is_refused() {
 #[test]
 fn records_that_do_not_fit_one_packet_are_split() {
     let node = |i: u64| Node {
-        name: format!("node-{i}-{}", "x".repeat(200)).into(),
+        name: format!("node-{i}-{}", "x".repeat(50)).into(),
         addr: "a".repeat(255).into(),
         boot: i,
         life: Life::new(i),

@@ -14,9 +14,6 @@ use http::uri::Authority;
 use http::{Method, Uri};
 use smallvec::SmallVec;
 
-/// Bytes of the value of the id cookie: id, dot, route.
-pub(crate) const ID_MAX: usize = 96;
-
 /// For how long a new id is kept in a second place, where responses that come late do not write.
 const NEWEST_KEEP: Duration = Duration::from_secs(300);
 /// Sessions that may begin without a cookie coming back before the log asks why; fewer, if requests say that they came over plain HTTP.

@@ -111,7 +111,7 @@ impl GatewayConfig {
             name: layers.optional("gateway.cluster", units::some),
             store: layers.optional("gateway.store", units::some).filter(|store| store != "none"),
             secret: layers.optional("gateway.secret", units::secret),
-            namespace: layers.required("gateway.namespace", String::new(), units::name),
+            namespace: layers.required("gateway.namespace", String::new(), units::namespace),
             danger_plain_peers: layers.switch("gateway.danger_plain_peers"),
         };
         let learnt = layers.is_given("gateway.join") || cluster.store.is_some();

@@ -91,7 +91,7 @@ fn impossible_combinations_of_a_node_are_refused() {
         (&[("node.durability", "store"), ("node.join", "a:1")], "node.store is none"),
         (&[("node.peer", "0.0.0.0:1"), ("node.join", "a:1")], "node.advertise does not say"),
         (&[("node.peer", "10.0.0.1:1"), ("node.join", "a:1")], "node.danger_plain_peers is not set"),
-        (&[("node.name", "a.b"), ("node.join", "a:1")], "must be 1 to 40 letters"),
+        (&[("node.name", "a.b"), ("node.join", "a:1")], "must be 1 to 63 letters"),
     ];
     for (flags, wanted) in table {
         let errors = NodeConfig::new(layers("node", "", &[], flags)).expect_err(wanted).0;

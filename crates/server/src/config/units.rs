@@ -1,6 +1,7 @@
 //! Values as people write them, and why one is refused.
 
 use outlive_core::address::{Address, AddressError};
+use outlive_core::name::{check_namespace, check_node};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -62,18 +63,19 @@ pub(super) fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
 /// `NAME=ADDR`.
 pub(super) fn backend(text: &str) -> Result<(String, Address), String> {
     match text.split_once('=') {
-        Some((name, addr)) if is_name(name) => Ok((name.to_owned(), reachable(addr)?)),
+        Some((name, addr)) if check_node(name).is_ok() => Ok((name.to_owned(), reachable(addr)?)),
         _ => Err("must be NAME=ADDR, such as a=127.0.0.1:9001 or a=app1:9001, its name of letters, digits, `-` and `_`".to_owned()),
     }
 }
 
 /// A node's name: it stands behind a dot in cookies.
 pub(super) fn name(text: &str) -> Result<String, String> {
-    if is_name(text) { Ok(text.to_owned()) } else { Err("must be 1 to 40 letters, digits, `-` or `_`".to_owned()) }
+    check_node(text).map(|()| text.to_owned()).map_err(|why| why.to_string())
 }
 
-fn is_name(text: &str) -> bool {
-    (1..=40).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+/// A namespace's name.
+pub(super) fn namespace(text: &str) -> Result<String, String> {
+    check_namespace(text).map(|()| text.to_owned()).map_err(|why| why.to_string())
 }
 
 /// Any text but none.
