@@ -156,7 +156,10 @@ impl<L: Live> Shard<L> {
         while into.len() < most {
             let Some(key) = self.dirty.pop_front() else { return };
             if self.writing.contains_key(&key) {
-                // Of one session one write at a time: its answer brings the next.
+                // Of one session one write at a time: its answer brings the next, and may queue it again.
+                if let Some(own) = self.own(key).and_then(|(copy, _)| copy.own.as_mut()) {
+                    own.queued = false;
+                }
                 continue;
             }
             if let Some(e) = self.ends.get_mut(&key) {
@@ -317,7 +320,8 @@ impl<L: Live> Shard<L> {
             match slot {
                 Slot::Held(copy) => {
                     copy.stored = None;
-                    if copy.own.is_some() && copy.record.tip.version > 0 {
+                    // One that is queued, or on its way, finds out by itself.
+                    if copy.own.as_ref().is_some_and(|own| !own.queued) && copy.record.tip.version > 0 {
                         owned.push((*key, Writing { stamp: copy.record.tip, used: copy.record.used, stage: Stage::Read }));
                     }
                 }
@@ -328,7 +332,6 @@ impl<L: Live> Shard<L> {
         owned.sort_unstable_by_key(|(key, _)| *key);
         ended.sort_unstable();
         for (key, reading) in owned {
-            // One that is on its way finds out by itself.
             if !self.writing.contains_key(&key) {
                 self.writing.insert(key, reading);
                 self.load(cx, key);

@@ -203,14 +203,24 @@ async fn a_store_that_was_gone_gets_all_that_it_lacks_when_it_is_back() {
     until("all is written", || nodes.iter().all(|n| n.stats().engine.dirty == 0)).await;
     store.set_health(Health::Gone);
     until("they see it", || nodes.iter().all(|n| health(n) == StoreHealth::Gone)).await;
-    // Sessions go on.
-    let Ok(Open::Here(at)) = open(&nodes[1], key(1), None).await else { panic!("it is owned here") };
-    append(&nodes[1], &at, b"b").await.unwrap();
+    // Sessions go on, and wait in the queue.
+    let mut tips = Vec::new();
+    for n in 1..=19 {
+        let node = &nodes[usize::from(n) % 2];
+        let Ok(Open::Here(at)) = open(node, key(n), None).await else { panic!("it is owned here") };
+        tips.push(append(node, &at, b"b").await.unwrap().tip);
+    }
+    // They have been tried, and are in the queue again while the writer pauses.
+    until("it was tried", || nodes.iter().all(|n| n.stats().store_failures >= 12)).await;
     // What comes back is an older copy.
     store.forget();
     store.set_health(Health::Up);
     until("they see it", || nodes.iter().all(|n| n.readiness() == Readiness::Ready && n.stats().store_forgot > 0)).await;
     all_in_store(&store, &nodes).await;
+    for (n, tip) in (1..=19).zip(tips) {
+        let Loaded::Here(row) = in_store(&store, n).await else { panic!("it is there") };
+        assert_eq!(Some(row.stamp), tip, "{n}: what was changed meanwhile is there, too");
+    }
     let (gone, forgot) = (log.lines("ERROR"), log.lines("may have forgotten"));
     assert!(gone.len() == 2 && gone.iter().all(|line| line.contains("the store is not where it was")), "{gone:?}");
     assert!(forgot.len() >= 2, "{forgot:?}");
