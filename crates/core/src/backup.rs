@@ -934,12 +934,11 @@ impl<L: Live> Shard<L> {
     }
 
     /// Who owns the session, from somebody who knows. Whoever has asked remembers it, whatever the reach: a guest's commit goes there.
-    pub(crate) fn note_owner(&mut self, cx: &mut Cx<'_>, key: SessionKey, owner: Claim, tip: Stamp) {
+    pub(crate) fn note_owner(&mut self, cx: &mut Cx<'_>, key: SessionKey, owner: Claim, tip: Stamp, expires: Mono) {
         if let Some(copy) = self.copy(key) {
             copy.heard = copy.heard.max(owner);
             return;
         }
-        let expires = cx.now + cx.config.limits.idle;
         self.note_facade(cx, key, owner, tip, expires);
         self.table.entry(key).or_insert(Slot::Facade(Facade { claim: owner, tip, expires, over: false }));
     }

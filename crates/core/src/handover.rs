@@ -222,7 +222,7 @@ impl<L: Live> Shard<L> {
         if self.copy(key).is_none() {
             // So that the round asks the inviting owner first.
             let claim = Claim { epoch: 1, life: from };
-            self.note_owner(cx, key, claim, Stamp::default());
+            self.note_owner(cx, key, claim, Stamp::default(), cx.now);
         }
         let _ = self.request_round(cx, key, Why::Invited, None, None);
     }

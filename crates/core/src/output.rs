@@ -220,9 +220,9 @@ pub struct Opened<L> {
     pub live: Arc<L>,
     /// Commits that were lost just now: `true` once per loss.
     pub lost: bool,
-    /// When it expires if it is not used again.
-    pub expires: Mono,
-    /// How far what others know of its uses may be behind: so much later than `expires` a client may still believe that it lives.
+    /// Until when a token made now says that it lives: a step after it expires if it is not used again.
+    pub deadline: Mono,
+    /// Once the deadline has moved by so much a client needs another token: then no client's runs out before its session.
     pub step: Duration,
 }
 

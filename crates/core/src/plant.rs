@@ -63,7 +63,7 @@ bugs! {
     NoSelfDoubt = "no_self_doubt",
     /// A drained node leaves when it owns nothing, whatever it holds (rule 21).
     DrainOwnedOnly = "drain_owned_only",
-    /// The store never hears of a use (rule 26).
+    /// The store never hears of a use (rule 28).
     TouchNeverStored = "touch_never_stored",
     /// Nobody inherits a dead owner's sessions, and copies are not made again (rule 8, heirs).
     NoRepair = "no_repair",

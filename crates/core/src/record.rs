@@ -63,6 +63,11 @@ impl Clock {
         (used + self.idle).min(self.end)
     }
 
+    /// What a client is told of a session that was last used then: a step more, so that it need not be told of every use.
+    pub fn deadline(&self, used: Mono) -> Mono {
+        (used + self.idle + self.step()).min(self.end)
+    }
+
     /// How often a use is told to others: to the store, to the client in its token, and to holders where that is less than half a minute.
     pub fn step(&self) -> Duration {
         self.idle / 10

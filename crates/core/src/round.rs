@@ -518,7 +518,7 @@ impl<L: Live> Shard<L> {
         if round.phase == Phase::Owner {
             self.withdraw(key, round.claim, round.before);
         }
-        self.note_owner(cx, key, owner, record.tip);
+        self.note_owner(cx, key, owner, record.tip, record.expires());
         let included = round.tokens.iter().chain(&told).all(|s| record.satisfies(*s));
         for ticket in round.tickets {
             let outcome = match included {
@@ -661,6 +661,11 @@ impl<L: Live> Shard<L> {
         let mut combined = combine(&maximal, cx.planted(Bug::MergeKeepsRemoved));
         if let Some((record, _)) = &mut combined {
             candidates.iter().for_each(|other| record.note_use_of(other));
+            // What nodes have counted is trusted more than the store's clock, which may be wrong by days.
+            let of_row = |r: &Record| round.row.as_ref().is_some_and(|row| core::ptr::eq(row, r));
+            let first = record.is_first();
+            record.created = candidates.iter().filter(|r| !of_row(r)).map(|r| r.created).min().unwrap_or(record.created);
+            record.used = if first { record.created } else { record.used };
         }
         let satisfied = |r: &Record| wanted.iter().all(|s| r.satisfies(*s)) || cx.planted(Bug::IgnoreToken);
         let enough = combined.as_ref().is_some_and(|(r, _)| satisfied(r));

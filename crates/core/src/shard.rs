@@ -329,7 +329,7 @@ impl<L: Live> Shard<L> {
             external: own.external,
             live: own.live.clone(),
             lost: core::mem::take(&mut own.lost),
-            expires: clock.expires(copy.record.used),
+            deadline: clock.deadline(copy.record.used),
             step: clock.step(),
         }
     }
@@ -347,7 +347,8 @@ impl<L: Live> Shard<L> {
                 if let Some(token) = token.filter(|_| !cx.config.planted(Bug::IgnoreToken)) {
                     copy.tell(token.stamp);
                 }
-                if cx.now > copy.ends() {
+                let idle = copy.own.as_ref().is_none_or(|own| own.running == 0);
+                if cx.now > if idle { copy.ends() } else { copy.record.clock().end } {
                     self.expire(cx, key);
                     return Open::NotFound;
                 }
@@ -383,18 +384,17 @@ impl<L: Live> Shard<L> {
         let Copy { own: Some(own), record, told, .. } = &mut **copy else { return None };
         let clock = record.clock();
         let plain = own.closing.is_none() && told.is_empty() && own.confirmed >= self.view.doubt && !own.lost;
-        // That a cookie came back is told to others at once.
-        let fresh = cx.now <= clock.expires(record.used) && !record.is_first() && cx.now.since(own.touched) < touch_step(&clock);
+        let fresh =
+            cx.now <= clock.expires(record.used) && !record.is_first() && !own.inherited && cx.now.since(own.touched) < touch_step(&clock);
         let included = token.is_none_or(|t| record.satisfies(t.stamp));
         if !plain || !fresh || !included || !self.rounds.is_empty() && self.rounds.contains_key(&key) {
             return None;
         }
         record.note_use(cx.now);
-        own.inherited = false;
         own.running += 1;
         let (tenure, tip, external) = (own.tenure, record.tip, own.external);
-        let (expires, step) = (clock.expires(record.used), clock.step());
-        Some(Opened { key, tenure, tip, external, live: own.live.clone(), lost: false, expires, step })
+        let (deadline, step) = (clock.deadline(record.used), clock.step());
+        Some(Opened { key, tenure, tip, external, live: own.live.clone(), lost: false, deadline, step })
     }
 
     /// Whether the owner must ask before it serves: its loop stalled, or the link to a holder broke since the last round.
@@ -419,8 +419,10 @@ impl<L: Live> Shard<L> {
         copy.record.note_use(cx.now);
         let clock = copy.record.clock();
         let Some(own) = copy.own.as_mut() else { return };
-        own.inherited = false;
-        if !first && cx.now.since(own.touched) < touch_step(&clock) || own.version == 0 && own.adopted.version == 0 {
+        // That a cookie came back, and that a session is in use at its new owner, is told at once: else each move could add a step to what
+        // others have not heard.
+        let news = first || core::mem::take(&mut own.inherited);
+        if !news && cx.now.since(own.touched) < touch_step(&clock) || own.version == 0 && own.adopted.version == 0 {
             return;
         }
         own.touched = cx.now;
@@ -440,6 +442,10 @@ impl<L: Live> Shard<L> {
             && own.tenure == at.tenure
         {
             own.running = own.running.saturating_sub(1);
+            if !copy.record.is_first() {
+                // It was in use all the time.
+                copy.record.note_use(cx.now);
+            }
             if own.closing.is_some() {
                 self.try_close(cx, at.key);
             } else if own.version == 0 && own.adopted.version == 0 && own.running == 0 && copy.record.lineage.listed().is_empty() {
@@ -559,7 +565,7 @@ impl<L: Live> Shard<L> {
         let Some(copy) = self.release(cx, key) else { return };
         self.forget_late(cx, key, &copy, LateResult::Unknown);
         if let Some(own) = copy.own {
-            if copy.record.tip.version > 0 && copy.told.is_empty() {
+            if copy.record.tip.version > 0 {
                 // Who asks for it, with whatever token, hears that it expired, not that it is lost.
                 let facade = Facade { claim: own.claim, tip: copy.record.tip, expires: copy.record.expires(), over: true };
                 self.table.insert(key, Slot::Facade(facade));

@@ -379,7 +379,7 @@ impl<L: Live> Shard<L> {
             Loaded::Ended(kind) => return self.learn_end(cx, key, *kind, None),
             Loaded::Failed => return self.write_again(cx, key, writing),
             Loaded::Here { record, age, touched } => {
-                let Ok(row) = Record::from_bytes(record, now, *age, *touched) else {
+                let Ok(mut row) = Record::from_bytes(record, now, *age, *touched) else {
                     return self.write_again(cx, key, writing);
                 };
                 copy.stored = Some(row.tip);
@@ -391,6 +391,8 @@ impl<L: Live> Shard<L> {
                     own.in_store = own.in_store.max(Some(0));
                 }
                 if !copy.record.lineage.covers(&row.lineage) {
+                    // The store's clock may be wrong by days; this node has counted by its own.
+                    row.created = copy.record.created;
                     self.merge_in(cx, key, &row);
                 }
             }

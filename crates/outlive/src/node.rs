@@ -87,8 +87,7 @@ struct Copied {
     tip: Stamp,
     limits: Limits,
     created: Mono,
-    /// When the session expires if it is not used again.
-    expires: Mono,
+    deadline: Mono,
     step: Duration,
 }
 
@@ -99,6 +98,12 @@ impl Opened {
             At::Guest(_, live) => live,
         }
     }
+}
+
+/// What a token says of this, and when it has to be made anew.
+fn told(record: &Record) -> (Mono, Duration) {
+    let clock = record.clock();
+    (clock.deadline(record.used), clock.step())
 }
 
 impl output::Live for Live {
@@ -139,8 +144,9 @@ impl Node {
             Ok(outlive_runtime::Open::Guest(guest)) => {
                 let record = &guest.record;
                 let live = Arc::new(Live::from_record(record));
-                let (limits, created, expires, step) = (record.limits(), record.created, record.expires(), record.clock().step());
-                let copied = Copied { owner: guest.owner, tip: record.tip, limits, created, expires, step };
+                let (deadline, step) = told(record);
+                let (limits, created) = (record.limits(), record.created);
+                let copied = Copied { owner: guest.owner, tip: record.tip, limits, created, deadline, step };
                 Open::Here(Opened { key, lost: false, at: At::Guest(copied, live) })
             }
             Ok(outlive_runtime::Open::NotFound) => Open::NotFound,
@@ -339,15 +345,15 @@ impl Node {
     /// Until when a session that is used now may be alive, and by how many seconds that has to move to be worth another token. If it has
     /// `changed` since it was opened, its limits may have.
     pub(crate) fn deadline(&self, at: &Opened, changed: bool) -> (WallSeconds, u32) {
-        let (expires, step) = match &at.at {
-            At::Owned(opened) if !changed => (opened.expires, opened.step),
+        let (deadline, step) = match &at.at {
+            At::Owned(opened) if !changed => (opened.deadline, opened.step),
             At::Owned(opened) => {
-                let read = self.runtime.read(opened, |record, _| (record.expires(), record.clock().step()));
-                read.unwrap_or((opened.expires, opened.step))
+                let read = self.runtime.read(opened, |record, _| told(record));
+                read.unwrap_or((opened.deadline, opened.step))
             }
-            At::Guest(copied, _) => (copied.expires, copied.step),
+            At::Guest(copied, _) => (copied.deadline, copied.step),
         };
-        (self.runtime.deadline(expires, step), u32::try_from(step.as_secs()).unwrap_or(u32::MAX).max(1))
+        (self.runtime.deadline(deadline), u32::try_from(step.as_secs()).unwrap_or(u32::MAX).max(1))
     }
 
     /// How long this session lives: as it was born, or as it was set.

@@ -587,11 +587,10 @@ impl<L: Live> Node<L> {
         })
     }
 
-    /// What a token says of a session that expires then and whose uses others hear of this often: until when it may be alive, by the wall
-    /// clock. A client whose token is made anew once it could say a step more never holds one that runs out before the session.
-    pub fn deadline(&self, expires: Mono, step: Duration) -> WallSeconds {
+    /// An [`Opened::deadline`] by the wall clock, for a token.
+    pub fn deadline(&self, at: Mono) -> WallSeconds {
         // Both clocks are read some milliseconds late, and seconds are cut.
-        let left = (expires + step).since(self.inner.clock.lately()).as_secs().saturating_add(2);
+        let left = at.since(self.inner.clock.lately()).as_secs().saturating_add(2);
         WallSeconds(self.wall().0.saturating_add(u32::try_from(left).unwrap_or(u32::MAX)))
     }
 

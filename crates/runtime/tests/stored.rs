@@ -6,12 +6,14 @@ mod common;
 
 use common::*;
 use outlive_core::config::{Config, Durability, Level};
+use outlive_core::id::SessionKey;
 use outlive_core::output::{Event, Source};
 use outlive_core::wire::EndKind;
 use outlive_runtime::{DrainReport, Node, NodeConfig, Open, Readiness};
 use outlive_store::{Health, MemoryStore, Store};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn stored(name: &str, store: Arc<dyn Store>) -> NodeConfig {
     let mut config = config(name, &[]);
@@ -185,7 +187,7 @@ async fn sessions_are_served_while_the_store_is_down_and_written_when_it_comes_b
     let deadline = tokio::time::Instant::now() + LONG;
     while !written().await {
         assert!(tokio::time::Instant::now() < deadline, "{tip:?} is not in the store");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(node.drain(LONG).await, DrainReport { abandoned: 0 });
 }
@@ -201,4 +203,100 @@ fn append_now(node: &N, at: &outlive_core::output::Opened<()>) -> outlive_runtim
     let commit = node.commit(at, &[change.unwrap()]);
     node.close(at);
     commit
+}
+
+/// Ends all nodes and starts one again, after a visitor who changed something twice and then only read for longer than the timeout.
+async fn who_only_reads(in_order: bool) {
+    let scratch = Scratch::new(if in_order { "reads-drained" } else { "reads-killed" });
+    let idle = Duration::from_secs(3);
+    let start = async |name| {
+        let mut config = stored(name, scratch.open().await);
+        config.engine.limits.idle = idle;
+        Node::<()>::start(config).await.unwrap()
+    };
+    let nodes = [start("n0").await, start("n1").await];
+    met(&nodes).await;
+    let at = nodes[0].create(key(1)).unwrap();
+    append(&nodes[0], &at, b"a").await.unwrap();
+    let Open::Here(at) = insist(&nodes[0], key(1), None).await else { panic!("it is here") };
+    let tip = append(&nodes[0], &at, b"b").await.unwrap().tip;
+    let begun = tokio::time::Instant::now();
+    until("it was read for twice the timeout", || {
+        if let outlive_runtime::Step::Ready(Ok(Open::Here(at))) = nodes[0].open(key(1), None) {
+            nodes[0].close(&at);
+        }
+        begun.elapsed() > idle * 2
+    })
+    .await;
+    for node in nodes {
+        if in_order {
+            assert_eq!(node.drain(LONG).await, DrainReport { abandoned: 0 });
+        } else {
+            node.shutdown_now();
+        }
+    }
+    let rows = scratch.open().await.load(vec![key(1)]).await.unwrap();
+    assert!(matches!(&rows[0], outlive_store::Loaded::Here(row) if row.touched + idle < row.age), "the store knows of the reads: {rows:?}");
+    // On a slow machine the restart takes longer than the timeout: the client's token says that the session is alive.
+    let again = start("n0").await;
+    assert_eq!(read(&again, key(1), tip).await, b"ab");
+}
+
+#[tokio::test]
+async fn who_only_reads_survives_the_kill_of_all_nodes() {
+    who_only_reads(false).await;
+}
+
+#[tokio::test]
+async fn who_only_reads_survives_an_orderly_end_of_all_nodes() {
+    who_only_reads(true).await;
+}
+
+#[tokio::test]
+async fn nodes_with_other_idle_timeouts_agree_on_each_session() {
+    let store = MemoryStore::new();
+    let start = async |name, seconds| {
+        let mut config = stored(name, Arc::new(store.clone()));
+        config.engine.limits.idle = Duration::from_secs(seconds);
+        Node::<()>::start(config).await
+    };
+    let short = start("n0", 1).await.unwrap();
+    let at = short.create(key(1)).unwrap();
+    let tip = append(&short, &at, b"a").await.unwrap().tip;
+    let Open::Here(at) = insist(&short, key(1), tip).await else { panic!("it is here") };
+    let step = at.step;
+    short.close(&at);
+    assert_eq!(short.drain(LONG).await, DrainReport { abandoned: 0 });
+    let long = start("n1", 1800).await.unwrap();
+    let Open::Here(at) = insist(&long, key(1), tip).await else { panic!("it is here") };
+    assert_eq!(at.step, step, "it lives as long as where it was born");
+    long.close(&at);
+}
+
+#[tokio::test]
+async fn rows_of_visitors_who_never_came_back_are_over_after_6_minutes() {
+    const BOTS: usize = 80_000;
+    let store = MemoryStore::new();
+    let node = Node::<()>::start(stored("n0", Arc::new(store.clone()))).await.unwrap();
+    for n in 0..BOTS {
+        let key = SessionKey::from_bytes(*blake3::hash(&n.to_be_bytes()).as_bytes().first_chunk().unwrap());
+        let at = node.create(key).unwrap();
+        drop(append_now(&node, &at));
+    }
+    until("all are written", || node.stats().engine.dirty == 0 && node.stats().store_writes >= BOTS as u64).await;
+    let rows = async || {
+        let mut swept = 0;
+        loop {
+            let step = store.sweep(4096).await.unwrap();
+            swept += step.sessions.len();
+            if !step.more {
+                return swept;
+            }
+        }
+    };
+    store.advance(Duration::from_secs(300));
+    assert_eq!(rows().await, 0, "they may still come back");
+    store.advance(Duration::from_secs(61));
+    let swept = rows().await;
+    assert_eq!(swept, BOTS, "nobody came back");
 }

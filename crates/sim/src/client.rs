@@ -5,12 +5,14 @@ use crate::options::{Fault, MS, S};
 use crate::oracle::Fate;
 use crate::world::{Ev, Phase, World};
 use bytes::Bytes;
+use core::time::Duration;
 use outlive_core::Brought;
 use outlive_core::config::Level;
 use outlive_core::id::SessionKey;
 use outlive_core::output::{Commit, Failure, Open, Opened, Outcome, Ticket};
 use outlive_core::record::{Change, Record};
 use outlive_core::stamp::{Claim, Stamp};
+use outlive_core::time::Mono;
 use outlive_core::wire::EndKind;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +24,10 @@ pub(crate) struct Client {
     /// The session whose cookie it has.
     pub(crate) session: Option<usize>,
     pub(crate) token: Option<Stamp>,
+    /// Until when the token says that the session may be alive, in seconds of the node that made it.
+    deadline: i64,
+    /// It only reads.
+    reader: bool,
     /// What its token's response included.
     pub(crate) seen: BTreeSet<u32>,
     node: Option<usize>,
@@ -42,6 +48,8 @@ impl Client {
             tokens,
             session: None,
             token: None,
+            deadline: 0,
+            reader: false,
             seen: BTreeSet::new(),
             node: None,
             busy: false,
@@ -86,6 +94,13 @@ pub(crate) struct Req {
     pub(crate) generation: u32,
     pub(crate) kind: Kind,
     pub(crate) token: Option<Stamp>,
+    /// Its node thinks that the token has run out.
+    pub(crate) expired: bool,
+    /// When it came, and when the session may have been used before.
+    pub(crate) came: i64,
+    pub(crate) before: i64,
+    /// When what was read expires, and the step of its uses.
+    until: Option<(Mono, Duration)>,
     /// What the client's token included when the request left.
     pub(crate) must: BTreeSet<u32>,
     stage: Stage,
@@ -127,7 +142,9 @@ impl World {
     pub(crate) fn make_clients(&mut self) {
         for _ in 0..self.opts.sessions {
             for first in [true, false] {
-                self.clients.push(Client::new(first || self.opts.both_tokens));
+                let mut client = Client::new(first || self.opts.both_tokens);
+                client.reader = self.opts.clocks.as_ref().is_some_and(|c| self.clocks.chance(c.readers));
+                self.clients.push(client);
             }
         }
     }
@@ -136,7 +153,14 @@ impl World {
         if self.scripted && self.phase == Phase::Chaos {
             return;
         }
-        let after = self.rng.around(self.opts.think);
+        let mut after = self.rng.around(self.opts.think);
+        if let Some(clocks) = &self.opts.clocks
+            && self.phase == Phase::Chaos
+            && self.clocks.chance(60)
+        {
+            // Now and then somebody has lunch.
+            after = self.clocks.pick(&clocks.idle).copied().unwrap_or(S).min(60 * S) * self.clocks.range(60, 150) / 100;
+        }
         self.at(after, Ev::Client(client));
     }
 
@@ -174,6 +198,13 @@ impl World {
                 _ => Kind::Set,
             },
         };
+        let kind = match kind {
+            Kind::Append | Kind::Set if self.clients[client].reader => {
+                self.mark(Mark::Reader);
+                Kind::Read
+            }
+            kind => kind,
+        };
         let node = self.choose_node(client);
         self.request(client, node, kind);
     }
@@ -206,9 +237,20 @@ impl World {
             (Kind::Create, _) | (_, None) => self.new_session(),
             (_, Some(session)) => session,
         };
+        let came = self.now;
+        if kind == Kind::Create {
+            self.born(session, node);
+        }
+        let before = self.sessions[session].span.maybe;
+        let deadline = self.clients[client].deadline;
+        let expired = self.token_expired(node, deadline);
         let c = &mut self.clients[client];
         c.busy = true;
         let req = Req {
+            expired,
+            came,
+            before,
+            until: None,
             client,
             session,
             node,
@@ -245,12 +287,14 @@ impl World {
         let Some(key) = self.key(id) else { return };
         let Some(r) = self.reqs.get_mut(&id) else { return };
         let (node, kind, client) = (r.node, r.kind, r.client);
-        let token = r.token.map(|stamp| Brought { stamp, expired: false });
+        let token = r.token.map(|stamp| Brought { stamp, expired: r.expired });
+        let session = r.session;
         r.tries += 1;
         let tries = r.tries;
         if tries > 20 {
             return self.answer(id, Answer::Failed("moves on and on"));
         }
+        self.maybe_used(session);
         self.log(node, || format!("{key:?} request {id} of client {client}: {kind:?}, token {:?}, try {tries}", token.map(|t| t.stamp)));
         if kind == Kind::Create {
             match self.call(node, |e, now, out| e.create(now, key, out)) {
@@ -301,7 +345,16 @@ impl World {
         let Some(record) = record else {
             return self.violate(format!("n{node} opened {:?} and cannot read it", opened.key));
         };
+        if self.reqs.get(&id).is_some_and(|r| r.tries > 1) && self.is_from_row(&record) {
+            self.mark(Mark::ReadFromRow);
+        }
         self.handler_starts(id, &record);
+    }
+
+    /// Whether no process that made a commit of it lives.
+    fn is_from_row(&self, record: &Record) -> bool {
+        self.opts.clocks.is_some()
+            && record.lineage.listed().iter().all(|s| self.nodes.iter().flat_map(|n| &n.proc).all(|p| p.engine.life() != s.claim.life))
     }
 
     fn handler_starts(&mut self, id: u64, record: &Record) {
@@ -318,6 +371,9 @@ impl World {
         r.list = list_of(record);
         r.seen = own_of(record);
         r.read = Some(record.tip);
+        r.until = Some((record.clock().deadline(record.used), record.clock().step()));
+        let session = r.session;
+        self.maybe_used(session);
         self.at(pause, Ev::Step(id));
     }
 
@@ -327,7 +383,9 @@ impl World {
         if r.stage != Stage::Running {
             return;
         }
-        match r.kind {
+        let (kind, session) = (r.kind, r.session);
+        self.maybe_used(session);
+        match kind {
             Kind::Read => self.finish_read(id),
             Kind::Create | Kind::Append | Kind::Set | Kind::Flag(_) => self.commit(id),
             Kind::Logout => self.logout(id),
@@ -383,6 +441,9 @@ impl World {
             let engine = self.nodes[node].proc.as_ref().map(|p| p.engine.clone());
             let base = engine.zip(opened.as_ref()).and_then(|(e, o)| e.read(o, |r, _| r.get(FLAG).map(|a| a.dot))).flatten();
             changes.push(Change { name: FLAG.into(), base, value: up.then(|| encode(family, &[])) });
+        }
+        if kind == Kind::Create {
+            changes.extend(self.own_limits(session));
         }
         let key = self.sessions[session].key;
         let Some(opened) = opened else {
@@ -475,8 +536,8 @@ impl World {
     fn rotated(&mut self, id: u64, tip: Option<Stamp>, level: Option<Level>) {
         let Some(r) = self.reqs.get_mut(&id) else { return };
         let Some(next) = r.next.take() else { return };
-        let (node, session, client, gone) = (r.node, r.session, r.client, r.gone);
-        let key = self.sessions[session].key;
+        let (node, session, client, gone, came) = (r.node, r.session, r.client, r.gone, r.came);
+        let (key, new) = (self.sessions[session].key, self.sessions[next].key);
         self.mark(Mark::Rotated);
         self.sessions[session].end_asked = true;
         self.call(node, |e, now, out| e.end(now, key, EndKind::Rotated, out));
@@ -484,8 +545,12 @@ impl World {
             self.sessions[next].abandoned = true;
         } else {
             self.sessions[next].created = true;
+            let now =
+                self.nodes[node].proc.as_ref().and_then(|p| p.engine.peek(new, |r, _| (r.clock().deadline(r.used), r.clock().step())));
+            let deadline = now.map_or(i64::MAX, |until| self.deadline(node, until.0));
+            self.used(next, came);
             let c = &mut self.clients[client];
-            (c.session, c.token) = (Some(next), tip);
+            (c.session, c.token, c.deadline) = (Some(next), tip, deadline);
             c.seen = self.sessions[next].all();
             let seen = c.seen.clone();
             self.acknowledge(next, &seen, level);
@@ -636,6 +701,10 @@ impl World {
         let Some(r) = self.reqs.remove(&id) else { return };
         let (node, client, session) = (r.node, r.client, r.session);
         let key = self.sessions[session].key;
+        self.maybe_used(session);
+        if matches!(answer, Answer::Ok { .. }) {
+            self.used(session, r.came);
+        }
         let late = if r.gone { ", too late" } else { "" };
         self.log(node, || format!("{key:?} request {id} of client {client}: {answer:?}{late}"));
         if let Some(next) = r.next {
@@ -676,8 +745,14 @@ impl World {
                 if tip.is_some() {
                     self.acknowledge(session, &seen, *level);
                 }
+                let now =
+                    self.nodes[node].proc.as_ref().and_then(|p| p.engine.peek(key, |r, _| (r.clock().deadline(r.used), r.clock().step())));
+                let until = now.or(r.until).map(|until| (self.deadline(node, until.0), until.1.as_secs().max(1) as i64));
                 let c = &mut self.clients[client];
                 if c.session == Some(session) && tip.is_some() {
+                    if let Some((deadline, _)) = until.filter(|(d, step)| c.token != *tip || c.deadline + step <= *d) {
+                        c.deadline = deadline;
+                    }
                     c.token = *tip;
                     c.seen = seen;
                 }
@@ -688,6 +763,19 @@ impl World {
             Answer::NotFound => {
                 self.mark(Mark::NotFound);
                 self.not_found(&r);
+                if self.sessions[session].outlived {
+                    // It begins anew; the other half of the pair follows.
+                    let c = &mut self.clients[client];
+                    if client.is_multiple_of(2) && self.phase == Phase::Chaos {
+                        (c.session, c.token) = (None, None);
+                        c.seen.clear();
+                    } else if client % 2 == 1 && self.clients[client ^ 1].session != Some(session) {
+                        let partner = self.clients[client ^ 1].session;
+                        let c = &mut self.clients[client];
+                        (c.session, c.token) = (partner, None);
+                        c.seen.clear();
+                    }
+                }
             }
             Answer::Ended(_) => {
                 self.mark(Mark::EndedServed);

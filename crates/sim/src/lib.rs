@@ -4,6 +4,7 @@
 
 mod cli;
 mod client;
+mod clocks;
 mod marks;
 mod net;
 mod options;

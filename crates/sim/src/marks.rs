@@ -28,4 +28,8 @@ marks! {
     LevelBackup2 = "level_backup_2", LevelStore = "level_store", StoreMismatch = "store_mismatch", StoreUnknownRead = "store_unknown",
     StoreEnded = "store_ended", FrameRefused = "frame_refused", Rebooted = "rebooted", Superseded = "superseded", Renewed = "renewed",
     ReadWaited = "read_waited", TokenServed = "token_served", LateResponse = "late_response", StoredOnly = "stored_only",
+    LimitsDiffer = "limits_differ", OwnLimits = "own_limits", Outlived = "outlived", ServedInAllowance = "served_in_allowance",
+    WallJump = "wall_jump", StoreJump = "store_jump", RestartAll = "restart_all", RowTouched = "row_touched", RowSwept = "row_swept",
+    TouchMismatch = "touch_mismatch", StoreRefused = "store_refused", StoreLocked = "store_locked", Reader = "reader",
+    TokenRanOut = "token_ran_out", ExpiredEvent = "expired_event", ReadFromRow = "read_from_row", ToldAtTheEnd = "told_at_the_end",
 }

@@ -1,5 +1,6 @@
 //! What one seed plays: a cluster, its faults, its clients. Drawn from the seed, and shrunk to minimise a failure.
 
+use crate::clocks::Clocks;
 use crate::rng::Rng;
 use outlive_core::config::{Durability, OnLost, Reach};
 use outlive_core::plant::Bug;
@@ -13,14 +14,15 @@ pub(crate) const S: i64 = 1_000_000;
 const REQUESTS: i64 = 4000;
 
 macro_rules! faults {
-    ($($fault:ident = $name:literal,)*) => {
+    ($($fault:ident = $name:literal,)* ; $($later:ident = $later_name:literal,)*) => {
         /// A kind of fault that a seed may play.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Fault { $($fault,)* }
+        pub(crate) enum Fault { $($fault,)* $($later,)* }
         impl Fault {
+            /// Those that a seed's first source of chance decides on.
             pub(crate) const ALL: &'static [Fault] = &[$(Fault::$fault,)*];
             pub(crate) fn name(self) -> &'static str {
-                match self { $(Fault::$fault => $name,)* }
+                match self { $(Fault::$fault => $name,)* $(Fault::$later => $later_name,)* }
             }
         }
     };
@@ -54,6 +56,12 @@ faults! {
     Wander = "wander",
     Logout = "logout",
     Rotate = "rotate",
+    ;
+    RestartAll = "restart_all",
+    StoreRefuses = "store_refuses",
+    StoreLocked = "store_locked",
+    WallJump = "wall_jump",
+    StoreJump = "store_jump",
 }
 
 /// Everything that a run depends on besides the code.
@@ -82,6 +90,8 @@ pub(crate) struct Options {
     pub(crate) differ: bool,
     pub(crate) faults: Vec<Fault>,
     pub(crate) plant: Option<Bug>,
+    /// How time is played, if it is.
+    pub(crate) clocks: Option<Clocks>,
 }
 
 impl Options {
@@ -128,7 +138,9 @@ impl Options {
             differ: Rng::new(seed ^ 0xd1ff_e500).chance(200),
             faults,
             plant: None,
+            clocks: None,
         };
+        Clocks::draw(&mut opts);
         // Many sessions of busy clients find no more than fewer requests of more seeds do.
         opts.think = opts.think.max(opts.chaos * 2 * opts.sessions as i64 / REQUESTS);
         opts
@@ -142,7 +154,7 @@ impl Options {
     pub(crate) fn line(&self) -> String {
         let faults: Vec<&str> = self.faults.iter().map(|f| f.name()).collect();
         format!(
-            "seed={} nodes={} durability={:?} backups={} store={} reach={:?} on_lost={:?} sessions={} both_tokens={} think_ms={} chaos_s={} gap_ms={} delay_us={}+{} tcp_timeout_s={} differ={} plant={} faults={}",
+            "seed={} nodes={} durability={:?} backups={} store={} reach={:?} on_lost={:?} sessions={} both_tokens={} think_ms={} chaos_s={} gap_ms={} delay_us={}+{} tcp_timeout_s={} differ={} plant={} clocks={} faults={}",
             self.seed,
             self.nodes,
             self.durability,
@@ -160,6 +172,7 @@ impl Options {
             self.tcp_timeout / S,
             self.differ,
             self.plant.map_or("none", Bug::name),
+            self.clocks.as_ref().map_or("none".to_owned(), Clocks::line),
             faults.join(",")
         )
     }

@@ -1,6 +1,7 @@
 //! What must hold, checked against what the engines do: the records they hold, the answers they give, the crashes they survive.
 
 use crate::client::{Req, decode, list_of, own_of};
+use crate::clocks::Span;
 use crate::marks::Mark;
 use crate::options::S;
 use crate::rows::Row;
@@ -10,7 +11,7 @@ use outlive_core::config::{Level, OnLost};
 use outlive_core::id::SessionKey;
 use outlive_core::lineage::Lineage;
 use outlive_core::output::{Event, Opened};
-use outlive_core::record::Record;
+use outlive_core::record::{LIMITS, Record};
 use outlive_core::stamp::{Claim, Life, Stamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -73,6 +74,10 @@ pub(crate) struct Session {
     looked: HashMap<(usize, u32), (Stamp, u64)>,
     /// The greatest claim that anybody was seen to own it under.
     owned: Claim,
+    pub(crate) span: Span,
+    /// It may have expired: nobody owes anything.
+    pub(crate) outlived: bool,
+    outlived_at: i64,
 }
 
 impl Session {
@@ -121,8 +126,17 @@ impl Session {
         self.values.keys().copied().collect()
     }
 
-    fn over(&self) -> bool {
-        self.end_asked || self.abandoned || !self.ended_at.is_empty()
+    pub(crate) fn over(&self) -> bool {
+        self.end_asked || self.abandoned || !self.ended_at.is_empty() || self.outlived
+    }
+
+    /// It may have expired. Whatever of it comes back, nothing has to.
+    pub(crate) fn outlive(&mut self, now: i64) {
+        (self.outlived, self.outlived_at) = (true, now);
+        self.learnt += 1;
+        for v in self.values.values_mut() {
+            v.lost = true;
+        }
     }
 
     /// What must be there.
@@ -164,6 +178,9 @@ impl World {
             learnt: 0,
             owned: Claim::NONE,
             looked: HashMap::new(),
+            span: Span::none(),
+            outlived: false,
+            outlived_at: -60 * S,
         });
         at
     }
@@ -173,8 +190,10 @@ impl World {
         let at = self.new_session();
         let (family, conflict) = (self.sessions[from].family, self.sessions[from].list_conflict);
         let values = self.sessions[from].values.clone();
+        let span = self.sessions[from].span;
         let s = &mut self.sessions[at];
         (s.family, s.list_conflict) = (family, conflict);
+        s.span = span;
         s.values = values;
         for v in s.values.values_mut() {
             (v.stamp, v.acked, v.lost, v.crashes, v.left) = (None, None, false, 0, 0);
@@ -260,7 +279,7 @@ impl World {
         let key = s.key;
         let tip = record.tip;
         let mut wrong: Option<String> = None;
-        for a in record.attributes() {
+        for a in record.attributes().iter().filter(|a| &*a.name != LIMITS) {
             let (family, values) = decode(&a.value);
             if family != Some(s.family) {
                 wrong = Some(format!("I13 {} holds bytes of another session", a.name));
@@ -337,7 +356,8 @@ impl World {
     pub(crate) fn served(&mut self, id: u64, record: &Record) {
         let Some(r) = self.reqs.get(&id) else { return };
         let (node, generation, session, token, must) = (r.node, r.generation, r.session, r.token, r.must.clone());
-        let client = r.client;
+        let (client, came, before) = (r.client, r.came, r.before);
+        self.served_late(session, came, before, token.is_some());
         self.see(node, session, record, "served");
         let s = &self.sessions[session];
         let key = s.key;
@@ -361,6 +381,15 @@ impl World {
         }
     }
 
+    /// The store's clock has jumped: what it alone has may have expired by that.
+    pub(crate) fn forget_stored(&mut self, session: usize) {
+        let holders = self.holders(session);
+        for (n, v) in &mut self.sessions[session].values {
+            v.lost |= v.stamp.is_some_and(|s| holders.of(*n, s).next().is_none());
+        }
+        self.sessions[session].learnt += 1;
+    }
+
     // ---- holders and losses ---------------------------------------------------------------------------------------------
 
     fn holders(&self, session: usize) -> Holders {
@@ -379,9 +408,8 @@ impl World {
             }));
         }
         let stored = match self.rows.get(&key) {
-            Some(Row::Record { record, at, .. }) => {
-                let age = Duration::from_micros((self.now - at).max(0) as u64);
-                Record::from_bytes(record, outlive_core::time::Mono::from_micros(self.now), age, age)
+            Some(Row::Record { record, .. }) => {
+                Record::from_bytes(record, outlive_core::time::Mono::from_micros(self.now), Duration::ZERO, Duration::ZERO)
                     .ok()
                     .map(|r| (r.lineage.clone(), own_of(&r)))
             }
@@ -418,6 +446,9 @@ impl World {
     /// A process is about to end: which acknowledged commits end with it, and may they?
     pub(crate) fn account_for_loss(&mut self, node: usize, crash: bool) {
         let now = self.now;
+        if crash {
+            self.forget_uses();
+        }
         let drains = self.nodes[node].proc.as_ref().is_some_and(|p| p.draining.is_some());
         let abandons = self.nodes[node].proc.as_ref().is_some_and(|p| p.draining == Some(i64::MIN));
         let others = self.nodes.iter().enumerate().filter(|(n, _)| *n != node).filter_map(|(_, s)| s.proc.as_ref());
@@ -465,9 +496,12 @@ impl World {
                 }
                 let leaving = if stay <= survives { leaving } else { 0 };
                 let left = all - usize::from(here);
+                // By a clock that jumped the store may believe whatever it has to be over.
+                v.lost |= left == 0 && self.store_jumped;
                 if let Some(level) = v.acked
                     && left == 0
                     && !stored
+                    && !self.store_jumped
                 {
                     // Who leaves in order takes nothing with it; but its copy may have gone before, on the word of an owner that died.
                     if (crash || !here) && v.crashes + leaving > survives {
@@ -563,6 +597,7 @@ impl World {
                 self.sessions[session].ended_at.entry((node, generation)).or_insert(now);
             }
             Event::Lost { stamps } => {
+                self.begins_anew(session, node);
                 for stamp in stamps {
                     self.check_loss(node, session, *stamp);
                 }
@@ -578,9 +613,17 @@ impl World {
 
     /// A node says that a commit is lost: is it, for all that it could know?
     fn check_loss(&mut self, node: usize, session: usize, stamp: Stamp) {
+        if self.sessions[session].outlived {
+            return;
+        }
         if let Some(other) = self.reachable_holder(node, session, |l| l.includes(stamp)) {
             let key = self.sessions[session].key;
             self.violate(format!("n{node} says that {stamp:?} of {key:?} is lost, and n{other} has it, in reach for long"));
+        }
+        let stored = self.holders(session).stored.is_some_and(|(l, _)| l.includes(stamp));
+        if stored && self.is_quiet() && !self.sessions[session].over() {
+            let key = self.sessions[session].key;
+            self.violate(format!("I7 n{node} says that {stamp:?} of {key:?} is lost, and the store has it, in time"));
         }
     }
 
@@ -600,12 +643,19 @@ impl World {
             }
             return;
         }
-        if r.token.is_some() {
+        if r.token.is_some() && r.expired {
+            self.mark(Mark::TokenRanOut);
+        } else if r.token.is_some() {
             return self.violate(format!("I2 n{} answers `not found` for {key:?} to a client with a token", r.node));
         }
         let expected = self.sessions[session].expected().next().map(|(n, _)| n);
         if let Some(n) = expected {
             let stamp = self.sessions[session].values.get(&n).and_then(|v| v.stamp);
+            // A node remembers for 5 s that it found nothing; a client's token may bring it back meanwhile.
+            let remembers = self.now - self.sessions[session].outlived_at < 6 * S;
+            if self.is_quiet() && !remembers && stamp.is_some_and(|s| self.holders(session).stored(n, s)) {
+                return self.violate(format!("I7 n{} answers `not found` for {key:?}, and the store has e{n}, in time", r.node));
+            }
             if let Some(other) = self.reachable_holder(r.node, session, |l| stamp.is_some_and(|s| l.includes(s))) {
                 return self.violate(format!("I1 n{} answers `not found` for {key:?}, and n{other} holds it, in reach for long", r.node));
             }
@@ -628,6 +678,10 @@ impl World {
 
     /// The last read of a client: all that was acknowledged must be there.
     pub(crate) fn read_at_the_end(&mut self, client: usize, session: usize, seen: &BTreeSet<u32>) {
+        if self.sessions[session].outlived {
+            self.clients[client].done = true;
+            return;
+        }
         let s = &self.sessions[session];
         let key = s.key;
         if s.end_asked && self.knows_end(session) {
@@ -697,7 +751,7 @@ impl World {
                 return Some(format!("n{node} has {} sessions to write", stats.dirty));
             }
         }
-        for s in &self.sessions {
+        for s in self.sessions.iter().filter(|s| !s.outlived) {
             let key = s.key;
             let mut tips = Vec::new();
             let mut owner = None;

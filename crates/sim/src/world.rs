@@ -110,6 +110,8 @@ pub(crate) struct Proc {
 pub(crate) struct Slot {
     pub(crate) proc: Option<Proc>,
     offset: i64,
+    /// How far its wall clock is off.
+    pub(crate) wall: i64,
     ppm: i64,
     boot: u64,
     pub(crate) retired: bool,
@@ -146,6 +148,14 @@ pub(crate) struct World {
     pub(crate) store_down: i64,
     pub(crate) store_slow: i64,
     pub(crate) store_unknown: u32,
+    /// Until when writes fail and reads work; until when writes are not answered.
+    pub(crate) store_refuses: i64,
+    pub(crate) store_locked: i64,
+    /// How far the store's clock is off.
+    pub(crate) store_offset: i64,
+    pub(crate) store_jumped: bool,
+    /// The source of chance of whatever has to do with time.
+    pub(crate) clocks: Rng,
     pub(crate) clients: Vec<Client>,
     pub(crate) sessions: Vec<Session>,
     pub(crate) by_key: HashMap<SessionKey, usize>,
@@ -180,6 +190,7 @@ impl World {
             .map(|_| Slot {
                 proc: None,
                 offset: rng.range(-1_000 * S, 1_000_000 * S),
+                wall: 0,
                 ppm: if drift { rng.range(-500, 500) } else { 0 },
                 boot: 100,
                 retired: false,
@@ -204,6 +215,11 @@ impl World {
             store_down: 0,
             store_slow: 1,
             store_unknown: 0,
+            store_refuses: 0,
+            store_locked: 0,
+            store_offset: 5_000_000 * S,
+            store_jumped: false,
+            clocks: Rng::new(opts.seed ^ 0x71c7_0c71),
             clients: Vec::new(),
             sessions: Vec::new(),
             by_key: HashMap::new(),
@@ -241,6 +257,9 @@ impl World {
 
     /// Plays the whole seed.
     pub(crate) fn run(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.nodes[node].wall = self.wall_offset();
+        }
         for node in 0..self.opts.nodes {
             let after = self.rng.below(300 * MS as u64) as i64;
             self.at(after, Ev::Start { node });
@@ -262,6 +281,7 @@ impl World {
     pub(crate) fn step(&mut self) -> bool {
         let Some(Due { when, ev, .. }) = self.queue.pop() else { return false };
         self.now = self.now.max(when);
+        self.age_sessions();
         self.mix(when as u64);
         self.handle(ev);
         self.work();
@@ -469,6 +489,7 @@ impl World {
             Event::Conflict { .. } => Mark::Discarded,
             Event::Backed { .. } => Mark::Backed,
             Event::Replicated { .. } => Mark::Replicated,
+            Event::Expired => Mark::ExpiredEvent,
             _ => return,
         };
         self.mark(mark);
@@ -477,8 +498,9 @@ impl World {
 
     // ---- processes ------------------------------------------------------------------------------------------------------
 
-    pub(crate) fn config(&self) -> Config {
+    fn config(&self, node: usize) -> Config {
         Config {
+            limits: self.limits_of(node),
             durability: self.opts.durability,
             backups: self.opts.backups,
             store: self.opts.store,
@@ -514,7 +536,7 @@ impl World {
             stores: false,
         };
         let seed = self.rng.next();
-        let mut config = self.config();
+        let mut config = self.config(node);
         if self.opts.differ {
             config.backups = self.rng.below(4) as u8;
             let levels = [Durability::Owner, Durability::Backup, Durability::Backup, Durability::Store];
@@ -615,8 +637,16 @@ impl World {
         let Some(deadline) = p.draining else { return };
         let drained = p.engine.drained();
         let busy = self.reqs.values().any(|r| (r.node, r.generation) == (node, generation));
-        if drained.left == 0 && !busy {
+        if drained.left == 0 && !busy && (drained.untold == 0 || self.opts.clocks.is_none()) {
             self.mark(Mark::DrainDone);
+        } else if self.now < deadline && drained.alone && self.opts.clocks.is_some() && self.opts.store {
+            // The last one: what the store lacks it hears.
+            if drained.untold > 0 {
+                self.mark(Mark::ToldAtTheEnd);
+                self.call(node, |e, now, out| e.touch_rows(now, out));
+            }
+            self.at(100 * MS, Ev::DrainCheck { node, generation });
+            return;
         } else if self.now >= deadline || drained.alone {
             self.mark(if drained.alone { Mark::DrainAlone } else { Mark::DrainAbandoned });
         } else {
@@ -782,6 +812,9 @@ impl World {
             }
             Fault::StoreDown => self.store_down = self.now + length,
             Fault::StoreSlow => self.store_slow = self.rng.range(1, 200),
+            Fault::RestartAll | Fault::StoreRefuses | Fault::StoreLocked | Fault::WallJump | Fault::StoreJump => {
+                self.clock_fault(fault, node, length);
+            }
             Fault::StoreUnknown => self.store_unknown = *self.rng.pick(&[0, 50, 300]).unwrap_or(&0),
             _ => {}
         }
@@ -833,6 +866,7 @@ impl World {
         self.mend();
         self.garbling = (0, 0);
         (self.store_down, self.store_slow, self.store_unknown) = (0, 1, 0);
+        (self.store_refuses, self.store_locked) = (0, 0);
         self.slow_pair = vec![vec![1; SLOTS]; SLOTS];
         for node in 0..self.nodes.len() {
             if let Some(generation) = self.nodes[node].proc.as_ref().filter(|p| p.paused.is_some()).map(|p| p.generation) {
@@ -847,6 +881,7 @@ impl World {
 
     fn poll(&mut self) {
         self.at(S, Ev::Poll);
+        self.sweep_store();
         self.look_at_all();
         match self.phase {
             Phase::Chaos | Phase::Done => {}
