@@ -251,6 +251,7 @@ async fn another_store_in_its_place_is_never_taken_for_it() {
     assert!(why.contains("is another store now: put the former one back, or end all nodes"), "{why}");
     assert!(holds(&second, 2).await && !holds(&second, 1).await && !holds(&second, 1_000_000).await);
     drop(second);
+    closed(&dir);
     for name in ["s.db", "s.db-wal", "s.db-shm"] {
         drop(std::fs::remove_file(dir.at(name)));
     }
@@ -312,6 +313,15 @@ async fn what_was_in_a_log_that_somebody_removed_is_not_lost() {
     assert_eq!(other(&dir.file(), "SELECT count(*) FROM session; PRAGMA integrity_check"), "Integer(6) Text([111, 107])");
 }
 
+/// A store's threads close the file when they come to it, and the last one of all deletes the log.
+fn closed(dir: &Dir) {
+    let until = now() + Duration::from_secs(60);
+    while dir.inode("s.db-wal").is_some() {
+        assert!(now() < until, "it is not closed");
+        std::thread::yield_now();
+    }
+}
+
 /// Each has to let go before one of them can open it again.
 async fn usable_both(a: &SqliteStore, b: &SqliteStore) {
     let until = now() + Duration::from_secs(60);
@@ -369,6 +379,7 @@ async fn a_file_that_may_not_be_written_is_refused_with_whose_it_is() {
     }
     let dir = Dir::new();
     drop(store(&dir.file()).await);
+    closed(&dir);
     std::fs::set_permissions(dir.file(), std::fs::Permissions::from_mode(0o400)).unwrap();
     let error = SqliteStore::open(dir.file(), Synchronous::Full).await.unwrap_err();
     let why = error.source().unwrap().to_string();

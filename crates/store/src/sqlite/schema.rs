@@ -134,9 +134,10 @@ pub(super) fn identity(db: &Connection) -> rusqlite::Result<[u8; 16]> {
     db.query_row("SELECT identity FROM store", [], |row| row.get(0))
 }
 
-/// SQLite opens what it may not write for reading alone, and says so at the first write: that is now. A lock says nothing.
+/// SQLite opens what it may not write for reading alone, and says so at the first statement that writes (not at `BEGIN IMMEDIATE`): that is
+/// now, though it changes nothing. A lock says nothing.
 fn writable(db: &Connection) -> rusqlite::Result<()> {
-    match db.execute_batch("BEGIN IMMEDIATE; ROLLBACK") {
+    match db.execute_batch("BEGIN IMMEDIATE; UPDATE store SET one = one WHERE one = 0; ROLLBACK") {
         Err(error) if is_busy(&error) => Ok(()),
         done => done,
     }
