@@ -176,6 +176,16 @@ impl Machines {
         pairs.iter().map(|line| line.split_once('=').unwrap()).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
+    /// A node d with another secret, which the others do not let in. Its log goes nowhere.
+    pub fn stranger(&self) -> Running {
+        let ports = free_ports(2);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_deployed"));
+        command.current_dir(&self.folder.0).envs(self.environment(0)).env("OUTLIVE_NODE", "d");
+        command.env("LISTEN", format!("127.0.0.1:{}", ports[0])).env("OUTLIVE_HTTP", format!("127.0.0.1:{}", ports[0]));
+        command.env("OUTLIVE_PEER", format!("127.0.0.1:{}", ports[1])).env("OUTLIVE_SECRET", SECRET.replace('0', "f"));
+        Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()))
+    }
+
     /// Starts a node, or starts it again; it answers when this returns. Its log goes to a file of its name.
     pub fn start(&mut self, at: usize) {
         let name = ["a", "b", "c"][at];
