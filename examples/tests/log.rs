@@ -8,7 +8,8 @@ use support::{Browser, Machines, page, until};
 
 /// A line without what differs from run to run: when, where in the program, numbers.
 fn plain(line: &str) -> String {
-    let text = line.split_once("INFO ").map(|(_, rest)| ("INFO", rest)).or_else(|| line.split_once("WARN ").map(|(_, rest)| ("WARN", rest)));
+    let text =
+        line.split_once("INFO ").map(|(_, rest)| ("INFO", rest)).or_else(|| line.split_once("WARN ").map(|(_, rest)| ("WARN", rest)));
     let (level, text) = text.unwrap_or(("", line));
     let text = text.trim_start();
     let text = text.split_once(": ").filter(|(target, _)| target.starts_with("outlive")).map_or(text, |(_, rest)| rest);

@@ -105,9 +105,10 @@ impl Outlive {
         // Whoever presses keys is not a balancer, and where nobody else lives there is nobody to send requests to.
         let notice = if signal == Signal::Terminate && self.members() > 1 { node.drain_notice } else { Duration::ZERO };
         let numbers = self.stats().engine;
+        let until = if notice.is_zero() { "until then".to_owned() } else { format!("for {notice:?} at least") };
         tracing::info!(
-            "this node leaves: {} sessions and {} copies are handed over within {:?}, and requests are served for {notice:?} at least; \
-             a second signal ends it at once",
+            "this node leaves: {} sessions and {} copies are handed over within {:?}, and requests are served {until}; a second signal ends \
+             it at once",
             numbers.owned,
             numbers.backed,
             node.drain_timeout,

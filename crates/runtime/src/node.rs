@@ -293,7 +293,12 @@ impl<L: Live> Inner<L> {
     fn tell_members(&self) {
         self.members.send_modify(|n| *n += 1);
         if let Some(line) = self.changes.line(self.engine.life(), &self.engine.members()) {
-            tracing::info!(members = self.engine.stats(self.clock.now()).members, "{line}");
+            let members = self.engine.stats(self.clock.now()).members;
+            // Somebody has to see why; whoever leaves in order was asked to.
+            match ["dead:", "not reached from here:"].iter().any(|what| line.contains(what)) {
+                true => tracing::warn!(members, "{line}"),
+                false => tracing::info!(members, "{line}"),
+            }
         }
     }
 
