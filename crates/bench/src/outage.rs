@@ -28,6 +28,9 @@ const SAMPLE: usize = 20;
 /// Whatever is waited for must have come by then.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Resting sessions must have been shared out by then.
+const EVENS_OUT: Duration = Duration::from_secs(400);
+
 /// Flags of `outlive-bench outage`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -102,6 +105,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut held = true;
     held &= play.killed(KILLED).await?;
     held &= play.drained(DRAINED).await?;
+    held &= play.evens_out().await?;
     for node in &mut play.nodes {
         node.kill().await?;
     }
@@ -194,6 +198,23 @@ impl Play {
     async fn tell_owners(&self, when: &str) -> anyhow::Result<()> {
         println!("  sessions owned {when}: {:?}", self.owners().await?);
         Ok(())
+    }
+
+    /// Waits until whoever was restarted last has a share again, of the sessions that nobody uses; nobody uses any of them here.
+    async fn evens_out(&self) -> anyhow::Result<bool> {
+        let began = Instant::now();
+        while began.elapsed() < EVENS_OUT {
+            let owned = self.owners().await?;
+            if let (Some(least), Some(most)) = (owned.iter().min(), owned.iter().max())
+                && least * 3 >= *most
+            {
+                println!("rebalanced after {} s: {owned:?}", began.elapsed().as_secs());
+                return Ok(true);
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+        println!("not rebalanced after {} s: {:?}", EVENS_OUT.as_secs(), self.owners().await?);
+        Ok(false)
     }
 
     /// Uses sessions through the balancer while `what` happens; what came of it.
