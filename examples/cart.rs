@@ -66,10 +66,11 @@ async fn draft(session: Session, Query(draft): Query<Draft>) -> String {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").start().await?;
     let app = Router::new().route("/", get(show)).route("/add", post(add)).route("/remove", post(remove)).route("/draft", get(draft));
     let app = app.layer(outlive.layer());
-    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT")?.parse()?)).await?;
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
     println!("http://{}", listener.local_addr()?);
     Ok(outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await?)
 }

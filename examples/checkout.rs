@@ -52,11 +52,12 @@ async fn place(session: Session) -> String {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").env().start().await?;
     let app = Router::new().route("/pay", get(pay)).route("/place", get(place)).layer(outlive.layer());
     // A balancer asks here whether to send requests: 503 as soon as this node begins to leave.
     let app = app.route("/ready", get(outlive.readiness()));
-    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT")?.parse()?)).await?;
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
     println!("http://{}", listener.local_addr()?);
     Ok(outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await?)
 }

@@ -70,13 +70,15 @@ async fn require_user(session: Session, request: Request, next: Next) -> Respons
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").start().await?;
     let inside = Router::new().route("/account", get(account)).route("/admin", post(become_admin));
-    let app =
-        inside.layer(middleware::from_fn(require_user)).route("/", get(home)).route("/login", post(login)).route("/logout", post(logout));
+    // `route_layer`, not `layer`: that one would answer 401 for paths that do not exist, too.
+    let inside = inside.route_layer(middleware::from_fn(require_user));
+    let app = inside.route("/", get(home)).route("/login", post(login)).route("/logout", post(logout));
     // After the last route: a layer wraps only what is there already.
     let app = app.layer(outlive.layer());
-    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT")?.parse()?)).await?;
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
     println!("http://{}", listener.local_addr()?);
     Ok(outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await?)
 }

@@ -25,8 +25,9 @@ fn app(outlive: &Outlive) -> Router {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").start().await?;
-    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT")?.parse()?)).await?;
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
     println!("http://{}", listener.local_addr()?);
     let app = app(&outlive);
     Ok(outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await?)

@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+use tungstenite::{ClientRequestBuilder, Message, WebSocket};
 
 /// Longer than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(90);
@@ -47,10 +48,19 @@ impl Program {
             "counter" => env!("CARGO_BIN_EXE_counter"),
             "cart" => env!("CARGO_BIN_EXE_cart"),
             "login" => env!("CARGO_BIN_EXE_login"),
+            "events" => env!("CARGO_BIN_EXE_events"),
+            "socket" => env!("CARGO_BIN_EXE_socket"),
             "checkout" => env!("CARGO_BIN_EXE_checkout"),
             "tested" => env!("CARGO_BIN_EXE_tested"),
             _ => panic!("there is no example {program}"),
         }
+    }
+
+    /// One of several in a folder.
+    fn start_node(program: &str, name: &str, folder: &Folder) -> Program {
+        let mut program = Command::new(Program::path(program));
+        program.env("OUTLIVE_NODE", name).env("OUTLIVE_DRAIN_NOTICE", "0s");
+        Program::start_with(program, folder)
     }
 
     fn start_with(mut program: Command, folder: &Folder) -> Program {
@@ -92,6 +102,14 @@ struct Answer {
     text: String,
 }
 
+impl Answer {
+    /// A test that goes on with the answer to a wrong question says nothing.
+    fn ok(self) -> String {
+        assert_eq!(self.status, 200, "{}", self.text);
+        self.text
+    }
+}
+
 /// A browser: it keeps its cookies, at whichever port.
 #[derive(Clone, Default)]
 struct Browser(BTreeMap<String, String>);
@@ -105,12 +123,48 @@ impl Browser {
         self.ask(program, "POST", path, form)
     }
 
-    fn ask(&mut self, program: &Program, method: &str, path: &str, form: &str) -> Answer {
+    fn cookies(&self) -> String {
         let cookies: Vec<String> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        cookies.join("; ")
+    }
+
+    /// Server-sent events, from now until the server ends them.
+    fn events(&self, program: &Program, path: &str) -> impl Iterator<Item = String> + use<> {
+        let mut stream = TcpStream::connect(&program.addr).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nCookie: {}\r\nConnection: close\r\n\r\n", program.addr, self.cookies()).unwrap();
+        let lines = BufReader::new(stream).lines().map(Result::unwrap);
+        lines.filter_map(|line| line.strip_prefix("data: ").map(str::to_owned))
+    }
+
+    /// A WebSocket.
+    fn socket(&mut self, program: &Program, path: &str) -> WebSocket<TcpStream> {
+        let stream = TcpStream::connect(&program.addr).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        let request = ClientRequestBuilder::new(format!("ws://{}{path}", program.addr).parse().unwrap());
+        let (socket, answer) = tungstenite::client(request.with_header("Cookie", self.cookies()), stream).unwrap();
+        for cookie in answer.headers().get_all("set-cookie") {
+            self.keep(cookie.to_str().unwrap());
+        }
+        socket
+    }
+
+    /// Keeps what a `Set-Cookie` sets.
+    fn keep(&mut self, cookie: &str) {
+        let Some((name, rest)) = cookie.split_once('=') else { return };
+        let (value, attributes) = rest.split_once(';').unwrap_or((rest, ""));
+        if attributes.contains("Max-Age=0") {
+            self.0.remove(name)
+        } else {
+            self.0.insert(name.to_owned(), value.to_owned())
+        };
+    }
+
+    fn ask(&mut self, program: &Program, method: &str, path: &str, form: &str) -> Answer {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nCookie: {}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
             program.addr,
-            cookies.join("; "),
+            self.cookies(),
             form.len()
         );
         let mut stream = TcpStream::connect(&program.addr).unwrap();
@@ -120,17 +174,9 @@ impl Browser {
         stream.read_to_string(&mut answer).unwrap();
         let (head, text) = answer.split_once("\r\n\r\n").unwrap();
         for line in head.lines() {
-            let Some((name, rest)) =
-                line.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case("set-cookie")).and_then(|(_, v)| v.split_once('='))
-            else {
-                continue;
-            };
-            let (value, attributes) = rest.split_once(';').unwrap_or((rest, ""));
-            if attributes.contains("Max-Age=0") {
-                self.0.remove(name)
-            } else {
-                self.0.insert(name.to_owned(), value.to_owned())
-            };
+            if let Some((_, cookie)) = line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")) {
+                self.keep(cookie);
+            }
         }
         Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), text: text.to_owned() }
     }
@@ -207,6 +253,7 @@ fn the_login_changes_the_id_and_signing_out_ends_it() {
     let folder = Folder::new("login");
     let (program, mut browser) = (Program::start("login", &folder), Browser::default());
     assert_eq!(browser.get(&program, "/account").status, 401);
+    assert_eq!(browser.get(&program, "/no-such-page").status, 404, "a path that does not exist asks for no login");
     assert_eq!(browser.post(&program, "/login", "user=ada&password=guess").status, 401);
     assert_eq!(browser.post(&program, "/login", "user=ada&password=open+sesame").status, 303);
     assert_eq!(browser.get(&program, "/").text, "hello ada\n");
@@ -270,4 +317,96 @@ fn the_tested_one_runs_as_well() {
     assert_eq!(browser.post(&program, "/vote", "").text, "vote 1\n");
     assert_eq!(browser.get(&program, "/").text, "1");
     assert!(program.terminate().success());
+}
+
+#[test]
+fn events_show_what_other_pages_change_and_end_with_the_session() {
+    let folder = Folder::new("events");
+    let (program, mut browser) = (Program::start("events", &folder), Browser::default());
+    assert_eq!(browser.post(&program, "/add", "").ok(), "1 items\n");
+    let mut events = browser.events(&program, "/events");
+    assert_eq!(events.next().as_deref(), Some("1"));
+    browser.post(&program, "/add", "").ok();
+    assert_eq!(events.next().as_deref(), Some("2"));
+    assert_eq!(browser.post(&program, "/logout", "").ok(), "signed out: Everywhere\n");
+    assert_eq!(events.next(), None);
+    assert!(program.terminate().success());
+}
+
+#[test]
+fn events_end_at_sigterm_and_go_on_at_the_next_server() {
+    let folder = Folder::new("events-end");
+    let (first, second) = (Program::start_node("events", "a", &folder), Program::start_node("events", "b", &folder));
+    let mut browser = Browser::default();
+    browser.post(&first, "/add", "").ok();
+    let mut events = browser.events(&first, "/events");
+    assert_eq!(events.next().as_deref(), Some("1"));
+    first.signal("-TERM");
+    assert_eq!(events.next(), None);
+    assert_eq!(browser.events(&second, "/events").next().as_deref(), Some("1"));
+    assert!(first.terminate().success() && second.terminate().success());
+}
+
+/// The next text, or why the socket was closed.
+fn heard(socket: &mut WebSocket<TcpStream>) -> Result<String, String> {
+    match socket.read().unwrap() {
+        Message::Text(text) => Ok(text.to_string()),
+        Message::Close(Some(frame)) => Err(frame.reason.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_socket_writes_into_the_session_for_as_long_as_it_is_open() {
+    let folder = Folder::new("socket");
+    let (program, mut browser) = (Program::start("socket", &folder), Browser::default());
+    let mut socket = browser.socket(&program, "/socket");
+    for (n, text) in ["hello", "world"].iter().enumerate() {
+        socket.send(Message::text(*text)).unwrap();
+        assert!(heard(&mut socket).unwrap().starts_with(&format!("{} said, ", n + 1)));
+    }
+    assert_eq!(browser.get(&program, "/said").ok(), "hello\nworld");
+    assert_eq!(browser.post(&program, "/logout", "").ok(), "signed out: Everywhere\n");
+    assert_eq!(heard(&mut socket).unwrap_err(), "the session is over");
+    assert!(program.terminate().success());
+}
+
+#[test]
+fn a_socket_is_closed_at_sigterm_and_all_that_it_was_told_is_at_the_next_server() {
+    let folder = Folder::new("socket-end");
+    let (first, second) = (Program::start_node("socket", "a", &folder), Program::start_node("socket", "b", &folder));
+    let mut browser = Browser::default();
+    let mut socket = browser.socket(&first, "/socket");
+    let mut said = 0;
+    // It speaks until it is told to stop; what was answered counts.
+    let why = loop {
+        // Once the other side has closed, nothing more can be sent.
+        let _ = socket.send(Message::text(format!("line {said}")));
+        match heard(&mut socket) {
+            Ok(_) => said += 1,
+            Err(why) => break why,
+        }
+        if said == 3 {
+            first.signal("-TERM");
+        }
+    };
+    assert_eq!(why, "connect again");
+    assert!(first.terminate().success());
+    let lines = browser.get(&second, "/said").ok();
+    let lines = lines.lines().count();
+    // What came while it closed may be there as well, or not: it was not answered.
+    assert!(lines == said || lines == said + 1, "{said} answered, {lines} there");
+    assert!(second.terminate().success());
+}
+
+#[test]
+fn without_a_port_there_is_one_and_a_bad_one_is_a_sentence() {
+    let folder = Folder::new("port");
+    let mut program = Command::new(Program::path("counter"));
+    let output = program.current_dir(&folder.0).env("PORT", "eighty").output().unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("invalid digit"));
+    for path in sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("map_or(Ok(3000)") && text.contains("tracing_subscriber::fmt()"), "{}", path.display());
+    }
 }

@@ -222,7 +222,12 @@ impl<L: Live> Engine<L> {
 
     /// Opens a session. If it is owned here and nothing speaks against it: no message, no store call.
     pub fn open(&self, now: Mono, key: SessionKey, token: Option<Brought>, out: &mut Outputs) -> Open<L> {
-        self.shard(now, key, out, |s, cx| s.open(cx, key, token))
+        self.shard(now, key, out, |s, cx| s.open(cx, key, token, true))
+    }
+
+    /// Opens a session without using it: it does not live longer for it.
+    pub fn look(&self, now: Mono, key: SessionKey, token: Option<Brought>, out: &mut Outputs) -> Open<L> {
+        self.shard(now, key, out, |s, cx| s.open(cx, key, token, false))
     }
 
     /// Gives an opened session back; every [`Open::Here`] and [`create`](Engine::create) is closed exactly once.

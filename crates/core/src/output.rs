@@ -127,6 +127,13 @@ pub enum Failure {
     Conflict,
     /// The session ended.
     Ended,
+    /// Fewer copies could be made than `min_backups` of its owner. Nothing was kept.
+    UnderReplicated,
+    /// The session would be larger than the limit. Nothing was kept.
+    TooLarge {
+        /// Bytes it would have.
+        got: usize,
+    },
 }
 
 /// The answer to a ticket.
@@ -168,6 +175,8 @@ pub enum Unavailable {
     Busy,
     /// A member of its cluster refuses this node, which is in no other one.
     Forming,
+    /// This node has ended; the engine itself never says so.
+    Dead,
 }
 
 /// A session as its owner, who keeps it, knows it.
@@ -218,8 +227,6 @@ pub struct Opened<L> {
     pub external: u32,
     /// The decoded values.
     pub live: Arc<L>,
-    /// Commits that were lost just now: `true` once per loss.
-    pub lost: bool,
     /// Until when a token made now says that it lives: a step after it expires if it is not used again.
     pub deadline: Mono,
     /// Once the deadline has moved by so much a client needs another token: then no client's runs out before its session.
@@ -313,6 +320,8 @@ pub enum Event {
     Lost {
         /// A commit that clients have seen and nobody has.
         stamps: Vec<Stamp>,
+        /// How many commits were lost at least.
+        commits: u32,
     },
     /// Commits that had been given up came back.
     FoundAgain {

@@ -123,7 +123,9 @@ impl<L: Live> Shard<L> {
                 list?.push(Late { version, ..late });
                 None
             }
-            Commit::Late(_) | Commit::Conflict | Commit::UnderReplicated | Commit::TooLarge { .. } => Some(LateResult::Conflict),
+            Commit::Late(_) | Commit::Conflict => Some(LateResult::Conflict),
+            Commit::UnderReplicated => Some(LateResult::UnderReplicated),
+            Commit::TooLarge { got } => Some(LateResult::TooLarge(got as u64)),
             Commit::Ended => Some(LateResult::NotOwner),
         }
     }
@@ -140,6 +142,13 @@ impl<L: Live> Shard<L> {
                 }
                 !over
             });
+        }
+    }
+
+    /// Nobody has the session any more: there is nothing that these could be in.
+    pub(crate) fn end_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+        for p in self.parked.remove(&key).into_iter().flatten() {
+            cx.settle(p.ticket, Outcome::LateFailed(Failure::Ended));
         }
     }
 
@@ -216,6 +225,7 @@ impl<L: Live> Shard<L> {
             // It may be its own first try that stands in the way.
             LateResult::Conflict if list.get(at).is_some_and(|p| p.resent) => LateResult::Unknown,
             LateResult::Done(..) | LateResult::Conflict | LateResult::Unknown => result,
+            LateResult::UnderReplicated | LateResult::TooLarge(_) => result,
         };
         let ticket = list.remove(at).ticket;
         if list.is_empty() {
@@ -262,5 +272,7 @@ fn outcome(result: LateResult) -> Outcome {
         LateResult::Conflict => Outcome::LateFailed(Failure::Conflict),
         LateResult::Unknown => Outcome::LateFailed(Failure::Unknown),
         LateResult::NotOwner => Outcome::LateFailed(Failure::Ended),
+        LateResult::UnderReplicated => Outcome::LateFailed(Failure::UnderReplicated),
+        LateResult::TooLarge(got) => Outcome::LateFailed(Failure::TooLarge { got: usize::try_from(got).unwrap_or(usize::MAX) }),
     }
 }

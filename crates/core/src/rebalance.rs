@@ -87,7 +87,7 @@ impl<L: Live> Shard<L> {
 /// Whether nobody uses a session that is owned here, and it can change hands without anybody's notice.
 fn rests<L: Live>(copy: &Copy<L>, now: Mono) -> bool {
     let Some(own) = &copy.own else { return false };
-    let quiet = own.running == 0 && own.closing.is_none() && own.waiting.is_empty() && own.all_durable() && !own.lost;
+    let quiet = own.running == 0 && own.closing.is_none() && own.waiting.is_empty() && own.all_durable();
     // One that came back after a move is where its requests are.
     let plain = copy.moves == 0 && copy.told.is_empty() && copy.branch.is_none() && copy.record.tip.version > 0;
     // Whose cookie never came back is most likely nobody's, and over soon.

@@ -15,6 +15,9 @@ use std::sync::Arc;
 pub const LIMITS: &str = "outlive.limits";
 /// The reserved attribute with the user that a login bound the session to.
 pub const USER: &str = "outlive.user";
+/// The reserved attribute that stands for a loss of which the client has not been told yet: how many commits at least (4 bytes, big
+/// endian). The commit that notes the loss sets it, so that it goes wherever the session goes; whoever has told removes it.
+pub const LOST: &str = "outlive.lost";
 
 /// The reserved attribute of a session that is about to get a new id, so that no second one is made from it meanwhile. Every commit of it
 /// goes by the owner, so one of two comes first. It does not go along to the new id.

@@ -10,7 +10,7 @@ use crate::limits::{BACK_OFF, ROUND_TRIES, ROUNDS_MAX};
 use crate::merge::merge;
 use crate::output::{Event, Guest, Live, Outcome, Source, Ticket, Unavailable};
 use crate::plant::Bug;
-use crate::record::{Record, WireRecord};
+use crate::record::{Change, LOST, Record, WireRecord};
 use crate::shard::{Brought, Cx, Shard, Timer};
 use crate::slot::{Copy, Own, Slot, jitter};
 use crate::stamp::{Claim, Life, Stamp};
@@ -18,6 +18,7 @@ use crate::storing::Loaded;
 use crate::time::Mono;
 use crate::view::{Lives, View};
 use crate::wire::{EndKind, Held, Message, Why};
+use bytes::Bytes;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use smallvec::SmallVec;
@@ -707,6 +708,7 @@ impl<L: Live> Shard<L> {
                 (None, _) => (Record::new(cx.now, cx.config.limits), None),
             };
             lost.retain(|s| !record.satisfies(*s));
+            lost.sort_unstable();
             lost.dedup();
             self.install(cx, key, record, discarded, lost);
         }
@@ -740,7 +742,7 @@ impl<L: Live> Shard<L> {
         for ticket in round.tickets {
             cx.settle(ticket, Outcome::NotFound);
         }
-        self.drive_parked(cx, key, false);
+        self.end_parked(cx, key);
     }
 
     /// An owner that doubted itself still owns the session, and cannot serve it to those who know of more. Given up, its promises
@@ -790,6 +792,16 @@ impl<L: Live> Shard<L> {
             // Before the live session is made of it, or the application would see what is left as if it were current.
             copy.record.replace(Vec::new());
         }
+        let adopted = copy.record.tip;
+        let commits = commits_of(&lost, &copy.record);
+        if merged.is_some() || !lost.is_empty() {
+            for stamp in &lost {
+                copy.record.note_gap(*stamp);
+            }
+            // Before the live session is made of it, too, or it would not be in there.
+            let told = Change { name: LOST.into(), base: None, value: Some(Bytes::copy_from_slice(&commits.to_be_bytes())) };
+            copy.record.commit(round.claim.at(1), if lost.is_empty() { &[] } else { core::slice::from_ref(&told) });
+        }
         let mut own = match &prior {
             Some(p) => {
                 let mut own = Own::new(round.claim, p.tenure, p.live.clone(), round.doubt, cx.now);
@@ -810,11 +822,11 @@ impl<L: Live> Shard<L> {
         };
         own.inherited = true;
         own.offered |= round.why == Why::Invited && before.and_then(|life| view.peer(life)).is_some_and(|p| !p.leaving);
-        own.adopted = copy.record.tip;
-        own.in_store = (copy.stored == Some(copy.record.tip)).then_some(0);
+        own.adopted = adopted;
+        own.in_store = (copy.stored == Some(adopted)).then_some(0);
         for answer in &round.answers {
             // What answered with exactly this state has promised the claim as well: that is an acknowledgement of it.
-            let same = answer.tip == copy.record.tip && merged.is_none() && lost.is_empty();
+            let same = answer.tip == adopted && merged.is_none() && lost.is_empty();
             let holder = own.holder_or_new(answer.life);
             (holder.sent, holder.acked) = if same { (Some(0), Some(0)) } else { (None, None) };
         }
@@ -831,11 +843,6 @@ impl<L: Live> Shard<L> {
         }
         if merged.is_some() || !lost.is_empty() {
             own.version = 1;
-            for stamp in &lost {
-                copy.record.note_gap(*stamp);
-            }
-            copy.record.commit(round.claim.at(1), &[]);
-            own.lost = !lost.is_empty();
             for holder in &mut own.holders {
                 (holder.sent, holder.acked) = (None, None);
             }
@@ -854,7 +861,7 @@ impl<L: Live> Shard<L> {
             cx.out.event(key, Event::Conflict { discarded });
         }
         if !lost.is_empty() {
-            cx.out.event(key, Event::Lost { stamps: lost });
+            cx.out.event(key, Event::Lost { stamps: lost, commits });
         }
         let silent = round.asked.iter().filter(|(_, r)| *r == Reply::Silent).map(|(l, _)| *l);
         // And whoever this node knows, or has promised, as an owner.
@@ -933,6 +940,13 @@ fn maximal<'a>(candidates: &[&'a Record], epoch_first: bool) -> Vec<&'a Record> 
     }
     out.sort_by_key(|r| r.tip);
     out
+}
+
+/// How many commits these stand for, at least: of each claim the last one, and those before it that the record does not include either.
+fn commits_of(lost: &[Stamp], record: &Record) -> u32 {
+    let last = lost.iter().filter(|s| !lost.iter().any(|other| other.claim == s.claim && other.version > s.version));
+    let each = |s: &Stamp| s.version.saturating_sub(record.lineage.of(s.claim).map_or(0, |mine| mine.version)).max(1);
+    last.map(each).fold(0, u32::saturating_add)
 }
 
 /// Merges branches into one record, and names what was discarded.

@@ -328,14 +328,14 @@ impl<L: Live> Shard<L> {
             tip: copy.record.tip,
             external: own.external,
             live: own.live.clone(),
-            lost: core::mem::take(&mut own.lost),
             deadline: clock.deadline(copy.record.used),
             step: clock.step(),
         }
     }
 
-    pub(crate) fn open(&mut self, cx: &mut Cx<'_>, key: SessionKey, token: Option<Brought>) -> Open<L> {
-        if let Some(opened) = self.open_at_once(cx, key, token) {
+    /// With `uses` that counts as a use of the session.
+    pub(crate) fn open(&mut self, cx: &mut Cx<'_>, key: SessionKey, token: Option<Brought>, uses: bool) -> Open<L> {
+        if let Some(opened) = self.open_at_once(cx, key, token, uses) {
             return Open::Here(opened);
         }
         if self.view.refused {
@@ -360,7 +360,9 @@ impl<L: Live> Shard<L> {
                     return Open::Wait(ticket);
                 }
                 if !told && !self.rounds.contains_key(&key) && !self.doubts(cx, key) {
-                    self.note_use(cx, key);
+                    if uses {
+                        self.note_use(cx, key);
+                    }
                     return Open::Here(self.opened(key));
                 }
                 true
@@ -379,22 +381,24 @@ impl<L: Live> Shard<L> {
     }
 
     /// The usual case, in one look-up: owned here, and nothing speaks against it.
-    fn open_at_once(&mut self, cx: &mut Cx<'_>, key: SessionKey, token: Option<Brought>) -> Option<Opened<L>> {
+    fn open_at_once(&mut self, cx: &mut Cx<'_>, key: SessionKey, token: Option<Brought>, uses: bool) -> Option<Opened<L>> {
         let Some(Slot::Held(copy)) = self.table.get_mut(&key) else { return None };
         let Copy { own: Some(own), record, told, .. } = &mut **copy else { return None };
         let clock = record.clock();
-        let plain = own.closing.is_none() && told.is_empty() && own.confirmed >= self.view.doubt && !own.lost;
+        let plain = own.closing.is_none() && told.is_empty() && own.confirmed >= self.view.doubt;
         let fresh =
             cx.now <= clock.expires(record.used) && !record.is_first() && !own.inherited && cx.now.since(own.touched) < touch_step(&clock);
         let included = token.is_none_or(|t| record.satisfies(t.stamp));
         if !plain || !fresh || !included || !self.rounds.is_empty() && self.rounds.contains_key(&key) {
             return None;
         }
-        record.note_use(cx.now);
+        if uses {
+            record.note_use(cx.now);
+        }
         own.running += 1;
         let (tenure, tip, external) = (own.tenure, record.tip, own.external);
         let (deadline, step) = (clock.deadline(record.used), clock.step());
-        Some(Opened { key, tenure, tip, external, live: own.live.clone(), lost: false, deadline, step })
+        Some(Opened { key, tenure, tip, external, live: own.live.clone(), deadline, step })
     }
 
     /// Whether the owner must ask before it serves: its loop stalled, or the link to a holder broke since the last round.
@@ -563,7 +567,7 @@ impl<L: Live> Shard<L> {
     /// The session has outlived its limits here: it goes without a marker, because every copy knows its own age.
     pub(crate) fn expire(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let Some(copy) = self.release(cx, key) else { return };
-        self.forget_late(cx, key, &copy, LateResult::Unknown);
+        self.forget_late(cx, key, &copy, LateResult::NotOwner);
         if let Some(own) = copy.own {
             if copy.record.tip.version > 0 {
                 // Who asks for it, with whatever token, hears that it expired, not that it is lost.

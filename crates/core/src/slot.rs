@@ -173,7 +173,6 @@ pub(crate) struct Own<L> {
     pub(crate) touch_queued: bool,
     /// Nobody has used it here yet: its last use may be later than this node has heard.
     pub(crate) inherited: bool,
-    pub(crate) lost: bool,
     /// A response waits for durability: somebody wants to hear of it.
     pub(crate) awaited: bool,
     /// In the queue of writes.
@@ -339,7 +338,6 @@ impl<L> Own<L> {
             told_store: Mono::NONE,
             touch_queued: false,
             inherited: false,
-            lost: false,
             awaited: false,
             queued: false,
             dirty_since: Mono::NEVER,

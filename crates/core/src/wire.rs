@@ -99,6 +99,10 @@ pub enum LateResult {
     NotOwner,
     /// It went out and nobody knows.
     Unknown,
+    /// Fewer copies could be made than the owner's `min_backups`.
+    UnderReplicated,
+    /// The session would have so many bytes.
+    TooLarge(u64),
 }
 
 /// A lineage as it travels.

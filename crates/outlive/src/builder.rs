@@ -1,6 +1,6 @@
 //! Starting a node: [`Builder`].
 
-use crate::config::{Config, Consistency, Durability};
+use crate::config::{Config, Consistency, Durability, OnUndecodable};
 use crate::cookie::Cookie;
 use crate::error::StartError;
 use crate::node::{Counters, Node};
@@ -280,7 +280,9 @@ impl Outlive {
                 drain_timeout: config.drain_timeout.unwrap_or(Duration::from_secs(20)),
                 has_store: !matches!(config.store.as_deref(), None | Some("none")),
                 shutdown_grace: config.shutdown_grace.unwrap_or(Duration::from_secs(10)),
+                fail_undecodable: config.on_undecodable == Some(OnUndecodable::Fail),
                 stats: Counters::default(),
+                outliving: tokio::sync::watch::Sender::new(0),
                 _names: names,
                 runtime,
             }),

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// MessagePack with names. 2 and 3 are kept for JSON and for bytes that only the application understands.
-const MESSAGE_PACK: u8 = 1;
+pub(crate) const MESSAGE_PACK: u8 = 1;
 /// A value of which an older form was put aside: the length of the older bytes (4, big endian), they, then the value or nothing.
 const WITH_ASIDE: u8 = 0x7f;
 

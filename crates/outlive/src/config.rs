@@ -10,6 +10,7 @@ use outlive_core::address::Address;
 use outlive_core::config::OnLost;
 use outlive_core::limits::RECORD_MAX;
 use outlive_core::name::{NameError, check_namespace, check_node};
+use std::collections::BTreeMap;
 
 /// When an answer may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,7 +32,35 @@ pub enum Consistency {
     Available,
 }
 
+/// What a request sees of an attribute whose bytes its type does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnUndecodable {
+    /// Nothing; its first write puts the bytes aside.
+    Absent,
+    /// Nothing, and the request fails whatever it answers: nothing is overwritten.
+    Fail,
+}
+
 /// Settings. What is not set keeps its default; [`PATHS`](Config::PATHS) lists them all.
+///
+/// It deserialises from a file in any format that serde knows, with the names and texts of the environment, and sections for what stands
+/// before a dot; every error is reported at once, an unknown name among them. For TOML, with the crate `toml`:
+///
+/// ```
+/// let file = r#"
+///     store = "sqlite:sessions.db"
+///     durability = "backup(2)"
+///     join = ["10.0.0.7:7400", "10.0.0.8:7400"]
+///     [session]
+///     idle_timeout = "30m"
+///     [cookie]
+///     name = "SHOP"
+/// "#;                                          // std::fs::read_to_string("outlive.toml")?
+/// let config: outlive::Config = toml::from_str(file)?;
+/// let builder = outlive::Outlive::builder().config(config).env();
+/// # drop(builder);
+/// # Ok::<_, toml::de::Error>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct Config {
     pub(crate) store: Option<String>,
@@ -40,6 +69,7 @@ pub struct Config {
     pub(crate) backups: Option<u8>,
     pub(crate) min_backups: Option<u8>,
     pub(crate) on_lost: Option<OnLost>,
+    pub(crate) on_undecodable: Option<OnUndecodable>,
     pub(crate) lost_after: Option<Duration>,
     pub(crate) namespace: Option<String>,
     pub(crate) cluster: Option<String>,
@@ -104,6 +134,8 @@ settings! {
         |c, t| some(&mut c.min_backups, t.parse().ok(), "a number");
     "on_lost" "after a loss: `new` session or `serve` what is left; default `new`"
         |c, t| some(&mut c.on_lost, on_lost(t), "`new` or `serve`");
+    "on_undecodable" "an attribute whose bytes its type does not read: `absent`, or `fail` the request; default `absent`"
+        |c, t| some(&mut c.on_undecodable, on_undecodable(t), "`absent` or `fail`");
     "lost_after" "how long a dead node may come back with what nobody else has, before that counts as lost; default `30s`"
         |c, t| some(&mut c.lost_after, duration(t), "a duration like `30s`");
     "namespace" "applications of one cluster: 1 to 32 letters, digits, `-`, `_`; default `session`"
@@ -221,7 +253,7 @@ impl Config {
     /// Takes over what `later` sets.
     pub(crate) fn merge(&mut self, later: Config) {
         macro_rules! take { ($($field:ident)*) => { $(if later.$field.is_some() { self.$field = later.$field; })* } }
-        take!(store durability consistency backups min_backups on_lost lost_after namespace cluster node zone peer advertise http join secret idle_timeout);
+        take!(store durability consistency backups min_backups on_lost on_undecodable lost_after namespace cluster node zone peer advertise http join secret idle_timeout);
         take!(lifetime max_size cookie drain_notice drain_timeout shutdown_grace commit_bound open_bound danger_plain_peers);
     }
 
@@ -266,6 +298,49 @@ impl Config {
     }
 }
 
+/// A value in a file: a section, or what the environment says as a text.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Section(BTreeMap<String, Said>),
+    List(Vec<Said>),
+    Truth(bool),
+    Number(u64),
+    Text(String),
+}
+
+impl Said {
+    /// All settings in here, with their paths.
+    fn settings(self, path: &str, to: &mut Vec<(String, String)>) {
+        match self {
+            Said::Section(values) => {
+                for (name, value) in values {
+                    let path = if path.is_empty() { name } else { format!("{path}.{name}") };
+                    value.settings(&path, to);
+                }
+            }
+            Said::List(values) => {
+                let mut texts = Vec::new();
+                values.into_iter().for_each(|value| value.settings("", &mut texts));
+                let texts: Vec<String> = texts.into_iter().map(|(_, text)| text).collect();
+                to.push((path.to_owned(), texts.join(",")));
+            }
+            Said::Truth(truth) => to.push((path.to_owned(), truth.to_string())),
+            Said::Number(number) => to.push((path.to_owned(), number.to_string())),
+            Said::Text(text) => to.push((path.to_owned(), text)),
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Config {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Config, D::Error> {
+        let (mut config, mut settings) = (Config::default(), Vec::new());
+        Said::Section(serde::Deserialize::deserialize(deserializer)?).settings("", &mut settings);
+        let errors: Vec<String> = settings.iter().filter_map(|(path, text)| config.set(path, text).err()).collect();
+        if errors.is_empty() { Ok(config) } else { Err(serde::de::Error::custom(errors.join("\n"))) }
+    }
+}
+
 fn is_elsewhere(name: &str) -> bool {
     Config::ENV_ELSEWHERE.iter().any(|known| *known == name || known.ends_with('_') && name.starts_with(known))
 }
@@ -275,6 +350,14 @@ fn durability(text: &str) -> Option<Durability> {
         "owner" => Some(Durability::Owner),
         "store" => Some(Durability::Store),
         _ => text.strip_prefix("backup(")?.strip_suffix(')')?.parse().ok().filter(|n| (1..=5).contains(n)).map(Durability::Backup),
+    }
+}
+
+fn on_undecodable(text: &str) -> Option<OnUndecodable> {
+    match text {
+        "absent" => Some(OnUndecodable::Absent),
+        "fail" => Some(OnUndecodable::Fail),
+        _ => None,
     }
 }
 
@@ -439,6 +522,21 @@ mod tests {
         {
             Config::default().set(path, good).unwrap();
         }
+    }
+
+    #[test]
+    fn a_file_sets_what_the_environment_sets_and_all_its_errors_are_reported_at_once() {
+        let text = "node = 'a'\nbackups = 2\ndanger_plain_peers = true\njoin = ['a:1', 'b:2']\n[session]\nidle_timeout = '90s'";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!((config.node.as_deref(), config.backups, config.danger_plain_peers), (Some("a"), Some(2), Some(true)));
+        assert_eq!(config.join.as_deref().map(<[_]>::len), Some(2));
+        assert_eq!(config.idle_timeout, Some(Duration::from_secs(90)));
+        let wrong = "ndoe = 'a'\nsecret = 'hunter2'\n[session]\nidle_timeout = '30'\nlifetme = '1d'";
+        let error = toml::from_str::<Config>(wrong).unwrap_err().to_string();
+        for part in ["`ndoe`", "secret must be", "session.idle_timeout is \"30\"", "`session.lifetme`"] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+        assert!(!error.lines().any(|line| line.starts_with("secret must be") && line.contains("hunter2")));
     }
 
     #[test]

@@ -32,6 +32,24 @@ pub enum Retry {
     OtherNode,
 }
 
+/// Why a node cannot have a session, or take a change, now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotNow {
+    /// It has not met the other nodes yet, or a member of its cluster refuses it.
+    #[error("it is in no cluster yet")]
+    Starting,
+    /// It has as many sessions, or as much to ask for, as it can bear.
+    #[error("it has as much to do as it can")]
+    Busy,
+    /// Other nodes want the session at the same time, again and again.
+    #[error("other nodes want the session at the same time")]
+    Contended,
+    /// It has left its cluster, or was shut out of it.
+    #[error("it has left its cluster")]
+    Ended,
+}
+
 /// Why a session could not be opened. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -39,18 +57,24 @@ pub enum OpenError {
     /// No session layer wraps this handler. The application's fault: axum layers wrap only the routes that are already there.
     #[error("no session layer wraps this handler: call `.layer(outlive.layer())` after the last `.route(...)`")]
     NoLayer,
-    /// This node cannot have the session now: it starts, stops or has too much to do.
-    #[error("sessions are unavailable on this node for now")]
+    /// This node cannot have the session now.
+    #[error("the session cannot be had on this node for now: {why}")]
     Unavailable {
+        /// Why.
+        why: NotNow,
         /// Try again then.
         after: Duration,
     },
-    /// The copy that could be had is older than what the client has seen, and who may hold a newer one is silent.
-    #[error("only an older state of the session could be found; its holder may still answer")]
+    /// Who may hold the session, or a newer state of it than could be found, is silent: a node, or the store.
+    #[error("who may hold the session's newest state is silent, and may still answer")]
     Stale {
         /// Try again then.
         after: Duration,
     },
+    /// The session is over: signed out, expired, or gone on under another id. Only [`refresh`](crate::Session::refresh) says so; a request
+    /// that brings such an id is a visitor without a session.
+    #[error("the session is over, or goes on under another id")]
+    Ended,
     /// Other requests of this session took too long, under `exclusive`.
     #[error("too many requests of this session at once")]
     Busy {
@@ -63,7 +87,7 @@ impl OpenError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            OpenError::NoLayer | OpenError::Busy { .. } => Fault::Caller,
+            OpenError::NoLayer | OpenError::Busy { .. } | OpenError::Ended => Fault::Caller,
             OpenError::Unavailable { .. } | OpenError::Stale { .. } => Fault::Peer,
         }
     }
@@ -72,7 +96,9 @@ impl OpenError {
     pub fn retry(&self) -> Retry {
         match self {
             OpenError::NoLayer => Retry::Never,
-            OpenError::Unavailable { after } | OpenError::Stale { after } | OpenError::Busy { after } => Retry::After(*after),
+            OpenError::Ended => Retry::After(Duration::ZERO),
+            OpenError::Unavailable { why: NotNow::Ended, .. } => Retry::OtherNode,
+            OpenError::Unavailable { after, .. } | OpenError::Stale { after } | OpenError::Busy { after } => Retry::After(*after),
         }
     }
 
@@ -81,7 +107,7 @@ impl OpenError {
         match self {
             OpenError::NoLayer => StatusCode::INTERNAL_SERVER_ERROR,
             OpenError::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
-            OpenError::Unavailable { .. } | OpenError::Stale { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            OpenError::Unavailable { .. } | OpenError::Stale { .. } | OpenError::Ended => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -116,18 +142,28 @@ pub enum CommitError {
         /// What its `Serialize` said.
         source: Arc<dyn Error + Send + Sync>,
     },
-    /// The session ended while the request ran. Nothing was kept.
-    #[error("the session ended while the request ran; nothing was kept")]
+    /// An attribute that the request used holds bytes that its type does not read, and `on_undecodable` says `fail`. Nothing of the request
+    /// was kept, and the bytes are as they were. The log says what serde missed.
+    #[error("the session attribute `{attribute}` holds bytes that its type does not read; nothing was kept, and nothing was overwritten")]
+    Undecodable {
+        /// The attribute.
+        attribute: Arc<str>,
+    },
+    /// The session ended, or got another id, while the request ran. Nothing was kept.
+    #[error("the session ended, or got another id, while the request ran; nothing was kept")]
     Ended,
     /// The answer had already left without a cookie, so that nobody would ever find the session. Nothing was kept.
     #[error("the answer has left without a cookie, so a new session can no longer begin; nothing was kept")]
     NoCookie,
-    /// Another node changed the same attribute meanwhile. Nothing was kept.
-    #[error("another node changed the same attribute meanwhile; nothing was kept")]
+    /// The session moved while the request ran, and there an attribute that it changes was changed meanwhile, or what it had read is gone.
+    /// Nothing was kept.
+    #[error("what the request started from was changed on another node meanwhile; nothing was kept")]
     Conflict,
-    /// This node takes no new sessions now. Nothing was kept.
-    #[error("this node takes no new sessions for now; nothing was kept")]
+    /// This node takes no changes, or no new sessions, now. Nothing was kept.
+    #[error("this node cannot take the change for now: {why}; nothing was kept")]
     Unavailable {
+        /// Why.
+        why: NotNow,
         /// Try again then.
         after: Duration,
     },
@@ -138,7 +174,8 @@ impl CommitError {
     pub fn fault(&self) -> Fault {
         match self {
             CommitError::Unknown | CommitError::UnderReplicated | CommitError::Conflict | CommitError::Unavailable { .. } => Fault::Peer,
-            CommitError::TooLarge { .. } | CommitError::Encode { .. } | CommitError::Ended | CommitError::NoCookie => Fault::Caller,
+            CommitError::TooLarge { .. } | CommitError::Encode { .. } | CommitError::Undecodable { .. } => Fault::Caller,
+            CommitError::Ended | CommitError::NoCookie => Fault::Caller,
         }
     }
 
@@ -147,15 +184,20 @@ impl CommitError {
         match self {
             CommitError::Unknown | CommitError::UnderReplicated => Retry::After(Duration::from_secs(1)),
             CommitError::Conflict | CommitError::Ended => Retry::After(Duration::ZERO),
-            CommitError::Unavailable { after } => Retry::After(*after),
-            CommitError::TooLarge { .. } | CommitError::Encode { .. } | CommitError::NoCookie => Retry::Never,
+            CommitError::Unavailable { why: NotNow::Ended, .. } => Retry::OtherNode,
+            CommitError::Unavailable { after, .. } => Retry::After(*after),
+            CommitError::TooLarge { .. } | CommitError::Encode { .. } | CommitError::Undecodable { .. } => Retry::Never,
+            CommitError::NoCookie => Retry::Never,
         }
     }
 
     /// 500 when the application has to be changed, otherwise 503.
     pub fn status(&self) -> StatusCode {
         match self {
-            CommitError::TooLarge { .. } | CommitError::Encode { .. } | CommitError::NoCookie => StatusCode::INTERNAL_SERVER_ERROR,
+            CommitError::TooLarge { .. } | CommitError::Encode { .. } | CommitError::Undecodable { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            CommitError::NoCookie => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -173,7 +215,15 @@ pub enum LoginError {
         /// Sessions there may be.
         limit: usize,
     },
-    /// Who counts the user's sessions did not answer, or the name cannot be one.
+    /// The name cannot be a user's.
+    #[error("the user's name has {got} bytes, and must have 1 to {limit}")]
+    BadUser {
+        /// Bytes it has.
+        got: usize,
+        /// Bytes it may have.
+        limit: usize,
+    },
+    /// Who counts the user's sessions did not answer.
     #[error("the login could not be entered for now")]
     Unavailable {
         /// Try again then.
@@ -185,7 +235,7 @@ impl LoginError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            LoginError::TooManySessions { .. } => Fault::Caller,
+            LoginError::TooManySessions { .. } | LoginError::BadUser { .. } => Fault::Caller,
             LoginError::Unavailable { .. } => Fault::Store,
         }
     }
@@ -193,15 +243,16 @@ impl LoginError {
     /// Whether to try again.
     pub fn retry(&self) -> Retry {
         match self {
-            LoginError::TooManySessions { .. } => Retry::Never,
+            LoginError::TooManySessions { .. } | LoginError::BadUser { .. } => Retry::Never,
             LoginError::Unavailable { after } => Retry::After(*after),
         }
     }
 
-    /// 403 over the cap, otherwise 503.
+    /// 403 over the cap, 500 for a name that cannot be one, otherwise 503.
     pub fn status(&self) -> StatusCode {
         match self {
             LoginError::TooManySessions { .. } => StatusCode::FORBIDDEN,
+            LoginError::BadUser { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             LoginError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

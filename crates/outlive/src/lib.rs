@@ -104,11 +104,12 @@ mod session;
 pub mod testing;
 pub mod tower;
 mod turn;
+mod undecodable;
 
 pub use builder::Builder;
 pub use config::{Config, Consistency, Durability};
 pub use cookie::Cookie;
-pub use error::{CommitError, Errors, Fault, LoginError, OpenError, Retry, RunError, StartError};
+pub use error::{CommitError, Errors, Fault, LoginError, NotNow, OpenError, Retry, RunError, StartError};
 pub use events::{Event, EventKind, Events, MissedEvents, Source};
 pub use key::{AsKey, Key, KeyOf, Value};
 pub use outlive::{Liveness, Outlive, Readiness};

@@ -16,13 +16,17 @@ use bytes::Bytes;
 use core::cell::RefCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
 use outlive_core::id::SessionKey;
 use outlive_core::limits::{ATTRIBUTES_MAX, NAME_MAX};
 use outlive_core::record::{Attribute as Committed, Change, Record};
 use outlive_core::stamp::{Claim, Life, Stamp};
-use parking_lot::{Mutex, ReentrantMutex};
+use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use smallvec::SmallVec;
 use std::sync::{Arc, OnceLock};
+
+/// How long a closure may have a session while another thread waits for it.
+const LOCK_MAX: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(30) };
 
 /// One request of a session, counted in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +86,8 @@ struct State {
     /// Nothing of it is committed where it goes next: all has to be sent.
     uprooted: bool,
     running: u32,
+    /// Requests that met a value which does not decode, and its attribute.
+    stumbled: Few<(u32, Arc<str>)>,
 }
 
 struct Attribute {
@@ -123,6 +129,12 @@ struct Write {
 /// A list that is empty between requests, and then one word: every request reads through all of its session's attributes, so these have
 /// to be small.
 struct Few<T>(Option<Box<SmallVec<[T; 1]>>>);
+
+impl<T> Default for Few<T> {
+    fn default() -> Few<T> {
+        Few::new()
+    }
+}
 
 impl<T> Few<T> {
     const fn new() -> Few<T> {
@@ -185,7 +197,10 @@ impl Attribute {
             self.decoded = match codec::decode::<T>(bytes) {
                 Ok(Some(value)) => Decoded::Value(Arc::new(value)),
                 Ok(None) => Decoded::Absent,
-                Err(_) => Decoded::Broken,
+                Err(error) => {
+                    crate::undecodable::say::<T>(&self.name, &error);
+                    Decoded::Broken
+                }
             };
         }
     }
@@ -302,6 +317,16 @@ impl State {
         attribute
     }
 
+    /// Notes that a request has met a value that does not decode.
+    fn look_for_stumbles(&mut self, request: RequestNo, name: &str) {
+        if let Ok(at) = self.find(name)
+            && matches!(self.attributes[at].decoded, Decoded::Broken)
+            && self.stumbled.iter().all(|(of, _)| *of != request.0)
+        {
+            self.stumbled.push((request.0, self.attributes[at].name.clone()));
+        }
+    }
+
     fn sweep(&mut self) {
         self.attributes.retain(|a| !a.is_gone());
     }
@@ -342,7 +367,7 @@ impl Live {
 
     /// Takes over what others have committed. `read` looks under the session's lock, so that the last look counts.
     pub(crate) fn refresh_with(&self, read: impl FnOnce() -> Option<(Record, u32)>) {
-        let _lock = self.state.lock();
+        let _lock = self.lock();
         if let Some((record, external)) = read() {
             self.refresh(&record, external);
         }
@@ -350,7 +375,7 @@ impl Live {
 
     /// Takes over what others have committed; writes of unfinished requests stay on top of it.
     pub(crate) fn refresh(&self, record: &Record, external: u32) {
-        let lock = self.state.lock();
+        let lock = self.lock();
         let mut state = lock.borrow_mut();
         self.external.store(external, Ordering::Relaxed);
         for Committed { name, dot, value } in record.attributes() {
@@ -380,7 +405,7 @@ impl Live {
 
     /// A request begins.
     pub(crate) fn begin(&self) -> RequestNo {
-        let lock = self.state.lock();
+        let lock = self.lock();
         let mut state = lock.borrow_mut();
         state.requests = state.requests.wrapping_add(1);
         state.running += 1;
@@ -388,38 +413,69 @@ impl Live {
     }
 
     /// A request ends; how many others are running.
-    pub(crate) fn end(&self) -> u32 {
-        let lock = self.state.lock();
+    pub(crate) fn end(&self, request: RequestNo) -> u32 {
+        let lock = self.lock();
         let mut state = lock.borrow_mut();
         state.running = state.running.saturating_sub(1);
+        state.stumbled.retain(|(of, _)| *of != request.0);
         state.running
     }
 
-    pub(crate) fn get<K: AsKey>(&self, key: &K) -> Option<Arc<K::Value>> {
+    pub(crate) fn get<K: AsKey>(&self, request: RequestNo, key: &K) -> Option<Arc<K::Value>> {
         let name = key.name();
-        let lock = self.state.lock();
+        let lock = self.lock();
         let mut state = lock.borrow_mut();
-        typed(state.get(&name)?.value::<K::Value>()?, &name)
+        match state.get(&name)?.value::<K::Value>() {
+            Some(value) => typed(value, &name),
+            None => {
+                state.look_for_stumbles(request, &name);
+                None
+            }
+        }
+    }
+
+    /// Nothing will ask what this request has met.
+    pub(crate) fn forget_stumble(&self, request: RequestNo) {
+        self.lock().borrow_mut().stumbled.retain(|(of, _)| *of != request.0);
+    }
+
+    /// What a request met that does not decode.
+    pub(crate) fn stumbled(&self, request: RequestNo) -> Option<Arc<str>> {
+        let lock = self.lock();
+        let state = lock.borrow();
+        state.stumbled.iter().find(|(of, _)| *of == request.0).map(|(_, attribute)| attribute.clone())
+    }
+
+    /// The bytes of a value that does not decode as this type, or that was put aside because it did not.
+    pub(crate) fn quarantined<K: AsKey>(&self, key: &K) -> Option<Bytes> {
+        let name = key.name();
+        let lock = self.lock();
+        let mut state = lock.borrow_mut();
+        let attribute = state.get(&name)?;
+        attribute.decode::<K::Value>();
+        attribute.aside().map(Bytes::copy_from_slice)
     }
 
     pub(crate) fn set<K: AsKey>(&self, request: RequestNo, key: &K, value: K::Value) {
         let name = key.name();
         let value: Shared = Arc::new(value);
-        let lock = self.state.lock();
+        let lock = self.lock();
         let mut state = lock.borrow_mut();
         let attribute = state.get_or_insert(&name);
         attribute.decode::<K::Value>();
         attribute.write(request, Some((value, codec::encode::<K::Value>)), false);
+        state.look_for_stumbles(request, &name);
     }
 
     pub(crate) fn remove<K: AsKey>(&self, request: RequestNo, key: &K) -> Option<Arc<K::Value>> {
         let name = key.name();
-        let lock = self.state.lock();
+        let lock = self.lock();
         let mut state = lock.borrow_mut();
         let attribute = state.get(&name)?;
         attribute.decode::<K::Value>();
         let old = attribute.value::<K::Value>();
         attribute.write(request, None, false);
+        state.look_for_stumbles(request, &name);
         typed(old?, &name)
     }
 
@@ -434,14 +490,19 @@ impl Live {
         f: impl FnOnce(&mut K::Value) -> (R, bool),
     ) -> Option<R> {
         let name = key.name();
-        let lock = self.state.lock();
+        let lock = self.lock();
         let start: Option<Arc<K::Value>> = {
             let mut state = lock.borrow_mut();
-            if absent.is_none() {
-                state.get(&name)?.value::<K::Value>()?;
+            if absent.is_none() && state.get(&name)?.value::<K::Value>().is_none() {
+                state.look_for_stumbles(request, &name);
+                return None;
             }
             let attribute = state.get_or_insert(&name);
             let value = attribute.value::<K::Value>();
+            if value.is_none() {
+                state.look_for_stumbles(request, &name);
+            }
+            let attribute = state.get_or_insert(&name);
             attribute.busy = true;
             if attribute.writes.is_empty() && !copy && matches!(attribute.decoded, Decoded::Value(..)) {
                 // The encoded form is enough to come back to, so that this is the only holder and the change happens in place.
@@ -467,7 +528,7 @@ impl Live {
 
     /// A reserved attribute, as bytes.
     pub(crate) fn get_raw(&self, name: &str) -> Option<Bytes> {
-        let lock = self.state.lock();
+        let lock = self.lock();
         let mut state = lock.borrow_mut();
         let attribute = state.get(name)?;
         match attribute.writes.last() {
@@ -493,15 +554,44 @@ impl Live {
 
     /// Sets or removes a reserved attribute.
     pub(crate) fn set_raw(&self, request: RequestNo, name: &str, value: Option<Bytes>) {
-        let lock = self.state.lock();
+        let lock = self.lock();
         let mut state = lock.borrow_mut();
         let value = value.map(|bytes| (Arc::new(bytes) as Shared, codec::encode_raw as Encode));
         state.get_or_insert(name).write(request, value, false);
     }
 
+    /// The session's lock. Nobody holds it for long: closures do not wait. Whoever does not get it at all is inside of a closure of another
+    /// session, for whose lock the holder waits; a handler that fails is better than a node that stands still.
+    fn lock(&self) -> ReentrantMutexGuard<'_, RefCell<State>> {
+        self.state.try_lock().unwrap_or_else(|| self.lock_slowly())
+    }
+
+    #[cold]
+    fn lock_slowly(&self) -> ReentrantMutexGuard<'_, RefCell<State>> {
+        let lock = self.state.try_lock_for(LOCK_MAX);
+        lock.unwrap_or_else(|| {
+            panic!(
+                "a closure has had this session for {} s: it waits, perhaps for this thread, which is inside of a closure of another session",
+                LOCK_MAX.as_secs()
+            )
+        })
+    }
+
+    /// Panics if this thread is inside of a closure that changes an attribute.
+    pub(crate) fn outside_of_closures(&self, call: &str) {
+        if !self.state.is_owned_by_current_thread() {
+            return;
+        }
+        let lock = self.lock();
+        let state = lock.borrow();
+        if let Some(busy) = state.attributes.iter().find(|a| a.busy) {
+            panic!("`{call}` is called inside of the closure that changes the session attribute `{}`", busy.name);
+        }
+    }
+
     /// Whether the request has changed something, by its own word: the bytes may still turn out to be equal.
     pub(crate) fn has_writes(&self, request: RequestNo) -> bool {
-        let lock = self.state.lock();
+        let lock = self.lock();
         let state = lock.borrow();
         state.uprooted || state.attributes.iter().any(|a| a.writes.iter().any(|w| w.request == request.0))
     }
@@ -515,7 +605,7 @@ impl Live {
         size_max: usize,
         send: impl FnOnce(&Changes) -> (Sent, T),
     ) -> Result<(Option<T>, Notes), CutError> {
-        let lock = self.state.lock();
+        let lock = self.lock();
         let mut state = lock.borrow_mut();
         let cut = match cut(&state, request, size_max) {
             Ok(cut) => cut,
@@ -569,14 +659,14 @@ impl Live {
 
     /// Runs something under the session's lock: no commit comes between.
     pub(crate) fn locked<T>(&self, f: impl FnOnce() -> T) -> T {
-        let _lock = self.state.lock();
+        let _lock = self.lock();
         f()
     }
 
     /// The session's content was copied to another key: same values, the new record's commits. A write that started from a value which
     /// is still there starts from the copy.
     pub(crate) fn rebase(&self, record: &Record) {
-        let lock = self.state.lock();
+        let lock = self.lock();
         for attribute in &mut lock.borrow_mut().attributes {
             let dot = record.get(&attribute.name).map(|a| a.dot);
             attribute.writes.iter_mut().filter(|w| w.base == attribute.dot).for_each(|w| w.base = dot);
@@ -586,7 +676,7 @@ impl Live {
 
     /// The session goes on as a new one, elsewhere: its next commit sends all of it. Only for a live session that no other request has.
     pub(crate) fn uproot(&self) {
-        self.state.lock().borrow_mut().uprooted = true;
+        self.lock().borrow_mut().uprooted = true;
     }
 
     /// Stands for the stamp of a commit that another node makes, until it is known. Not a stamp that any commit has.
@@ -596,7 +686,7 @@ impl Live {
 
     /// Puts the stamp where its place holder is.
     pub(crate) fn restamp(&self, place_holder: Stamp, stamp: Stamp) {
-        let lock = self.state.lock();
+        let lock = self.lock();
         for attribute in &mut lock.borrow_mut().attributes {
             let bases = attribute.writes.iter_mut().map(|w| &mut w.base);
             bases.chain([&mut attribute.dot]).filter(|dot| **dot == Some(place_holder)).for_each(|dot| *dot = Some(stamp));
@@ -605,7 +695,7 @@ impl Live {
 
     /// Takes back what the request has changed and not committed; how much of it stayed because others had built upon it.
     pub(crate) fn rollback(&self, request: RequestNo) -> u32 {
-        let lock = self.state.lock();
+        let lock = self.lock();
         let mut state = lock.borrow_mut();
         fail(&mut state, request)
     }

@@ -2,6 +2,7 @@
 
 use crate::builder::Names;
 use crate::cookie::Carrier;
+use crate::error::NotNow;
 use crate::live::{Changes, Live};
 use crate::session::SessionInfo;
 use bytes::Bytes;
@@ -38,7 +39,11 @@ pub(crate) struct Node {
     pub(crate) drain_timeout: Duration,
     pub(crate) shutdown_grace: Duration,
     pub(crate) has_store: bool,
+    /// A request that meets a value which does not decode fails.
+    pub(crate) fail_undecodable: bool,
     pub(crate) stats: Counters,
+    /// Handles that somebody holds after their requests.
+    pub(crate) outliving: tokio::sync::watch::Sender<usize>,
     /// No other namespace of this process has them while this node lives.
     pub(crate) _names: Names,
 }
@@ -62,14 +67,13 @@ pub(crate) enum Open {
     NotFound,
     Ended(EndKind, Duration),
     Stale(Duration),
-    Unavailable(Duration),
+    Unavailable(NotNow, Duration),
 }
 
 /// A session in use by one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Opened {
     pub(crate) key: SessionKey,
-    pub(crate) lost: bool,
     at: At,
 }
 
@@ -113,16 +117,17 @@ impl output::Live for Live {
 }
 
 impl Node {
-    pub(crate) fn draw_id(&self) -> Result<SessionId, Duration> {
+    pub(crate) fn draw_id(&self) -> Result<SessionId, (NotNow, Duration)> {
         self.runtime.draw_id(&self.keys).map_err(|error| {
             tracing::error!(%error, "no session can begin");
-            Duration::from_secs(1)
+            (NotNow::Busy, Duration::from_secs(1))
         })
     }
 
-    pub(crate) fn open(self: &Arc<Self>, key: SessionKey, token: Option<Token>) -> Step<Open> {
+    /// Without `uses` it is only a look: the session does not live longer for it.
+    pub(crate) fn open(self: &Arc<Self>, key: SessionKey, token: Option<Token>, uses: bool) -> Step<Open> {
         let token = token.map(|t| Brought { stamp: t.stamp, expired: t.deadline < self.runtime.wall() });
-        match self.runtime.open(key, token) {
+        match if uses { self.runtime.open(key, token) } else { self.runtime.look(key, token) } {
             Step::Ready(open) => Step::Ready(self.opened(key, open)),
             Step::Wait(waiting) => {
                 let node = self.clone();
@@ -135,7 +140,7 @@ impl Node {
         match open {
             Ok(outlive_runtime::Open::Here(opened)) => {
                 let behind = opened.external != opened.live.external();
-                let opened = Opened { key, lost: opened.lost, at: At::Owned(opened) };
+                let opened = Opened { key, at: At::Owned(opened) };
                 if behind {
                     self.reread(&opened);
                 }
@@ -147,12 +152,12 @@ impl Node {
                 let (deadline, step) = told(record);
                 let (limits, created) = (record.limits(), record.created);
                 let copied = Copied { owner: guest.owner, tip: record.tip, limits, created, deadline, step };
-                Open::Here(Opened { key, lost: false, at: At::Guest(copied, live) })
+                Open::Here(Opened { key, at: At::Guest(copied, live) })
             }
             Ok(outlive_runtime::Open::NotFound) => Open::NotFound,
             Ok(outlive_runtime::Open::Ended(kind, ago)) => Open::Ended(kind, ago),
             Err(failure) if failure.why == Unavailable::Stale => Open::Stale(failure.retry_after),
-            Err(failure) => Open::Unavailable(failure.retry_after),
+            Err(failure) => Open::Unavailable(not_now(failure.why), failure.retry_after),
         }
     }
 
@@ -169,9 +174,9 @@ impl Node {
     }
 
     /// A session under an id that was drawn just now, around this live session.
-    pub(crate) fn create(&self, key: SessionKey, live: Arc<Live>) -> Result<Opened, Duration> {
-        let opened = self.runtime.create_with(key, live).map_err(|failure| failure.retry_after)?;
-        Ok(Opened { key, lost: false, at: At::Owned(opened) })
+    pub(crate) fn create(&self, key: SessionKey, live: Arc<Live>) -> Result<Opened, (NotNow, Duration)> {
+        let opened = self.runtime.create_with(key, live).map_err(|failure| (not_now(failure.why), failure.retry_after))?;
+        Ok(Opened { key, at: At::Owned(opened) })
     }
 
     pub(crate) fn commit(&self, at: &Opened, changes: &Changes) -> Commit {
@@ -197,7 +202,7 @@ impl Node {
 
     /// Notes a use.
     pub(crate) fn touch(self: &Arc<Self>, at: &Opened) {
-        if let (At::Owned(_), Step::Ready(Open::Here(opened))) = (&at.at, self.open(at.key, None)) {
+        if let (At::Owned(_), Step::Ready(Open::Here(opened))) = (&at.at, self.open(at.key, None, true)) {
             self.close(&opened);
         }
     }
@@ -215,7 +220,7 @@ impl Node {
     ) -> Result<(Opened, Step<Result<(), CommitFailure>>), CommitFailure> {
         let At::Owned(owned) = &at.at else { return Err(CommitFailure::Conflict) };
         let read = |record: &Record, _| record.get(ROTATING).map(|a| (a.dot, a.value.clone()));
-        let held = self.runtime.read(owned, read).ok_or(CommitFailure::Conflict)?;
+        let held = self.runtime.read(owned, read).ok_or_else(|| self.why_left(at.key))?;
         match self.runtime.commit(owned, &[self.rotating(held)?]) {
             Commit::Applied(..) => {}
             Commit::Late(_) => return Err(CommitFailure::Conflict),
@@ -223,17 +228,17 @@ impl Node {
         }
         let waiting = self.runtime.rotate(owned, new);
         let Some(Ok(outlive_runtime::Open::Here(opened))) = ready(self.runtime.open(new, None)) else {
-            return Err(CommitFailure::Conflict);
+            return Err(self.why_left(at.key));
         };
         let record = self.runtime.read(&opened, |record, external| (record.clone(), external));
-        opened.live.rebase(&record.ok_or(CommitFailure::Conflict)?.0);
+        opened.live.rebase(&record.ok_or_else(|| self.why_left(at.key))?.0);
         let (node, old) = (self.clone(), at.key);
         let done = now_or_later(Box::pin(async move {
             let rotated = waiting.await?;
             node.runtime.close(&rotated.opened);
             node.refuse_if_ended(old, new).await
         }));
-        Ok((Opened { key: new, lost: false, at: At::Owned(opened) }, done))
+        Ok((Opened { key: new, at: At::Owned(opened) }, done))
     }
 
     /// The change that keeps a session from getting another new id; `held` is what it has of it.
@@ -285,6 +290,16 @@ impl Node {
                 None
             }
             _ => None,
+        }
+    }
+
+    /// Why a session that was opened here is not here any more.
+    fn why_left(&self, key: SessionKey) -> CommitFailure {
+        match self.runtime.readiness() {
+            outlive_runtime::Readiness::Dead => CommitFailure::Dead,
+            _ if self.runtime.info(key).is_none() => CommitFailure::Ended,
+            // It went to another node, and nobody knows here what was done to it there.
+            _ => CommitFailure::Conflict,
         }
     }
 
@@ -362,6 +377,15 @@ impl Node {
             At::Owned(opened) => self.runtime.read(opened, |record, _| record.limits()).unwrap_or(self.limits),
             At::Guest(copied, _) => copied.limits,
         }
+    }
+}
+
+fn not_now(why: Unavailable) -> NotNow {
+    match why {
+        Unavailable::Forming => NotNow::Starting,
+        Unavailable::Contended => NotNow::Contended,
+        Unavailable::Dead => NotNow::Ended,
+        _ => NotNow::Busy,
     }
 }
 

@@ -86,7 +86,7 @@ impl Outlive {
     }
 
     /// Resolves when this node begins to leave, so that a stream can end and its browser connect elsewhere.
-    pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut draining = self.node.runtime.draining();
         async move {
             // It cannot fail before the node has ended.

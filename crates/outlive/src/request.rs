@@ -45,13 +45,16 @@ struct Inner {
     session: OnceLock<Session>,
     /// The session is to be had alone.
     exclusive: AtomicBool,
+    /// Opening it is a use of it.
+    uses: AtomicBool,
     /// Two handlers' arguments of one request must not wait for each other's turn.
     taking: tokio::sync::Mutex<()>,
 }
 
 impl Slot {
-    pub(crate) fn new(node: Arc<Node>, exclusive: bool) -> Slot {
-        Slot(Arc::new(Inner { node, session: OnceLock::new(), exclusive: exclusive.into(), taking: tokio::sync::Mutex::new(()) }))
+    pub(crate) fn new(node: Arc<Node>, exclusive: bool, uses: bool) -> Slot {
+        let taking = tokio::sync::Mutex::new(());
+        Slot(Arc::new(Inner { node, session: OnceLock::new(), exclusive: exclusive.into(), uses: uses.into(), taking }))
     }
 
     pub(crate) fn is_of(&self, node: &Arc<Node>) -> bool {
@@ -61,6 +64,15 @@ impl Slot {
     /// From here on, whoever asks for the session has it alone.
     pub(crate) fn make_exclusive(&self) {
         self.0.exclusive.store(true, Ordering::Relaxed);
+    }
+
+    /// From here on, opening the session is no use of it.
+    pub(crate) fn only_look(&self) {
+        self.0.uses.store(false, Ordering::Relaxed);
+    }
+
+    fn uses(&self) -> bool {
+        self.0.uses.load(Ordering::Relaxed)
     }
 
     pub(crate) fn session(&self) -> Option<&Session> {
@@ -91,7 +103,7 @@ impl Slot {
             _ => return Step::Wait(Box::pin(self.clone().open_first_alive(candidates, brought, exclusive))),
         };
         let (id, brought) = (only.id, only.brought(brought));
-        match node.open(only.key, brought.token) {
+        match node.open(only.key, brought.token, self.uses()) {
             Step::Ready(open) => Step::Ready(self.opened(id, brought, open)),
             Step::Wait(waiting) => {
                 let slot = self.clone();
@@ -108,7 +120,7 @@ impl Slot {
             if exclusive && candidates.len() == 1 {
                 return self.take_turn(candidate.id, candidate.key, brought).await;
             }
-            match open_all(&node, candidate).await {
+            match open_all(&node, candidate, self.uses()).await {
                 Open::NotFound => {}
                 Open::Ended(kind, ago) => mute |= kind == EndKind::Rotated && ago < ROTATED_KEEP,
                 Open::Here(opened) if exclusive => {
@@ -128,13 +140,12 @@ impl Slot {
             return Ok(session.clone());
         }
         let (node, until) = (&self.0.node, turn::until());
-        let (mut held, mut lost): (Option<(Arc<Live>, Turn)>, bool) = (None, false);
+        let mut held: Option<(Arc<Live>, Turn)> = None;
         loop {
-            let mut opened = match node.open(key, brought.token).answer().await {
+            let opened = match node.open(key, brought.token, self.uses()).answer().await {
                 Open::Here(opened) => opened,
                 other => return self.opened(id, brought, other),
             };
-            lost |= opened.lost;
             let live = opened.live().clone();
             if Node::is_guest(&opened) {
                 node.close(&opened);
@@ -143,7 +154,6 @@ impl Slot {
             }
             let mine = held.take().filter(|(of, _)| Arc::ptr_eq(of, &live)).map(|(_, turn)| turn);
             if let Some(turn) = mine.or_else(|| live.turns().try_take()) {
-                opened.lost = lost;
                 let session = Session::opened(node.clone(), brought, id, opened);
                 session.hold(turn);
                 return Ok(self.keep(session));
@@ -174,7 +184,7 @@ impl Slot {
             }
             Open::NotFound | Open::Ended(..) => Session::fresh(node, Brought::new(brought.mode)),
             Open::Stale(after) => return Err(OpenError::Stale { after }),
-            Open::Unavailable(after) => return Err(OpenError::Unavailable { after }),
+            Open::Unavailable(why, after) => return Err(OpenError::Unavailable { why, after }),
         };
         Ok(self.keep(session))
     }
@@ -231,23 +241,15 @@ fn candidates(node: &Node, head: Head<'_>, brought: &mut Brought) -> (Candidates
 }
 
 /// Opens a session that includes all that its client has seen, by whatever copies of the token's cookie.
-async fn open_all(node: &Arc<Node>, candidate: &Candidate) -> Open {
-    let Some((last, others)) = candidate.tokens.split_last() else { return node.open(candidate.key, None).answer().await };
-    let mut lost = false;
+async fn open_all(node: &Arc<Node>, candidate: &Candidate, uses: bool) -> Open {
+    let Some((last, others)) = candidate.tokens.split_last() else { return node.open(candidate.key, None, uses).answer().await };
     for token in others {
-        match node.open(candidate.key, Some(*token)).answer().await {
-            Open::Here(opened) => {
-                lost |= opened.lost;
-                node.close(&opened);
-            }
+        match node.open(candidate.key, Some(*token), uses).answer().await {
+            Open::Here(opened) => node.close(&opened),
             open => return open,
         }
     }
-    let mut open = node.open(candidate.key, Some(*last)).answer().await;
-    if let Open::Here(opened) = &mut open {
-        opened.lost |= lost;
-    }
-    open
+    node.open(candidate.key, Some(*last), uses).answer().await
 }
 
 /// A candidate for the id, if this cluster issued it: its tag makes a foreign one cost no look-up.
@@ -262,33 +264,45 @@ fn is_like_ours(text: &str) -> bool {
     text.split_at_checked(SessionId::LEN).is_some_and(|(id, route)| route.starts_with('.') && id.bytes().all(url_safe))
 }
 
-/// Ends the request whatever becomes of it: not told how, it takes the request's changes back.
-pub(crate) struct Guard(Option<Slot>);
+/// Not told that the handler has answered, it takes the request's changes back: the handler was dropped, panicked or failed.
+pub(crate) struct Guard {
+    slot: Option<Slot>,
+    /// A layer further out ends the request, and may hear of this handler only what somebody between the two says in its place.
+    joins: bool,
+}
 
 impl Guard {
+    /// Ends the request whatever becomes of it.
     pub(crate) fn new(slot: Slot) -> Guard {
-        Guard(Some(slot))
+        Guard { slot: Some(slot), joins: false }
     }
 
-    /// A request that another layer looks after.
-    pub(crate) fn none() -> Guard {
-        Guard(None)
+    /// Another layer's guard ends the request.
+    pub(crate) fn joining(slot: Slot) -> Guard {
+        Guard { slot: Some(slot), joins: true }
     }
 
-    /// The handler has answered. `None` if it did not use the session.
+    /// The handler has answered. `None` if that is not the end of the request, or it did not use the session.
     pub(crate) fn finish(&mut self, keep: bool) -> Option<(Session, Committing)> {
-        let slot = self.0.take()?;
+        let slot = self.slot.take().filter(|_| !self.joins)?;
         let session = slot.session()?.clone();
         let step = session.finish(keep);
         Some((session, step))
+    }
+
+    /// The handler has failed.
+    pub(crate) fn fail(&mut self) {
+        match self.slot.take().as_ref().and_then(Slot::session) {
+            Some(session) if self.joins => session.take_back(),
+            Some(session) => session.abort(),
+            None => {}
+        }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some(session) = self.0.as_ref().and_then(Slot::session) {
-            session.abort();
-        }
+        self.fail();
     }
 }
 
@@ -330,7 +344,8 @@ pub(crate) fn error_headers(retry: crate::error::Retry, headers: &mut HeaderMap)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Rollback {
-    /// 5xx. A 422 carries the form's draft and a 401 the counter of attempts, so they are kept.
+    /// 5xx, and 408, which a timeout says in the place of a handler that it dropped. A 422 carries the form's draft and a 401 the counter
+    /// of attempts, so they are kept.
     #[default]
     ServerError,
     /// 4xx as well.
@@ -342,7 +357,7 @@ pub enum Rollback {
 impl Rollback {
     pub(crate) fn keeps(self, status: StatusCode) -> bool {
         match self {
-            Rollback::ServerError => !status.is_server_error(),
+            Rollback::ServerError => !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT,
             Rollback::ClientError => !status.is_server_error() && !status.is_client_error(),
             Rollback::Never => true,
         }
@@ -371,7 +386,7 @@ mod tests {
     }
 
     fn open_with(node: &Arc<Node>, cookie: &str) -> Session {
-        let (slot, mut headers) = (Slot::new(node.clone(), false), HeaderMap::new());
+        let (slot, mut headers) = (Slot::new(node.clone(), false, true), HeaderMap::new());
         headers.insert(COOKIE, HeaderValue::from_str(cookie).unwrap());
         let head = Head { method: &http::Method::GET, uri: &http::Uri::from_static("/"), headers: &headers };
         let Step::Ready(session) = slot.open(head) else { panic!("it is here") };
@@ -384,7 +399,7 @@ mod tests {
         let (id, _) = begun(node);
         let left = |opened: &crate::node::Opened| node.deadline(opened, false).0.0.saturating_sub(node.runtime.wall().0);
         let at = |key| {
-            let Step::Ready(Open::Here(opened)) = node.open(key, None) else { panic!("it is here") };
+            let Step::Ready(Open::Here(opened)) = node.open(key, None, true) else { panic!("it is here") };
             node.close(&opened);
             opened
         };

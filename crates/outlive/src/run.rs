@@ -45,14 +45,15 @@ impl Outlive {
     /// Runs a server until SIGTERM or Ctrl-C, and ends in order. This node announces that it leaves, and its readiness says so. Its sessions
     /// are handed over (`drain_timeout`, 20 s) while the server goes on accepting and serving requests; new sessions may begin, and are
     /// handed over too. When that is done, and after SIGTERM not before `drain_notice` (5 s), so that balancers have seen it, the server
-    /// stops accepting; requests in flight end, or are cut after `shutdown_grace` (10 s); what they committed last is flushed. A second
-    /// signal waits for nothing but the store.
+    /// stops accepting; requests in flight end, and so do sockets, streams and tasks that hold a session after their request, or are cut
+    /// after `shutdown_grace` (10 s); what they committed last is flushed. A second signal waits for nothing but the store.
     ///
     /// It all takes no longer than the sum of the three, and half a second for goodbyes. Whatever ends a process that does not end by
     /// itself (systemd, Kubernetes) must wait longer than that.
     ///
-    /// `drained` alone would not do: a request that ends after it still commits, so the node must outlive the server. Open streams keep
-    /// a server from ending; let them watch [`draining`](Outlive::draining).
+    /// `drained` alone would not do: a request that ends after it still commits, so the node must outlive the server. Open streams and
+    /// sockets keep it from ending until the grace time is over; let them watch [`draining`](Outlive::draining), so that their browsers
+    /// connect elsewhere at once.
     ///
     /// # Errors
     /// [`RunError::Serve`] if the server failed; [`RunError::Abandoned`] if sessions are not known to be safe elsewhere. The only node
@@ -74,8 +75,8 @@ impl Outlive {
                 stop.send_replace(true);
             }
         }
+        let mut grace = pin!(tokio::time::sleep(self.node.shutdown_grace));
         if served.is_none() {
-            let mut grace = pin!(tokio::time::sleep(self.node.shutdown_grace));
             served = tokio::select! {
                 result = &mut server => Some(result),
                 () = &mut grace => None,
@@ -86,11 +87,34 @@ impl Outlive {
                 tracing::warn!("requests were still running {grace:?} after the last was accepted (shutdown_grace): they are cut");
             }
         }
+        if served.is_some() {
+            // The server knows nothing of upgraded connections and of tasks that its handlers have started.
+            tokio::select! {
+                () = self.outlived() => {}
+                () = &mut grace => self.cut(),
+                _ = signals.next() => self.cut(),
+            }
+        }
         let drain = self.drain_within(timeout).await;
         if let Some(Err(error)) = served {
             return Err(RunError::Serve(error.into()));
         }
         drain.map(drop)
+    }
+
+    /// Resolves when nobody holds a session after its request, and what the last such handle wrote has been committed.
+    async fn outlived(&self) {
+        // The sender lives as long as the node.
+        let _ = self.node.outliving.subscribe().wait_for(|handles| *handles == 0).await;
+    }
+
+    fn cut(&self) {
+        let sessions = *self.node.outliving.borrow();
+        tracing::warn!(
+            sessions,
+            "sockets, streams or tasks still held sessions after the grace time; what they have not flushed is lost. \
+             Let them end when `draining()` resolves"
+        );
     }
 
     /// Hands over while the server runs; what is left of the time for it.

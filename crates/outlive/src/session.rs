@@ -1,7 +1,7 @@
 //! The handle that handlers use: [`Session`].
 
 use crate::cookie::{Mode, Place as IdPlace};
-use crate::error::{CommitError, LoginError, OpenError};
+use crate::error::{CommitError, LoginError, NotNow, OpenError};
 use crate::key::AsKey;
 use crate::live::{Changes, CutError, Live, Notes, RequestNo, Sent};
 use crate::node::{Commit, CommitFailure, Durable, EndKind, Node, Open, Opened, Step, Waiting};
@@ -15,7 +15,7 @@ use outlive_core::config::{Level, Limits};
 use outlive_core::id::{SessionId, SessionKey};
 use outlive_core::limits::RECORD_MAX;
 use outlive_core::output::Event;
-use outlive_core::record::{LIMITS, ROTATING, USER};
+use outlive_core::record::{LIMITS, LOST, ROTATING, USER};
 use outlive_core::stamp::Stamp;
 use outlive_core::token::Token;
 use parking_lot::{Mutex, RwLock};
@@ -36,12 +36,19 @@ const REMEMBER_MAX: Duration = Duration::from_secs(400 * 24 * 3600);
 /// its client) is rolled back; so are 4xx only if the layer says so. Requests of one session that run at once share its values: `update`
 /// is atomic, and changes of different attributes do not meet.
 ///
-/// Closures run under the session's lock: other attributes may be used inside, the same one panics. They cannot `.await`.
+/// Closures run under the session's lock. Inside of one, other attributes may be used, and all that is sync; the same attribute panics
+/// with its name, and so does [`rollback`](Session::rollback), because it would take away what is being changed. They cannot `.await`,
+/// and what is async and polled inside of one all the same panics, too. Closures of two *different* sessions (two namespaces) inside of
+/// each other may wait for one another in two threads; after 30 s one of them panics.
 ///
 /// # After its request
 /// A clone that outlives its request (a spawned task, a streamed body, a WebSocket) goes on reading the last known state. What it
 /// writes is kept, and committed by [`flush`](Session::flush) or when the last clone is dropped. A session that had no cookie when the
 /// answer left can no longer begin: that `flush` answers [`CommitError::NoCookie`].
+///
+/// When the server ends, [`run`](crate::Outlive::run) waits for such clones, and for the commit of the last one, up to `shutdown_grace`.
+/// Let whoever holds one end when [`draining`](crate::Outlive::draining) resolves; what is still held then is cut, and what it has not
+/// flushed is lost with the process. Examples: server-sent events and a WebSocket, in the repository.
 ///
 /// # Cancel safety
 /// A request future that is dropped rolls back what was not committed. A commit that has begun goes on; only its answer is lost.
@@ -79,7 +86,13 @@ pub enum Ended {
 /// Changes that this visitor had seen acknowledged and that could not be recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Loss {}
+pub struct Loss {
+    /// How many of the session's versions (commits) are gone, at least.
+    pub versions: u32,
+}
+
+/// Bytes of a user's name.
+const USER_MAX: usize = 255;
 
 /// The outcome of a commit, now or later.
 pub(crate) type Committing = Step<Result<Durable, CommitError>>;
@@ -145,11 +158,14 @@ struct Inner {
     brought: Brought,
     /// Its request has ended.
     late: AtomicBool,
+    /// Somebody held the handle then: `run` waits for it.
+    outlives: OnceLock<Outliving>,
     /// The client may be told the session's present id: a commit under it is durable.
     known: AtomicBool,
     /// The session ended, or rotated, by somebody else's doing.
     gone: AtomicBool,
-    lost: bool,
+    /// The application has asked for a loss, so that its response tells it.
+    told: AtomicBool,
     /// Until the request ends nobody else has the session, under `exclusive`. Elsewhere there is not even a lock to take.
     turn: OnceLock<Mutex<Option<Turn>>>,
 }
@@ -159,7 +175,7 @@ struct Place {
     live: Arc<Live>,
     request: RequestNo,
     at: At,
-    rotate: bool,
+    rotate: AtomicBool,
     /// The id is one that a login or a rotation of this request asked for.
     renewed: bool,
     /// The client's session was ended by this handle.
@@ -168,32 +184,47 @@ struct Place {
 
 enum At {
     /// Nothing exists yet but, perhaps, an id.
-    Fresh(Option<SessionId>),
+    Fresh(OnceLock<SessionId>),
     Here(SessionId, Opened),
 }
 
 impl Session {
     /// A session that does not exist until something is put in it.
     pub(crate) fn fresh(node: Arc<Node>, brought: Brought) -> Session {
-        Session::at(node, brought, Arc::new(Live::new()), At::Fresh(None), false)
+        Session::at(node, brought, Arc::new(Live::new()), At::Fresh(OnceLock::new()))
     }
 
     pub(crate) fn opened(node: Arc<Node>, brought: Brought, id: SessionId, opened: Opened) -> Session {
-        let (live, lost) = (opened.live().clone(), opened.lost);
-        Session::at(node, brought, live, At::Here(id, opened), lost)
+        let live = opened.live().clone();
+        Session::at(node, brought, live, At::Here(id, opened))
     }
 
-    fn at(node: Arc<Node>, brought: Brought, live: Arc<Live>, at: At, lost: bool) -> Session {
-        let place = RwLock::new(Place { request: live.begin(), live, at, rotate: false, renewed: false, ended: false });
-        let [late, known, gone] = [const { AtomicBool::new(false) }; 3];
-        Session { inner: Arc::new(Inner { node, place, brought, late, known, gone, lost, turn: OnceLock::new() }) }
+    fn at(node: Arc<Node>, brought: Brought, live: Arc<Live>, at: At) -> Session {
+        let rotate = AtomicBool::new(false);
+        let place = RwLock::new(Place { request: live.begin(), live, at, rotate, renewed: false, ended: false });
+        let [late, known, gone, told] = [const { AtomicBool::new(false) }; 4];
+        let (outlives, turn) = (OnceLock::new(), OnceLock::new());
+        Session { inner: Arc::new(Inner { node, place, brought, late, outlives, known, gone, told, turn }) }
     }
 
     /// The value as it is now: a snapshot without a lock, which may live across `.await`. The idiom for a default is
     /// `.unwrap_or_default()`.
     #[must_use]
     pub fn get<K: AsKey>(&self, key: K) -> Option<Arc<K::Value>> {
-        self.inner.place.read_recursive().live.get(&key)
+        let place = self.inner.place.read_recursive();
+        place.live.get(place.request, &key)
+    }
+
+    /// The bytes of a value of this name that today's type does not read, or that was put aside by the first write because it did not:
+    /// MessagePack with names, as the release before wrote it. For looking at, and for bringing over what matters.
+    ///
+    /// A value that nobody has written over needs none of this: as soon as the type reads it again (a release with `#[serde(default)]`), it
+    /// is there again. What was put aside stays beside the new value, one generation, until the session ends.
+    #[must_use]
+    pub fn quarantined<K: AsKey>(&self, key: K) -> Option<Vec<u8>> {
+        let bytes = self.inner.place.read_recursive().live.quarantined(&key)?;
+        // The first byte names the codec.
+        Some(bytes.get(1..).unwrap_or_default().to_vec())
     }
 
     /// Sets the value.
@@ -255,16 +286,12 @@ impl Session {
 
     /// The session's secret name. It prints as `SessionId(..)`: it is a password, and belongs into no log.
     pub fn id(&self) -> SessionId {
-        if let At::Here(id, _) | At::Fresh(Some(id)) = self.inner.place.read_recursive().at {
-            return id;
-        }
-        let mut place = self.inner.place.write();
-        match &mut place.at {
+        match &self.inner.place.read_recursive().at {
             At::Here(id, _) => *id,
             At::Fresh(id) => {
                 #[expect(clippy::expect_used, reason = "the operating system gave randomness when the node started")]
                 let new = || self.inner.node.draw_id().expect("there is randomness");
-                *id.get_or_insert_with(new)
+                *id.get_or_init(new)
             }
         }
     }
@@ -280,9 +307,14 @@ impl Session {
         core::str::from_utf8(&bytes).ok().map(Arc::from)
     }
 
-    /// What was lost, in the first request after it, so that the application can say so. Once.
+    /// What was lost, so that the application can say so.
+    ///
+    /// It stays until a response whose handler has asked for it has left with what the handler changed: one that does not ask, fails, or is
+    /// rolled back uses nothing up, and a session that moves takes it along. Parallel requests that ask may tell it each.
     pub fn loss(&self) -> Option<Loss> {
-        self.inner.lost.then_some(Loss {})
+        let bytes = self.inner.place.read_recursive().live.get_raw(LOST)?;
+        self.inner.told.store(true, Ordering::Relaxed);
+        Some(Loss { versions: bytes.first_chunk().map_or(1, |versions| u32::from_be_bytes(*versions)) })
     }
 
     /// Where the session is.
@@ -299,15 +331,28 @@ impl Session {
     #[doc(alias = "renew")]
     #[doc(alias = "changeSessionId")]
     pub fn rotate(&self) {
-        self.inner.place.write().rotate = true;
+        self.inner.place.read_recursive().rotate.store(true, Ordering::Relaxed);
     }
 
     /// Takes back what this request has changed and not committed.
+    ///
+    /// # Panics
+    /// Inside of a closure that changes an attribute of this session: it would take away what is being changed.
     pub fn rollback(&self) {
-        let mut place = self.inner.place.write();
-        place.rotate = false;
+        self.outside_of_closures("rollback");
+        self.take_back();
+    }
+
+    pub(crate) fn take_back(&self) {
+        let place = self.inner.place.read_recursive();
+        place.rotate.store(false, Ordering::Relaxed);
         let stayed = place.live.rollback(place.request);
         self.inner.count_stayed(stayed);
+    }
+
+    /// Panics inside of a closure, where waiting for other nodes, or for the handle's own lock, would be waiting for oneself.
+    fn outside_of_closures(&self, call: &str) {
+        self.inner.place.read_recursive().live.outside_of_closures(call);
     }
 
     /// Notes a use. Opening does that already; a stream that stays open calls it when the *user* did something.
@@ -354,14 +399,18 @@ impl Session {
         self.rotate();
     }
 
-    /// Binds the session to a user, under a new id: the one before the login is dead, whoever knows it.
+    /// Binds the session to a user, under a new id: the one before the login is dead, whoever knows it. A name has 1 to 255 bytes.
     ///
     /// # Errors
     /// [`LoginError`]; then the session is as it was.
     pub async fn login(&self, user: &str) -> Result<(), LoginError> {
-        let mut place = self.inner.place.write();
+        self.outside_of_closures("login");
+        if user.is_empty() || user.len() > USER_MAX {
+            return Err(LoginError::BadUser { got: user.len(), limit: USER_MAX });
+        }
+        let place = self.inner.place.read_recursive();
         place.live.set_raw(place.request, USER, Some(Bytes::copy_from_slice(user.as_bytes())));
-        place.rotate = true;
+        place.rotate.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -374,6 +423,7 @@ impl Session {
     #[doc(alias = "purge")]
     #[doc(alias = "destroy")]
     pub async fn invalidate(&self) -> Result<Ended, CommitError> {
+        self.outside_of_closures("invalidate");
         let ended = {
             let mut place = self.inner.place.write();
             if self.inner.brought.mute && matches!(place.at, At::Fresh(_)) {
@@ -393,7 +443,8 @@ impl Session {
             };
             let live = Arc::new(Live::new());
             let any = place.ended || ended.is_some();
-            *place = Place { request: live.begin(), live, at: At::Fresh(None), rotate: false, renewed: false, ended: any };
+            let (at, rotate) = (At::Fresh(OnceLock::new()), AtomicBool::new(false));
+            *place = Place { request: live.begin(), live, at, rotate, renewed: false, ended: any };
             ended
         };
         let Some((key, step, next)) = ended else { return Ok(Ended::Everywhere) };
@@ -412,6 +463,10 @@ impl Session {
     /// # Errors
     /// [`CommitError`].
     pub async fn flush(&self) -> Result<Committed, CommitError> {
+        self.outside_of_closures("flush");
+        if self.inner.late.load(Ordering::Relaxed) {
+            self.inner.tell();
+        }
         let durable = self.start_commit().answer().await?;
         self.inner.known.store(true, Ordering::Relaxed);
         Ok(Committed::of(durable))
@@ -419,11 +474,13 @@ impl Session {
 
     /// Opens the session again, after a while: what others have committed meanwhile, here or on another node, is there then.
     ///
-    /// What was not committed yet is committed first.
+    /// What was not committed yet is committed first, and counts as a use of the session. Without it this is only a look, as a stream takes
+    /// one all the time: it does not keep the session alive. [`touch`](Session::touch) does.
     ///
     /// # Errors
     /// [`OpenError`]; the handle keeps its last known state.
     pub async fn refresh(&self) -> Result<(), OpenError> {
+        self.outside_of_closures("refresh");
         let (id, key) = {
             let place = self.inner.place.read_recursive();
             match &place.at {
@@ -434,11 +491,11 @@ impl Session {
         if self.has_writes() {
             let _ = self.flush().await;
         }
-        let opened = match self.inner.node.open(key, None).answer().await {
+        let opened = match self.inner.node.open(key, None, false).answer().await {
             Open::Here(opened) => opened,
-            Open::NotFound | Open::Ended(..) => return Err(OpenError::Unavailable { after: Duration::ZERO }),
+            Open::NotFound | Open::Ended(..) => return Err(OpenError::Ended),
             Open::Stale(after) => return Err(OpenError::Stale { after }),
-            Open::Unavailable(after) => return Err(OpenError::Unavailable { after }),
+            Open::Unavailable(why, after) => return Err(OpenError::Unavailable { why, after }),
         };
         let mut place = self.inner.place.write();
         let late = self.inner.late.load(Ordering::Relaxed);
@@ -452,16 +509,17 @@ impl Session {
         let live = opened.live().clone();
         let request = live.begin();
         if late {
-            live.end();
+            live.end(request);
             self.inner.node.close(&opened);
         }
-        *place = Place { request, live, at: At::Here(id, opened), rotate: place.rotate, renewed: place.renewed, ended: place.ended };
+        let rotate = AtomicBool::new(place.rotate.load(Ordering::Relaxed));
+        *place = Place { request, live, at: At::Here(id, opened), rotate, renewed: place.renewed, ended: place.ended };
         Ok(())
     }
 
     /// Resolves when the session is over, so that a stream or a socket does not outlive the login. Its id may rotate meanwhile. A session
     /// that does not exist yet does not end.
-    pub fn ended(&self) -> impl Future<Output = EndReason> + Send + 'static {
+    pub fn ended(&self) -> impl Future<Output = EndReason> + Send + use<> {
         let place = self.inner.place.read_recursive();
         let at = match &place.at {
             At::Here(_, opened) => Some((opened.key, place.live.clone())),
@@ -513,21 +571,29 @@ impl Session {
     /// The end of the request: commits, or rolls back, and from now on the handle is late.
     pub(crate) fn finish(&self, keep: bool) -> Committing {
         if !keep {
-            self.rollback();
+            self.take_back();
+        } else {
+            self.inner.tell();
         }
         let step = self.start_commit();
-        self.end();
+        // The slot's handle and the caller's.
+        self.end(2);
         step
     }
 
     /// The request was dropped, or panicked.
     pub(crate) fn abort(&self) {
-        self.rollback();
-        self.end();
+        self.take_back();
+        // The slot's.
+        self.end(1);
     }
 
-    fn end(&self) {
+    /// `handles` of the session are the layer's own; any other one goes on after the request.
+    fn end(&self, handles: usize) {
         if !self.inner.late.swap(true, Ordering::Relaxed) {
+            if Arc::strong_count(&self.inner) > handles {
+                self.inner.outlives.get_or_init(|| Outliving::new(self.inner.node.clone()));
+            }
             self.inner.close(&self.inner.place.read_recursive());
             if let Some(turn) = self.inner.turn.get() {
                 turn.lock().take();
@@ -537,8 +603,13 @@ impl Session {
 
     fn start_commit(&self) -> Committing {
         let place = self.inner.place.read_recursive();
+        if let Some(attribute) = self.inner.stumbled(&place) {
+            let stayed = place.live.rollback(place.request);
+            self.inner.count_stayed(stayed);
+            return Step::Ready(Err(CommitError::Undecodable { attribute }));
+        }
         match &place.at {
-            At::Here(..) if place.rotate => {
+            At::Here(..) if place.rotate.load(Ordering::Relaxed) => {
                 drop(place);
                 self.rotate_and_commit()
             }
@@ -558,7 +629,7 @@ impl Session {
         let mut place = inner.place.write();
         let new = match inner.node.draw_id() {
             Ok(id) => id,
-            Err(after) => return Step::Ready(Err(CommitError::Unavailable { after })),
+            Err((why, after)) => return Step::Ready(Err(CommitError::Unavailable { why, after })),
         };
         let At::Here(old_id, opened) = &place.at else { return NOTHING };
         let (old_id, opened, live) = (*old_id, opened.clone(), place.live.clone());
@@ -567,7 +638,7 @@ impl Session {
             // What this request has flushed is in the copy.
             let tip = live.newest().filter(|own| own.claim == tip.claim && own.version > tip.version).unwrap_or(tip);
             live.uproot();
-            place.at = At::Fresh(Some(new));
+            place.at = At::Fresh(new.into());
             drop(place);
             return self.begun_instead_of(opened.key, tip, held);
         }
@@ -586,7 +657,7 @@ impl Session {
             }
         };
         let commit = inner.commit(&place, &next);
-        (place.at, place.rotate, place.renewed) = (At::Here(new, next), false, true);
+        (place.at, place.rotate, place.renewed) = (At::Here(new, next), AtomicBool::new(false), true);
         drop(place);
         let rotation = Rotation { session: self.clone(), old: Some((old_id, opened)) };
         match (done, commit) {
@@ -633,9 +704,9 @@ impl Session {
             place.live.rollback(place.request);
             return Step::Ready(Err(refused));
         }
-        let id = match id.map_or_else(|| inner.node.draw_id(), Ok) {
+        let id = match id.get().map_or_else(|| inner.node.draw_id(), |id| Ok(*id)) {
             Ok(id) => id,
-            Err(after) => return Step::Ready(Err(CommitError::Unavailable { after })),
+            Err((why, after)) => return Step::Ready(Err(CommitError::Unavailable { why, after })),
         };
         let mut created = None;
         let sent = place.live.commit(place.request, inner.node.size_max, |changes| {
@@ -645,11 +716,12 @@ impl Session {
                     created = Some(opened);
                     sent
                 }
-                Err(after) => (Sent::Refused, Step::Ready(Err(CommitError::Unavailable { after }))),
+                Err((why, after)) => (Sent::Refused, Step::Ready(Err(CommitError::Unavailable { why, after }))),
             }
         });
         if let Some(opened) = created {
-            (place.at, place.renewed, place.rotate) = (At::Here(id, opened), place.rotate, false);
+            let renewed = place.rotate.load(Ordering::Relaxed);
+            (place.at, place.renewed, place.rotate) = (At::Here(id, opened), renewed, AtomicBool::new(false));
         }
         inner.sent(sent).unwrap_or(NOTHING)
     }
@@ -733,6 +805,20 @@ impl Inner {
         Some(Duration::from_secs(until.saturating_sub(self.node.runtime.wall().0).into()))
     }
 
+    /// A loss that the handler asked for is told with its own changes: if they cannot be committed, the response is replaced and has told
+    /// nothing.
+    fn tell(&self) {
+        if self.told.load(Ordering::Relaxed) {
+            let place = self.place.read_recursive();
+            place.live.set_raw(place.request, LOST, None);
+        }
+    }
+
+    /// The attribute for which the request has to fail.
+    fn stumbled(&self, place: &Place) -> Option<Arc<str>> {
+        self.node.fail_undecodable.then(|| place.live.stumbled(place.request)).flatten()
+    }
+
     fn has_turn(&self) -> bool {
         self.turn.get().is_some_and(|turn| turn.lock().is_some())
     }
@@ -741,7 +827,7 @@ impl Inner {
         if let At::Here(_, opened) = &place.at {
             self.node.close(opened);
         }
-        place.live.end()
+        place.live.end(place.request)
     }
 
     fn count_stayed(&self, stayed: u32) {
@@ -800,24 +886,64 @@ impl Inner {
 /// The last clone is gone: what a late handle wrote is committed without waiting, what a running request wrote is taken back.
 impl Drop for Inner {
     fn drop(&mut self) {
+        let outlives = self.outlives.take();
         let place = self.place.read_recursive();
+        // With `fail`, what a late handle wrote beside a value that does not decode is not kept either.
+        let stumbled = outlives.is_some() && self.stumbled(&place).is_some();
+        if outlives.is_some() {
+            place.live.forget_stumble(place.request);
+        }
         if !self.late.load(Ordering::Relaxed) {
             let stayed = place.live.rollback(place.request);
             self.count_stayed(stayed);
             self.close(&place);
         } else if place.live.has_writes(place.request) {
             match &place.at {
-                At::Here(_, opened) => {
-                    if let Step::Ready(Err(error)) = self.commit(&place, opened) {
-                        tracing::warn!(%error, "what was written after the request could not be committed");
-                    }
+                At::Here(..) if stumbled => {
+                    place.live.rollback(place.request);
+                    tracing::warn!("what was written after the request is not kept: a value that it used does not decode");
                 }
+                At::Here(_, opened) => last_commit(self.commit(&place, opened), outlives),
                 At::Fresh(_) => {
                     self.node.stats.without_cookie.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!("what was written after the request is gone: its answer had left without a cookie");
                 }
             }
         }
+    }
+}
+
+/// What a late handle wrote last. Nobody waits for the answer but [`run`](crate::Outlive::run).
+fn last_commit(commit: Committing, outlives: Option<Outliving>) {
+    let say = |result: Result<Durable, CommitError>| {
+        if let Err(error) = result {
+            tracing::warn!(%error, "what was written after the request could not be committed");
+        }
+    };
+    match (commit, tokio::runtime::Handle::try_current()) {
+        (Step::Ready(result), _) => say(result),
+        (Step::Wait(waiting), Ok(runtime)) => drop(runtime.spawn(async move {
+            say(waiting.await);
+            drop(outlives);
+        })),
+        // Without a runtime it goes on all the same, and nobody hears how it ends.
+        (Step::Wait(_), Err(_)) => {}
+    }
+}
+
+/// A handle that somebody holds after its request, or its last commit.
+struct Outliving(Arc<Node>);
+
+impl Outliving {
+    fn new(node: Arc<Node>) -> Outliving {
+        node.outliving.send_modify(|handles| *handles += 1);
+        Outliving(node)
+    }
+}
+
+impl Drop for Outliving {
+    fn drop(&mut self) {
+        self.0.outliving.send_modify(|handles| *handles = handles.saturating_sub(1));
     }
 }
 
@@ -834,6 +960,11 @@ fn failed(failure: CommitFailure) -> CommitError {
         CommitFailure::Conflict => CommitError::Conflict,
         CommitFailure::Ended => CommitError::Ended,
         CommitFailure::UnderReplicated => CommitError::UnderReplicated,
+        CommitFailure::Dead => CommitError::Unavailable { why: NotNow::Ended, after: Duration::from_secs(1) },
+        // Only where the owner is another node: here it is known which attribute it is.
+        CommitFailure::TooLarge { got } => {
+            CommitError::TooLarge { attribute: "".into(), what: "bytes in the session", got, limit: RECORD_MAX }
+        }
         _ => CommitError::Unknown,
     }
 }

@@ -19,7 +19,7 @@ use http::Request;
 ///
 /// # Errors
 /// [`OpenError`].
-pub fn session<B>(request: &Request<B>) -> impl Future<Output = Result<Session, OpenError>> + Send + 'static {
+pub fn session<B>(request: &Request<B>) -> impl Future<Output = Result<Session, OpenError>> + Send + use<B> {
     let head = Head { method: request.method(), uri: request.uri(), headers: request.headers() };
     request::open(request.extensions(), head).answer()
 }

@@ -443,3 +443,50 @@ async fn an_error_and_its_causes_say_nothing_twice() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_stays_until_a_response_that_asked_for_it_has_left_wherever_the_session_goes() {
+    async fn fails(session: Session) -> StatusCode {
+        assert!(session.loss().is_some());
+        StatusCode::INTERNAL_SERVER_ERROR
+    }
+    let routes = || support::routes().route("/fails", get(fails));
+    let settings = ["durability=owner", "backups=0", "lost_after=0s"];
+    let mut nodes = cluster("loss-stays", 3, &settings).await;
+    let client = browser(app(&nodes[0]));
+    for _ in 0..3 {
+        client.get("/").await;
+    }
+    nodes.remove(0).shutdown_now();
+    let here = support::at(&client, routes().layer(nodes[0].layer()));
+    // Neither who does not ask uses it up, nor who asks and fails, nor who is dropped.
+    assert_eq!(insist(&here, "/read").await, "0");
+    assert_eq!(here.get("/").await.text, "1");
+    assert_eq!(here.get("/fails").await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    // Nor does it stay behind when the session moves, twice.
+    let mut moved = at(&here, &nodes[1]);
+    assert_eq!(insist(&moved, "/read").await, "1");
+    assert_eq!(nodes[1].drain().await.unwrap().abandoned, 0);
+    moved = at(&moved, &nodes[0]);
+    assert_eq!(insist(&moved, "/loss").await, "lost=true visits=1");
+    assert_eq!(moved.get("/loss").await.text, "lost=false visits=1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parallel_requests_after_a_loss_all_succeed_and_one_of_them_at_least_tells_it() {
+    let mut nodes = cluster("loss-parallel", 2, &["durability=owner", "backups=0", "lost_after=0s"]).await;
+    let client = browser(app(&nodes[0]));
+    client.get("/").await;
+    nodes.remove(0).shutdown_now();
+    let here = at(&client, &nodes[0]);
+    assert_eq!(insist(&here, "/read").await, "0");
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let here = here.clone();
+        requests.spawn(async move { here.get("/loss").await });
+    }
+    let answers = requests.join_all().await;
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
+    assert!(answers.iter().any(|answer| answer.text.starts_with("lost=true")));
+    assert_eq!(here.get("/loss").await.text, "lost=false visits=0");
+}

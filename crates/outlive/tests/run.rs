@@ -149,3 +149,84 @@ async fn a_server_that_fails_ends_the_node_and_says_why() {
     assert_eq!((error.to_string().as_str(), error.fault()), ("no port", outlive::Fault::Caller));
     assert_eq!(outlive.readiness().answer().1, "dead");
 }
+
+/// A server whose `/later` starts a task that holds the session after its request: it waits for `go`, and then for a node that leaves.
+async fn with_late_task(
+    outlive: &Outlive,
+    flushes: bool,
+    go: Arc<Notify>,
+) -> (std::net::SocketAddr, tokio::task::JoinHandle<Result<(), outlive::RunError>>) {
+    let node = outlive.clone();
+    let later = move |session: Session| async move {
+        session.update(VISITS, |n| *n += 1);
+        tokio::spawn(async move {
+            node.draining().await;
+            go.notified().await;
+            session.update(VISITS, |n| *n += 10);
+            if flushes {
+                session.flush().await.unwrap();
+            }
+        });
+    };
+    let app = support::routes().route("/later", get(later)).layer(outlive.layer());
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let (addr, running) = (listener.local_addr().unwrap(), outlive.clone());
+    (addr, tokio::spawn(async move { running.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await }))
+}
+
+/// The cookies that an answer sets.
+fn cookies(answer: &str) -> Vec<(String, String)> {
+    let set = answer.lines().filter_map(|line| line.strip_prefix("set-cookie: "));
+    set.filter_map(|cookie| cookie.split(';').next()?.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_task_writes_after_sigterm_is_waited_for_flushed_or_not_and_is_at_the_next_node() {
+    let _one = ONE.lock().await;
+    for (n, flushes) in [true, false].into_iter().enumerate() {
+        let cluster_name = format!("late-{n}");
+        let b = cluster(&cluster_name, 1, &[]).await.remove(0);
+        let a = builder("x", &cluster_name, &["shutdown_grace=1h", "drain_notice=0s"]).join([b.peer_addr()]).start().await.unwrap();
+        let nodes = [a, b];
+        met(&nodes).await;
+        let go = Arc::new(Notify::new());
+        let (addr, running) = with_late_task(&nodes[0], flushes, go.clone()).await;
+        let answer = request(addr, "/later").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        sigterm();
+        // The session has left, and the server has stopped, long before the task goes on.
+        until("the other has it", || nodes[1].stats().engine.owned == 1).await;
+        support::in_time(async { while TcpStream::connect(addr).await.is_ok() {} }).await;
+        assert!(!running.is_finished());
+        go.notify_one();
+        running.await.unwrap().unwrap();
+        let client = support::browser(support::app(&nodes[1]));
+        for (name, value) in cookies(&answer) {
+            client.set_cookie(&name, &value);
+        }
+        assert_eq!(support::insist(&client, "/read").await, "11", "flushes: {flushes}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_holds_a_session_for_ever_is_not_waited_for_longer_than_the_grace_time() {
+    let _one = ONE.lock().await;
+    let outlive = Outlive::builder().shutdown_grace(std::time::Duration::from_millis(50)).start().await.unwrap();
+    let (addr, running) = with_late_task(&outlive, true, Arc::default()).await;
+    assert!(request(addr, "/later").await.starts_with("HTTP/1.1 200"));
+    sigterm();
+    support::in_time(running).await.unwrap().unwrap();
+    assert_eq!(outlive.readiness().answer().1, "dead");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_leave_nothing_behind_leave_nothing_to_wait_for() {
+    let _one = ONE.lock().await;
+    let outlive = Outlive::builder().shutdown_grace(std::time::Duration::from_secs(3600)).start().await.unwrap();
+    let (addr, running) = with_late_task(&outlive, true, Arc::default()).await;
+    for path in ["/", "/read", "/login", "/logout", "/static"] {
+        assert!(request(addr, path).await.starts_with("HTTP/1.1 200"), "{path}");
+    }
+    sigterm();
+    support::in_time(running).await.unwrap().unwrap();
+}

@@ -18,7 +18,7 @@ use core::future::Future;
 use core::sync::atomic::{AtomicU8, Ordering};
 use core::time::Duration;
 use outlive_core::Brought;
-use outlive_core::config::Level;
+use outlive_core::config::{Durability, Level};
 use outlive_core::engine::Engine;
 use outlive_core::id::{IdKeys, Secret, SessionId, SessionKey};
 use outlive_core::member::Member;
@@ -27,6 +27,7 @@ use outlive_core::record::{Change, Record};
 use outlive_core::stamp::{Life, Stamp};
 use outlive_core::time::{Mono, WallSeconds};
 use outlive_core::wire::EndKind;
+use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::{broadcast, oneshot, watch};
@@ -35,6 +36,9 @@ use tokio::sync::{broadcast, oneshot, watch};
 const OPEN_TRIES: u32 = 32;
 /// When to come again if a node does not say.
 const SOON: Duration = Duration::from_secs(1);
+
+/// How long losses are gathered for one line about them.
+const LOSSES_PAUSE: Duration = Duration::from_secs(1);
 
 const SERVING: u8 = 0;
 const DRAINING: u8 = 1;
@@ -138,8 +142,27 @@ pub(crate) struct Inner<L> {
     tickets: Tickets,
     commits: Commits,
     events: broadcast::Sender<(SessionKey, Event)>,
+    unsaid_losses: Mutex<UnsaidLosses>,
     members: watch::Sender<u64>,
     state: AtomicU8,
+}
+
+/// Losses since the last line about them.
+#[derive(Debug, Default)]
+struct UnsaidLosses {
+    sessions: u64,
+    commits: u64,
+    /// The node that acknowledged the last of them.
+    owner: Option<Life>,
+}
+
+/// The level that a commit is answered at, as long as there are enough nodes.
+fn promised(config: &outlive_core::config::Config) -> Level {
+    match config.durability {
+        Durability::Owner => Level::Owner,
+        Durability::Backup => Level::Backup(config.backups),
+        Durability::Store => Level::Store,
+    }
 }
 
 /// Where tasks run. A node of its own may have been made outside of a runtime: then there are none.
@@ -190,6 +213,7 @@ impl<L: Live> Inner<L> {
             tickets: Tickets::default(),
             commits: Commits::default(),
             events: broadcast::Sender::new(4096),
+            unsaid_losses: Mutex::default(),
             members: watch::Sender::new(0),
             state: AtomicU8::new(SERVING),
         }
@@ -273,6 +297,9 @@ impl<L: Live> Inner<L> {
                 }
                 Output::Event(key, event) => {
                     self.counters.event(&event);
+                    if let Event::Lost { stamps, commits } = &event {
+                        self.say_lost(stamps, *commits);
+                    }
                     if self.events.receiver_count() > 0 {
                         let _ = self.events.send((key, event));
                     }
@@ -302,6 +329,34 @@ impl<L: Live> Inner<L> {
         }
     }
 
+    /// A loss is the operator's business, too: which node took it along, and what had been promised. The death of one node may take many
+    /// sessions' changes along, so those of a second are one line.
+    fn say_lost(self: &Arc<Self>, stamps: &[Stamp], commits: u32) {
+        let mut unsaid = self.unsaid_losses.lock();
+        let first = unsaid.sessions == 0;
+        unsaid.sessions += 1;
+        unsaid.commits += u64::from(commits);
+        unsaid.owner = stamps.last().map(|stamp| stamp.claim.life);
+        drop(unsaid);
+        if !first {
+            return;
+        }
+        let inner = self.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(LOSSES_PAUSE).await;
+            let unsaid = core::mem::take(&mut *inner.unsaid_losses.lock());
+            let owner = unsaid.owner.and_then(|life| inner.engine.name_of(life)).unwrap_or_else(|| "unknown".into());
+            tracing::error!(
+                sessions = unsaid.sessions,
+                versions = unsaid.commits,
+                owner = &*owner,
+                level = %promised(inner.engine.config()),
+                "acknowledged changes are lost: neither a live node nor the store has them; their visitors are told once. \
+                 A higher durability survives more"
+            );
+        });
+    }
+
     fn load(self: &Arc<Self>, key: SessionKey) {
         if let Some(store) = &self.store {
             store.load(key);
@@ -322,12 +377,15 @@ impl<L: Live> Inner<L> {
         tokio::time::timeout(bound, answer).await.ok()?.ok()
     }
 
+    /// With `uses` that counts as a use of the session.
     fn opens(
         self: &Arc<Self>,
         key: SessionKey,
         token: Option<Brought>,
+        uses: bool,
     ) -> Result<Result<Open<L>, OpenFailure>, oneshot::Receiver<Outcome>> {
-        let Some(open) = self.call(|e, now, out| e.open(now, key, token, out)) else { return Ok(Err(dead())) };
+        let open = |e: &Engine<L>, now, out: &mut Outputs| if uses { e.open(now, key, token, out) } else { e.look(now, key, token, out) };
+        let Some(open) = self.call(open) else { return Ok(Err(dead())) };
         Ok(match open {
             output::Open::Here(opened) => Ok(Open::Here(opened)),
             output::Open::Wait(ticket) => {
@@ -346,6 +404,7 @@ impl<L: Live> Inner<L> {
         self: Arc<Self>,
         key: SessionKey,
         token: Option<Brought>,
+        uses: bool,
         mut answer: oneshot::Receiver<Outcome>,
     ) -> Result<Open<L>, OpenFailure> {
         let late = OpenFailure { why: Unavailable::Stale, retry_after: SOON };
@@ -360,7 +419,7 @@ impl<L: Live> Inner<L> {
                 Outcome::Unavailable(why, retry_after) => return Err(OpenFailure { why, retry_after }),
                 _ => return Err(late),
             }
-            match self.opens(key, token) {
+            match self.opens(key, token, uses) {
                 Ok(opened) => return opened,
                 Err(next) => answer = next,
             }
@@ -381,6 +440,7 @@ impl<L: Live> Inner<L> {
             Some(output::Commit::Ended) => Commit::Refused(CommitFailure::Ended),
             Some(output::Commit::UnderReplicated) => Commit::Refused(CommitFailure::UnderReplicated),
             Some(output::Commit::TooLarge { got }) => Commit::Refused(CommitFailure::TooLarge { got }),
+            None => Commit::Refused(CommitFailure::Dead),
             _ => Commit::Refused(CommitFailure::Unknown),
         }
     }
@@ -426,7 +486,7 @@ impl<L: Live> Inner<L> {
 }
 
 fn dead() -> OpenFailure {
-    OpenFailure { why: Unavailable::Busy, retry_after: SOON }
+    OpenFailure { why: Unavailable::Dead, retry_after: SOON }
 }
 
 /// One node of a cluster. Clones are the same node; it ends with the last of them, or by [`drain`](Node::drain) or
@@ -511,9 +571,18 @@ impl<L: Live> Node<L> {
     /// Opens a session. One that this node owns is there at once, without a message; otherwise other nodes or the store are asked,
     /// within `open_bound`.
     pub fn open(&self, key: SessionKey, token: Option<Brought>) -> Step<Result<Open<L>, OpenFailure>> {
-        match self.inner.opens(key, token) {
+        self.opens(key, token, true)
+    }
+
+    /// Like [`open`](Node::open), and no use: the session does not live longer for it.
+    pub fn look(&self, key: SessionKey, token: Option<Brought>) -> Step<Result<Open<L>, OpenFailure>> {
+        self.opens(key, token, false)
+    }
+
+    fn opens(&self, key: SessionKey, token: Option<Brought>, uses: bool) -> Step<Result<Open<L>, OpenFailure>> {
+        match self.inner.opens(key, token, uses) {
             Ok(opened) => Step::Ready(opened),
-            Err(answer) => Step::Wait(Box::pin(self.inner.clone().open_later(key, token, answer))),
+            Err(answer) => Step::Wait(Box::pin(self.inner.clone().open_later(key, token, uses, answer))),
         }
     }
 
@@ -546,7 +615,7 @@ impl<L: Live> Node<L> {
     pub fn commit_late(&self, key: SessionKey, read: Option<Stamp>, changes: &[Change]) -> Waiting<Result<(Stamp, Level), CommitFailure>> {
         match self.inner.call_timed(|e, now, out| e.commit_late(now, key, read, changes, out)) {
             Some(ticket) => self.inner.late(ticket),
-            None => Box::pin(core::future::ready(Err(CommitFailure::Unknown))),
+            None => Box::pin(core::future::ready(Err(CommitFailure::Dead))),
         }
     }
 

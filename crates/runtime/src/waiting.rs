@@ -120,6 +120,9 @@ pub enum CommitFailure {
     /// Fewer copies could be made than `min_backups`. Nothing was kept. Try again later.
     #[error("fewer copies can be made than min_backups")]
     UnderReplicated,
+    /// This node has ended. Nothing went out.
+    #[error("this node has ended")]
+    Dead,
     /// The session would be larger than the limit. Nothing was kept. The caller's fault.
     #[error("the session would have {got} bytes; the limit is {}", outlive_core::limits::RECORD_MAX)]
     TooLarge {
@@ -133,6 +136,8 @@ impl From<Failure> for CommitFailure {
         match failure {
             Failure::Conflict => CommitFailure::Conflict,
             Failure::Ended => CommitFailure::Ended,
+            Failure::UnderReplicated => CommitFailure::UnderReplicated,
+            Failure::TooLarge { got } => CommitFailure::TooLarge { got },
             _ => CommitFailure::Unknown,
         }
     }

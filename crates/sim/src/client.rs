@@ -10,7 +10,7 @@ use outlive_core::Brought;
 use outlive_core::config::Level;
 use outlive_core::id::SessionKey;
 use outlive_core::output::{Commit, Failure, Open, Opened, Outcome, Ticket};
-use outlive_core::record::{Change, Record};
+use outlive_core::record::{Change, LOST, Record};
 use outlive_core::stamp::{Claim, Stamp};
 use outlive_core::time::Mono;
 use outlive_core::wire::EndKind;
@@ -338,15 +338,15 @@ impl World {
         let node = r.node;
         r.stage = Stage::Running;
         r.opened = Some(opened.clone());
-        if opened.lost {
-            self.log(node, || format!("{:?} request {id} is told of a loss", opened.key));
-        }
         let record = self.nodes[node].proc.as_ref().and_then(|p| p.engine.read(&opened, |r, _| r.clone()));
         let Some(record) = record else {
             return self.violate(format!("n{node} opened {:?} and cannot read it", opened.key));
         };
         if self.reqs.get(&id).is_some_and(|r| r.tries > 1) && self.is_from_row(&record) {
             self.mark(Mark::ReadFromRow);
+        }
+        if record.get(LOST).is_some() {
+            self.log(node, || format!("{:?} request {id} finds that something was lost", opened.key));
         }
         self.handler_starts(id, &record);
     }

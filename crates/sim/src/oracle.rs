@@ -11,7 +11,7 @@ use outlive_core::config::{Level, OnLost};
 use outlive_core::id::SessionKey;
 use outlive_core::lineage::Lineage;
 use outlive_core::output::{Event, Opened};
-use outlive_core::record::{LIMITS, Record};
+use outlive_core::record::{LIMITS, LOST, Record};
 use outlive_core::stamp::{Claim, Life, Stamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -279,7 +279,8 @@ impl World {
         let key = s.key;
         let tip = record.tip;
         let mut wrong: Option<String> = None;
-        for a in record.attributes().iter().filter(|a| &*a.name != LIMITS) {
+        // The engine's own words are nobody's values.
+        for a in record.attributes().iter().filter(|a| &*a.name != LIMITS && &*a.name != LOST) {
             let (family, values) = decode(&a.value);
             if family != Some(s.family) {
                 wrong = Some(format!("I13 {} holds bytes of another session", a.name));
@@ -596,7 +597,7 @@ impl World {
                 let now = self.now;
                 self.sessions[session].ended_at.entry((node, generation)).or_insert(now);
             }
-            Event::Lost { stamps } => {
+            Event::Lost { stamps, .. } => {
                 self.begins_anew(session, node);
                 for stamp in stamps {
                     self.check_loss(node, session, *stamp);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::{Config, Durability, Level};
 use crate::output::Outcome;
+use crate::record::LOST;
 use crate::stamp::{Claim, Stamp};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -646,10 +647,13 @@ fn a_commit_that_was_lost_is_said_to_be_lost_once() {
     assert!(matches!(net.read(1, Some(stamp)), Err(Outcome::Unavailable(..))));
     net.run(Duration::from_secs(40));
     let opened = net.open(1, Some(stamp)).unwrap();
-    assert!(opened.lost);
+    let stays = |net: &Net, at: usize, opened| net.nodes[at].engine.read(opened, |r, _| r.get(LOST).map(|a| a.value.clone())).unwrap();
+    assert_eq!(stays(&net, 1, &opened).as_deref(), Some(&1u32.to_be_bytes()[..]));
     net.call(1, |e, now, out| e.close(now, &opened, out));
     let opened = net.open(1, Some(stamp)).unwrap();
-    assert!(!opened.lost);
+    assert!(stays(&net, 1, &opened).is_some(), "until whoever tells the client removes it");
+    let losses = net.events.iter().filter(|(_, e)| matches!(e, crate::output::Event::Lost { commits: 1, .. }));
+    assert_eq!(losses.count(), 1);
 }
 
 #[test]
@@ -711,4 +715,32 @@ fn a_commit_that_is_in_the_store_alone_is_looked_for_there_by_nodes_of_another_l
     net.kill(0);
     assert_eq!(net.read(1, None).unwrap(), [1]);
     assert!(net.loads.iter().all(|(_, owned)| *owned), "nobody did; who owns it asks what it may overwrite");
+}
+
+#[test]
+fn a_look_is_no_use_and_an_opening_is_one() {
+    let mut limits = Config::default().limits;
+    limits.idle = Duration::from_secs(60);
+    let mut net = Net::new(2, Config { limits, ..Config::default() });
+    let opened = net.create(0);
+    let stamp = waited(net.append(0, &opened, 1));
+    net.call(0, |e, now, out| e.close(now, &opened, out));
+    for _ in 0..3 {
+        net.run(Duration::from_secs(45));
+        assert!(net.read(0, Some(stamp)).is_ok());
+    }
+    let looked = |net: &mut Net| match net.call(0, |e, now, out| e.look(now, KEY, None, out)) {
+        Open::Here(opened) => {
+            net.call(0, |e, now, out| e.close(now, &opened, out));
+            true
+        }
+        _ => false,
+    };
+    let mut looks = 0;
+    while looked(&mut net) {
+        looks += 1;
+        assert!(looks < 10, "looks keep it alive");
+        net.run(Duration::from_secs(20));
+    }
+    assert_eq!(looks, 4, "at 0, 20, 40 and 60 s");
 }

@@ -44,13 +44,13 @@ impl World {
             sent.extend(changes.iter().cloned());
             (Sent::Applied(stamp(*version)), ())
         })?;
-        live.end();
+        live.end(RequestNo(0));
         Ok(notes)
     }
 
     fn rollback(&mut self, request: RequestNo) -> Notes {
         let stayed = self.live.rollback(request);
-        self.live.end();
+        self.live.end(RequestNo(0));
         Notes { stayed, ..Notes::default() }
     }
 
@@ -146,10 +146,10 @@ fn in_every_order_of_two_requests_the_last_write_that_succeeded_stays() {
                         wrote[r] = true;
                     }
                     let story = format!("{order:?} {writes:?} {ends:?}");
-                    assert_eq!(world.live.get(&N).as_deref(), Some(&model.seen().0), "memory, {story}");
+                    assert_eq!(world.live.get(RequestNo(0), &N).as_deref(), Some(&model.seen().0), "memory, {story}");
                     assert_eq!(world.committed(), Some(model.committed()), "backup, {story}");
                 }
-                assert_eq!(world.live.get(&N).as_deref().copied(), world.committed());
+                assert_eq!(world.live.get(RequestNo(0), &N).as_deref().copied(), world.committed());
                 assert_eq!(stayed, model.stayed(), "{order:?} {writes:?} {ends:?}");
                 runs += 1;
                 stayed_in += u32::from(stayed > 0);
@@ -186,7 +186,7 @@ fn an_attribute_whose_bytes_equal_the_committed_ones_is_not_a_change() {
     world.live.remove(r, &M);
     world.commit(r).unwrap();
     assert!(world.sent.is_empty() && world.version == 1);
-    assert_eq!(world.live.get(&N).as_deref(), Some(&5));
+    assert_eq!(world.live.get(RequestNo(0), &N).as_deref(), Some(&5));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_change_names_the_commit_it_started_from() {
     world.commit(q).unwrap();
     let bases: Vec<_> = world.sent.iter().map(|c| (&*c.name, c.base, c.value.is_some())).collect();
     assert_eq!(bases, [("live-m", Some(stamp(2)), false), ("live-n", Some(stamp(2)), true)]);
-    assert!(world.live.get(&M).is_none() && world.record.get("live-m").is_none());
+    assert!(world.live.get(RequestNo(0), &M).is_none() && world.record.get("live-m").is_none());
 }
 
 #[test]
@@ -213,12 +213,14 @@ fn inside_of_a_closure_other_attributes_can_be_used_and_the_same_one_panics_with
     let sum = live.change(r, &LIST, Some(Vec::new), false, |list| {
         list.push(add(live, r, 1));
         live.set(r, &M, 40);
-        (list[0] + *live.get(&M).unwrap(), true)
+        (list[0] + *live.get(RequestNo(0), &M).unwrap(), true)
     });
-    assert_eq!((sum, live.get(&LIST).unwrap().len()), (Some(46), 1));
-    for nested in
-        [|live: &Live, _| drop(live.get(&N)), |live: &Live, r| live.set(r, &N, 1), |live: &Live, r| assert_eq!(add(live, r, 1), 0)]
-    {
+    assert_eq!((sum, live.get(RequestNo(0), &LIST).unwrap().len()), (Some(46), 1));
+    for nested in [
+        |live: &Live, _| drop(live.get(RequestNo(0), &N)),
+        |live: &Live, r| live.set(r, &N, 1),
+        |live: &Live, r| assert_eq!(add(live, r, 1), 0),
+    ] {
         let panic = catch_unwind(AssertUnwindSafe(|| {
             live.change(r, &N, None, false, |n| {
                 *n = 99;
@@ -227,7 +229,7 @@ fn inside_of_a_closure_other_attributes_can_be_used_and_the_same_one_panics_with
             })
         }));
         assert!(panic.unwrap_err().downcast_ref::<String>().unwrap().contains("`live-n`"));
-        assert_eq!(live.get(&N).as_deref(), Some(&6));
+        assert_eq!(live.get(RequestNo(0), &N).as_deref(), Some(&6));
     }
 }
 
@@ -245,12 +247,12 @@ fn a_panic_in_a_closure_puts_the_old_value_back() {
         .unwrap_err()
     };
     explode(&world, &N);
-    assert_eq!(world.live.get(&N).as_deref(), Some(&5));
+    assert_eq!(world.live.get(RequestNo(0), &N).as_deref(), Some(&5));
     add(&world.live, r, 1);
     explode(&world, &N);
-    assert_eq!(world.live.get(&N).as_deref(), Some(&6));
+    assert_eq!(world.live.get(RequestNo(0), &N).as_deref(), Some(&6));
     explode(&world, &M);
-    assert!(world.live.get(&M).is_none());
+    assert!(world.live.get(RequestNo(0), &M).is_none());
     world.commit(r).unwrap();
     assert_eq!((world.committed(), world.sent.len()), (Some(6), 1));
 }
@@ -279,9 +281,9 @@ fn a_snapshot_does_not_change_and_nothing_is_cloned_without_one() {
     bump(&mut world);
     bump(&mut world);
     assert_eq!(CLONES.get(), 0);
-    let snapshot = world.live.get(&COUNTED).unwrap();
+    let snapshot = world.live.get(RequestNo(0), &COUNTED).unwrap();
     bump(&mut world);
-    assert_eq!((CLONES.get(), snapshot.0, world.live.get(&COUNTED).unwrap().0), (1, 2, 3));
+    assert_eq!((CLONES.get(), snapshot.0, world.live.get(RequestNo(0), &COUNTED).unwrap().0), (1, 2, 3));
 }
 
 #[test]
@@ -292,7 +294,7 @@ fn a_refused_try_keeps_nothing() {
         *n = 99;
         ("no", false)
     });
-    assert_eq!((refused, world.live.get(&N).as_deref()), (Some("no"), Some(&5)));
+    assert_eq!((refused, world.live.get(RequestNo(0), &N).as_deref()), (Some("no"), Some(&5)));
     assert!(!world.live.has_writes(r));
 }
 
@@ -304,7 +306,7 @@ fn an_undecodable_value_reads_as_absent_and_its_bytes_are_kept_by_the_first_writ
     world.record.commit(stamp(2), &[Change { name: "live-quarantine".into(), base: None, value: Some(old.clone()) }]);
     world.version = 2;
     world.live.refresh(&world.record, 0);
-    assert!(world.live.get(&AS_TEXT).is_none());
+    assert!(world.live.get(RequestNo(0), &AS_TEXT).is_none());
     // A request that does not touch it changes nothing.
     let r = world.live.begin();
     world.commit(r).unwrap();
@@ -319,13 +321,13 @@ fn an_undecodable_value_reads_as_absent_and_its_bytes_are_kept_by_the_first_writ
     assert_eq!(codec::split(&kept).0, Some(&old[..]));
     // Another process reads both; removing the value keeps what was put aside.
     let elsewhere = Live::from_record(&world.record);
-    assert_eq!(elsewhere.get(&AS_TEXT).as_deref().map(String::as_str), Some("newer"));
+    assert_eq!(elsewhere.get(RequestNo(0), &AS_TEXT).as_deref().map(String::as_str), Some("newer"));
     let r = world.live.begin();
     assert!(world.live.remove(r, &AS_TEXT).is_some());
     world.commit(r).unwrap();
     let kept = world.record.get("live-quarantine").unwrap().value.clone();
     assert_eq!(codec::split(&kept), (Some(&old[..]), &[][..]));
-    assert!(Live::from_record(&world.record).get(&AS_TEXT).is_none());
+    assert!(Live::from_record(&world.record).get(RequestNo(0), &AS_TEXT).is_none());
 }
 
 #[test]
@@ -344,8 +346,8 @@ fn a_value_that_cannot_be_encoded_fails_the_request_and_nothing_of_it_is_kept() 
     world.live.set(r, &NEVER, Never);
     let Err(CutError::Encode { attribute, source }) = world.commit(r) else { panic!("it was encoded") };
     assert!(&*attribute == "live-never" && source.to_string().contains("not today"));
-    assert!(world.live.get(&NEVER).is_none());
-    assert_eq!((world.live.get(&N).as_deref(), world.version), (Some(&5), 1));
+    assert!(world.live.get(RequestNo(0), &NEVER).is_none());
+    assert_eq!((world.live.get(RequestNo(0), &N).as_deref(), world.version), (Some(&5), 1));
 }
 
 #[test]
@@ -355,7 +357,7 @@ fn a_session_over_its_limit_fails_the_request_that_did_it_and_names_the_attribut
     world.live.set(r, &LIST, (0..LIMIT as u64).collect());
     let Err(CutError::TooLarge { attribute, got, limit, .. }) = world.commit(r) else { panic!("it was taken") };
     assert!(&*attribute == "live-list" && got > limit && limit == LIMIT);
-    assert!(world.live.get(&LIST).is_none());
+    assert!(world.live.get(RequestNo(0), &LIST).is_none());
     let r = world.live.begin();
     let long = "x".repeat(NAME_MAX);
     world.live.set(r, &N.of(&long), 1);
@@ -377,11 +379,11 @@ fn what_others_committed_is_taken_over_beneath_unfinished_writes() {
     world.record.commit(stamp(9), &[change("live-n", 50), change("live-other", 3)]);
     world.live.refresh(&world.record, 1);
     assert_eq!(world.live.external(), 1);
-    assert_eq!(world.live.get(&N).as_deref(), Some(&6));
-    assert_eq!(world.live.get(&Key::<u64>::new("live-other")).as_deref(), Some(&3));
+    assert_eq!(world.live.get(RequestNo(0), &N).as_deref(), Some(&6));
+    assert_eq!(world.live.get(RequestNo(0), &Key::<u64>::new("live-other")).as_deref(), Some(&3));
     world.rollback(r);
-    assert_eq!(world.live.get(&N).as_deref(), Some(&50));
-    assert!(world.live.get(&M).is_none());
+    assert_eq!(world.live.get(RequestNo(0), &N).as_deref(), Some(&50));
+    assert!(world.live.get(RequestNo(0), &M).is_none());
 }
 
 #[test]
@@ -391,5 +393,27 @@ fn a_refused_commit_leaves_what_was_committed() {
     add(&world.live, r, 1);
     let sent = world.live.commit(r, LIMIT, |_| (Sent::Refused, ())).unwrap();
     assert!(sent.0.is_some());
-    assert_eq!(world.live.get(&N).as_deref(), Some(&5));
+    assert_eq!(world.live.get(RequestNo(0), &N).as_deref(), Some(&5));
+}
+
+#[test]
+fn closures_of_two_sessions_that_wait_for_each_other_do_not_freeze_the_node() {
+    use std::sync::Barrier;
+    let (one, two, both) = (Live::new(), Live::new(), Barrier::new(2));
+    let inside = |outer: &Live, inner: &Live| {
+        let request = outer.begin();
+        outer.change(request, &N, Some(u64::default), false, |n| {
+            both.wait();
+            *n += 1 + inner.get(RequestNo(0), &N).map_or(0, |n| *n);
+            ((), true)
+        });
+    };
+    let panics = std::thread::scope(|scope| {
+        let threads = [scope.spawn(|| inside(&one, &two)), scope.spawn(|| inside(&two, &one))];
+        threads.map(|thread| thread.join().err().map(|panic| *panic.downcast::<String>().unwrap()))
+    });
+    let text = panics.iter().flatten().next().unwrap();
+    assert!(text.contains("a closure has had this session for"), "{text}");
+    let ended = [one, two].iter().all(|live| live.get(RequestNo(0), &N).is_none_or(|n| *n == 1));
+    assert!(ended, "and both can be used again");
 }

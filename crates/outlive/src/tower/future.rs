@@ -13,8 +13,9 @@ pin_project! {
     /// The answer of a [`SessionService`](crate::tower::SessionService): the inner one's, after the commit. Dropped before, it takes
     /// back what was not committed.
     pub struct ResponseFuture<F, R> {
+        // Gone before the commit: what is dropped with it had not ended.
         #[pin]
-        inner: F,
+        inner: Option<F>,
         guard: Guard,
         options: Options,
         committing: Option<Committing<R>>,
@@ -36,14 +37,14 @@ struct Alarm<'a> {
 impl Drop for Alarm<'_> {
     fn drop(&mut self) {
         if self.armed {
-            *self.guard = Guard::none();
+            self.guard.fail();
         }
     }
 }
 
 impl<F, R> ResponseFuture<F, R> {
     pub(crate) fn new(inner: F, guard: Guard, options: Options) -> Self {
-        ResponseFuture { inner, guard, options, committing: None }
+        ResponseFuture { inner: Some(inner), guard, options, committing: None }
     }
 }
 
@@ -61,13 +62,14 @@ where
     type Output = Result<Response<R>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if this.committing.is_none() {
+        let mut this = self.project();
+        if let Some(inner) = this.inner.as_mut().as_pin_mut() {
             let mut alarm = Alarm { guard: this.guard, armed: true };
-            let polled = this.inner.poll(cx);
+            let polled = inner.poll(cx);
             alarm.armed = matches!(polled, Poll::Ready(Err(_)));
             drop(alarm);
             let answer = ready!(polled)?;
+            this.inner.set(None);
             let Some((session, step)) = this.guard.finish(this.options.rollback.keeps(answer.status())) else {
                 return Poll::Ready(Ok(answer));
             };

@@ -9,6 +9,14 @@ use tower_layer::Layer;
 /// In axum it goes **after** the last `.route(...)`: a layer wraps only the routes that are there already. Twice the same layer is one:
 /// the inner one joins the outer. A layer of another namespace inside of it shadows it.
 ///
+/// # Who drops a handler
+/// A timeout outside of this layer drops the request with it, and what the handler had changed is taken back. One *inside* of it (in axum:
+/// added before it) drops the handler unseen, and answers in its place. This layer then sees nothing but the status: 5xx and 408 are
+/// taken back, and a timeout's 408 is the usual one. If something inside drops handlers and answers otherwise, a page with 200 or a 429,
+/// put the layer there as well, before it: `.layer(outlive.layer()).layer(timeout).layer(outlive.layer())` is still one session and one
+/// commit, and the inner one takes back what its handler changed when that is dropped, whatever the status. What a handler drops itself
+/// (a branch of `select!`, a task that it aborts) is its own: [`Session::rollback`](crate::Session::rollback).
+///
 /// A handler that does not ask for the session pays nothing for it: nothing is read, looked up or hashed.
 #[derive(Clone)]
 pub struct SessionLayer {
@@ -21,6 +29,7 @@ pub struct SessionLayer {
 pub(crate) struct Options {
     pub(crate) rollback: Rollback,
     pub(crate) exclusive: bool,
+    pub(crate) no_touch: bool,
     pub(crate) debug_header: bool,
 }
 
@@ -55,6 +64,15 @@ impl SessionLayer {
     #[must_use]
     pub fn exclusive(mut self) -> SessionLayer {
         self.options.exclusive = true;
+        self
+    }
+
+    /// Opening the session is no use of it: for routes that a page asks by itself all the time, so that a forgotten tab is signed out like
+    /// everybody else. What changes the session counts all the same, and so does [`touch`](crate::Session::touch). Inside of another layer
+    /// of the same node it holds for its own routes, unless the session was opened before.
+    #[must_use]
+    pub fn no_touch(mut self) -> SessionLayer {
+        self.options.no_touch = true;
         self
     }
 

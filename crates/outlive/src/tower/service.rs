@@ -31,9 +31,12 @@ where
             if options.exclusive {
                 outer.make_exclusive();
             }
-            Guard::none()
+            if options.no_touch {
+                outer.only_look();
+            }
+            Guard::joining(outer.clone())
         } else {
-            let slot = Slot::new(self.layer.node.clone(), options.exclusive);
+            let slot = Slot::new(self.layer.node.clone(), options.exclusive, !options.no_touch);
             request.extensions_mut().insert(slot.clone());
             Guard::new(slot)
         };

@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+pub mod log;
+
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
