@@ -43,8 +43,8 @@ pub(crate) enum OnUndecodable {
 
 /// Settings. What is not set keeps its default; [`PATHS`](Config::PATHS) lists them all.
 ///
-/// It deserialises from a file in any format that serde knows, with the names and texts of the environment, and sections for what stands
-/// before a dot; every error is reported at once, an unknown name among them. For TOML, with the crate `toml`:
+/// It deserialises from a file in any format that serde knows, with the paths of the settings as names, in sections where they have two parts, and
+/// the texts of the environment; every error is reported at once, an unknown name among them. For TOML, with the crate `toml`:
 ///
 /// ```
 /// let file = r#"
@@ -537,6 +537,30 @@ mod tests {
             assert!(error.contains(part), "{part} is not in: {error}");
         }
         assert!(!error.lines().any(|line| line.starts_with("secret must be") && line.contains("hunter2")));
+    }
+
+    #[test]
+    fn the_page_of_limits_says_what_the_code_does() {
+        use outlive_core::limits::{ATTRIBUTES_MAX, BACKUPS_MAX, FIRST_LIFETIME, NAME_MAX};
+        let page = include_str!("../../../docs/limits.md");
+        for (what, limit) in [
+            ("a session, names and values and 64 bytes for each attribute", RECORD_MAX as u64),
+            ("attributes of a session", ATTRIBUTES_MAX as u64),
+            ("an attribute's name, with scope and item", NAME_MAX as u64),
+            ("a key's name, and its scope", crate::key::NAME_MAX as u64),
+            ("a user's name", crate::session::USER_MAX as u64),
+            ("`remember`", crate::session::REMEMBER_MAX.as_secs()),
+            ("backups", u64::from(BACKUPS_MAX)),
+            ("requests that wait for one session, under `exclusive`", crate::turn::WAITERS_MAX as u64),
+            ("how long each of them waits", crate::turn::WAIT_MAX.as_secs()),
+            ("ids of ours in one request's cookies", crate::request::IDS_MAX as u64),
+            ("how long one thread waits for another's closure", crate::live::LOCK_MAX_S),
+            ("the first life of a session whose cookie has not come back", FIRST_LIFETIME.as_secs()),
+        ] {
+            let row = page.lines().find(|line| line.starts_with(&format!("| {what} |"))).unwrap_or_else(|| panic!("{what} is not there"));
+            let cell = row.split('|').nth(2).unwrap().trim();
+            assert_eq!(cell.split([' ', ',']).next(), Some(limit.to_string().as_str()), "{what}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 
 /// Bytes of a key's name, and of its scope.
-const NAME_MAX: usize = 63;
+pub(crate) const NAME_MAX: usize = 63;
 
 /// What can be kept in a session: every `Serialize + DeserializeOwned + Clone + Send + Sync + 'static` type.
 ///
@@ -18,7 +18,8 @@ const NAME_MAX: usize = 63;
 /// `Serialize`, a connection or a file, does not belong in a session: put an id there.
 ///
 /// In a rolling deployment both releases run at once: additive changes with `#[serde(default)]` are read by both, anything else gets
-/// a new key.
+/// a new key. What does not decode is said in the log, see `on_undecodable`; `testing::holds` finds it before a
+/// deploy. A field with `#[serde(skip)]` is there until the session moves, is loaded, or is changed elsewhere, and then has its default.
 ///
 /// ```compile_fail,E0277
 /// # use outlive::Key;

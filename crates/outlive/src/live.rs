@@ -26,7 +26,8 @@ use smallvec::SmallVec;
 use std::sync::{Arc, OnceLock};
 
 /// How long a closure may have a session while another thread waits for it.
-const LOCK_MAX: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(30) };
+const LOCK_MAX: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(LOCK_MAX_S) };
+pub(crate) const LOCK_MAX_S: u64 = 30;
 
 /// One request of a session, counted in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

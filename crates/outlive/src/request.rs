@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 const ROTATED_KEEP: Duration = Duration::from_secs(60);
 
 /// Ids of one request that are looked up, if those before them turn out to be dead.
-const IDS_MAX: usize = 8;
+pub(crate) const IDS_MAX: usize = 8;
 
 /// An id that a request brought and this cluster issued.
 struct Candidate {

@@ -25,7 +25,7 @@ use tokio::sync::broadcast::error::RecvError;
 /// Until when the browser is to keep the session's cookies, in seconds by the wall clock, big endian. Absent: until it is closed.
 const REMEMBER: &str = "outlive.remember";
 /// What browsers keep at most.
-const REMEMBER_MAX: Duration = Duration::from_secs(400 * 24 * 3600);
+pub(crate) const REMEMBER_MAX: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// The session of the visitor whose request this is. A cheap clone, `Send + Sync`.
 ///
@@ -92,7 +92,7 @@ pub struct Loss {
 }
 
 /// Bytes of a user's name.
-const USER_MAX: usize = 255;
+pub(crate) const USER_MAX: usize = 255;
 
 /// The outcome of a commit, now or later.
 pub(crate) type Committing = Step<Result<Durable, CommitError>>;

@@ -8,9 +8,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Requests that may wait for one session.
-const WAITERS_MAX: usize = 64;
+pub(crate) const WAITERS_MAX: usize = 64;
 /// How long each of them may.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long until a node that may not have the session asks for it again.
 const PAUSE: Duration = Duration::from_millis(100);
 /// When to come again.

@@ -19,7 +19,7 @@ type Closure = fn(&Session, Call);
 
 /// Runs it in another thread; its panic's text, if it panics.
 fn watched(what: &str, f: impl FnOnce() + Send + 'static) -> Option<String> {
-    let (done, told) = mpsc::channel();
+    let (done, told) = mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
         // The test may have given up.
@@ -70,6 +70,7 @@ const WORK: &[(&str, Call)] = &[
     ("rotate", Session::rotate),
     ("touch", Session::touch),
     ("set_idle_timeout", |s| s.set_idle_timeout(Duration::from_secs(60))),
+    ("remember", |s| s.remember(Duration::from_secs(60))),
     ("ended", |s| drop(s.ended())),
     ("clone and drop", |s| drop(s.clone())),
 ];
@@ -132,8 +133,8 @@ async fn what_would_wait_for_its_own_closure_panics_and_names_both() {
 #[tokio::test]
 async fn another_thread_waits_for_the_closure_and_gets_the_session_then() {
     let session = testing::session();
-    let (entered, inside) = mpsc::channel();
-    let (go, wait) = mpsc::channel::<()>();
+    let (entered, inside) = mpsc::sync_channel(1);
+    let (go, wait) = mpsc::sync_channel::<()>(1);
     let first = session.clone();
     let holder = std::thread::spawn(move || {
         first.update(CART, |n| {

@@ -151,6 +151,16 @@ async fn happens(what: &str, nodes: &[Outlive], visitors: &[Client<Router>]) {
     }
 }
 
+#[test]
+fn the_page_of_errors_has_the_table() {
+    let page = include_str!("../../../docs/errors.md");
+    for (what, cells) in TABLE {
+        let row = format!("| {what} | {} |", cells.join(" | "));
+        assert!(page.lines().any(|line| line == row), "{row}");
+    }
+    assert!(page.contains(&format!("| meanwhile | {} |", CALLS.join(" | "))));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_happens_to_a_session_each_call_says_what_is_true_of_it() {
     let mut wrong = Vec::new();

@@ -913,3 +913,10 @@ async fn a_stream_that_refreshes_and_a_route_that_does_not_touch_keep_no_session
     let watched = tokio::time::timeout(long, client.get("/watch")).await.expect("a stream keeps the session alive");
     assert_eq!(watched.text, "over");
 }
+
+#[tokio::test]
+async fn a_client_posts_json() {
+    let echo = |headers: HeaderMap, body: String| async move { format!("{:?} {body}", headers[header::CONTENT_TYPE]) };
+    let client = testing::client(Router::new().route("/", axum::routing::post(echo)));
+    assert_eq!(client.post_json("/", &["bell", "saddle"]).await.text, "\"application/json\" [\"bell\",\"saddle\"]");
+}

@@ -174,8 +174,8 @@ async fn with_late_task(
     (addr, tokio::spawn(async move { running.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await }))
 }
 
-/// The cookies that an answer sets.
-fn cookies(answer: &str) -> Vec<(String, String)> {
+/// The cookies that a response sets, by name.
+fn set_cookies(answer: &str) -> Vec<(String, String)> {
     let set = answer.lines().filter_map(|line| line.strip_prefix("set-cookie: "));
     set.filter_map(|cookie| cookie.split(';').next()?.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
 }
@@ -201,7 +201,7 @@ async fn what_a_task_writes_after_sigterm_is_waited_for_flushed_or_not_and_is_at
         go.notify_one();
         running.await.unwrap().unwrap();
         let client = support::browser(support::app(&nodes[1]));
-        for (name, value) in cookies(&answer) {
+        for (name, value) in set_cookies(&answer) {
             client.set_cookie(&name, &value);
         }
         assert_eq!(support::insist(&client, "/read").await, "11", "flushes: {flushes}");
