@@ -227,6 +227,8 @@ pub struct Opened<L> {
     pub external: u32,
     /// The decoded values.
     pub live: Arc<L>,
+    /// It was not only looked at: it is in use until it is closed.
+    pub uses: bool,
     /// Until when a token made now says that it lives: a step after it expires if it is not used again.
     pub deadline: Mono,
     /// Once the deadline has moved by so much a client needs another token: then no client's runs out before its session.

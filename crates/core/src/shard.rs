@@ -328,6 +328,7 @@ impl<L: Live> Shard<L> {
             tip: copy.record.tip,
             external: own.external,
             live: own.live.clone(),
+            uses: true,
             deadline: clock.deadline(copy.record.used),
             step: clock.step(),
         }
@@ -363,7 +364,7 @@ impl<L: Live> Shard<L> {
                     if uses {
                         self.note_use(cx, key);
                     }
-                    return Open::Here(self.opened(key));
+                    return Open::Here(Opened { uses, ..self.opened(key) });
                 }
                 true
             }
@@ -398,7 +399,7 @@ impl<L: Live> Shard<L> {
         own.running += 1;
         let (tenure, tip, external) = (own.tenure, record.tip, own.external);
         let (deadline, step) = (clock.deadline(record.used), clock.step());
-        Some(Opened { key, tenure, tip, external, live: own.live.clone(), deadline, step })
+        Some(Opened { key, tenure, tip, external, live: own.live.clone(), uses, deadline, step })
     }
 
     /// Whether the owner must ask before it serves: its loop stalled, or the link to a holder broke since the last round.
@@ -446,7 +447,7 @@ impl<L: Live> Shard<L> {
             && own.tenure == at.tenure
         {
             own.running = own.running.saturating_sub(1);
-            if !copy.record.is_first() {
+            if at.uses && !copy.record.is_first() {
                 // It was in use all the time.
                 copy.record.note_use(cx.now);
             }

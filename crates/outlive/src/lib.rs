@@ -81,8 +81,7 @@
 //! ```
 //!
 //! # Features
-//! `axum` (default): extractors and error answers. `sqlite`: the store `sqlite:`. `testing`: sessions and a client with a cookie jar for
-//! an application's own tests.
+//! `axum` (default): extractors, error responses. `sqlite`: the store `sqlite:`. `testing`: sessions and a client for an application's tests.
 
 #[cfg(feature = "axum")]
 mod axum;
