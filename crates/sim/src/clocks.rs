@@ -106,13 +106,15 @@ pub(crate) struct Span {
     /// When it was answered, and the one before that which nobody can have crashed too soon after.
     answered: i64,
     settled: i64,
+    /// When somebody was served it.
+    served: i64,
     /// The last thing that may have been a use.
     pub(crate) maybe: i64,
 }
 
 impl Span {
     pub(crate) const fn none() -> Span {
-        Span { idle: (NEVER, NEVER), lifetime: NEVER, created: 0, anew: 0, sure: 0, answered: 0, settled: 0, maybe: 0 }
+        Span { idle: (NEVER, NEVER), lifetime: NEVER, created: 0, anew: 0, sure: 0, answered: 0, settled: 0, served: 0, maybe: 0 }
     }
 
     fn until(&self) -> i64 {
@@ -157,6 +159,7 @@ impl World {
             sure: now,
             answered: now,
             settled: now,
+            served: now,
             maybe: now,
         };
     }
@@ -216,7 +219,12 @@ impl World {
     /// A request that came then is served: had its session not expired long before, on every clock that may be asked?
     pub(crate) fn served_late(&mut self, session: usize, came: i64, before: i64, token: bool) {
         let Some((skew, quiet)) = self.opts.clocks.as_ref().map(|c| (c.skew, c.quiet)) else { return };
-        let span = self.sessions[session].span;
+        let (span, now) = (self.sessions[session].span, self.now);
+        self.sessions[session].span.served = now;
+        if span.served >= came {
+            // Another client's request, whose token said that it lives, has brought it back meanwhile.
+            return;
+        }
         if came > before + span.idle.0 {
             self.mark(Mark::ServedInAllowance);
         }

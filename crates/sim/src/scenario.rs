@@ -2,6 +2,7 @@
 //! oracle's last look at everything.
 
 use crate::client::{Answer, Client, Kind};
+use crate::clocks::Clocks;
 use crate::options::{Fault, MS, Options, S};
 use crate::world::{Phase, World};
 use outlive_core::config::{Durability, Level, OnLost, Reach};
@@ -74,6 +75,8 @@ scenarios! {
     rotation_with_parallel_requests,
     both_sides_go_on,
     crash_of_any_one_node,
+    who_only_reads_survives_a_restart_of_all_nodes,
+    a_session_lives_as_long_as_it_was_born_to,
 }
 
 /// Plays one, and says what it violated; `None` if there is no such scenario.
@@ -772,5 +775,49 @@ fn crash_of_any_one_node(s: &mut Script) {
         s.w.start(victim);
         s.run(5000);
     }
+    s.end();
+}
+
+// ---- how long a session lives -----------------------------------------------------------------------------------------------
+
+impl Script {
+    /// Nodes whose sessions live so many seconds without use, and a store.
+    fn clocks(&mut self, idle: &[i64]) {
+        self.w.opts.store = true;
+        let idle = idle.iter().map(|seconds| seconds * S).collect();
+        self.w.opts.clocks = Some(Clocks { idle, lifetime: 86_400 * S, own: 0, readers: 0, skew: 0, quiet: true });
+        self.nodes(2);
+    }
+}
+
+fn who_only_reads_survives_a_restart_of_all_nodes(s: &mut Script) {
+    s.clocks(&[30]);
+    let (with, without) = s.session(&[0]);
+    s.ok(with, 0, Kind::Append);
+    for _ in 0..20 {
+        s.run(3000);
+        s.ok(with, 0, Kind::Read);
+    }
+    s.crash(0);
+    s.crash(1);
+    s.w.start(0);
+    s.w.start(1);
+    s.run(4000);
+    s.ok(without, 1, Kind::Read);
+    s.end();
+}
+
+fn a_session_lives_as_long_as_it_was_born_to(s: &mut Script) {
+    s.clocks(&[60, 5]);
+    let (with, without) = s.session(&[0]);
+    s.run(1000);
+    s.ok(with, 0, Kind::Read);
+    s.crash(0);
+    // The node that is left would have it end after 5 s.
+    s.run(50_000);
+    s.ok(without, 1, Kind::Read);
+    s.run(61_000);
+    let (answer, _) = s.ask(without, 1, Kind::Read);
+    s.check(!matches!(answer, Answer::Ok { .. }), "60 s without use end it");
     s.end();
 }
