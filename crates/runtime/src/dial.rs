@@ -413,10 +413,24 @@ impl<L: Live> Inner<L> {
         (alone && !whom.is_empty()).then(|| format!("alone; {}", whom.join("; ")))
     }
 
+    /// Addresses that it was given where it has met nobody yet: in a cluster that it found otherwise, a typo would be seen by nobody.
+    pub(crate) fn unmet(&self) -> Vec<String> {
+        let seeds = self.dials.seeds.lock();
+        let unmet = |seed: &Seed| match &seed.last {
+            Some(Found::Nobody | Found::Silent(_)) => seed.configured && seed.life.is_none(),
+            Some(Found::Myself | Found::Linked(_) | Found::Refused(_)) | None => false,
+        };
+        let unmet = seeds.list.iter().filter(|(_, seed)| unmet(seed));
+        unmet.filter_map(|(addr, seed)| Some(format!("{addr}: {}", seed.last.as_ref()?))).collect()
+    }
+
     /// Says what keeps this node apart: a moment after the start, and every minute.
     fn say_apart(&self) {
+        let unmet = self.unmet();
         if let Some(why) = self.apart() {
             tracing::warn!("this node is {why}");
+        } else if !unmet.is_empty() {
+            tracing::warn!("`join` names addresses where this node has never met anybody; {}", unmet.join("; "));
         }
     }
 }

@@ -742,6 +742,11 @@ impl<L: Live> Node<L> {
         self.inner.apart()
     }
 
+    /// Addresses of `join` where this node has never met anybody, each with the reason: a typo, or a node that is not there yet.
+    pub fn unmet(&self) -> Vec<String> {
+        self.inner.unmet()
+    }
+
     // ---- leaving --------------------------------------------------------------------------------------------------------
 
     /// Becomes `true` when the node begins to leave.

@@ -185,6 +185,24 @@ async fn two_nodes_of_one_name_that_start_at_once_are_one_and_an_error() {
 }
 
 #[tokio::test]
+async fn a_typo_beside_addresses_that_are_right_is_told_as_long_as_nobody_is_there() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let first = start(config("n0", &[])).await;
+    let second = start(config("n1", &[addr(&first), free.to_string()])).await;
+    let both = [first, second.clone()];
+    met(&both).await;
+    assert_eq!(second.apart(), None, "it is not alone");
+    let told = format!("{free}: nobody listens there");
+    until("it names the address", || second.unmet() == [told.clone()]).await;
+    let mut third = config("n2", &[]);
+    third.listen = Some(free.into());
+    let third = start(third).await;
+    until("somebody is there", || alive(&second) == 3).await;
+    until("and it has nothing to say any more", || second.unmet().is_empty()).await;
+    drop((both, third));
+}
+
+#[tokio::test]
 async fn a_node_that_reaches_nobody_says_whom_and_why() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut typo = config("n0", &[free.to_string()]);
