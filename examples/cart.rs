@@ -8,6 +8,7 @@ use axum::{Router, response::Redirect};
 use outlive::{Key, Outlive, Session};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use tokio::net::TcpListener;
 
 /// Fields that come later get `#[serde(default)]`; in a rolling deploy both releases run at once.
@@ -66,7 +67,7 @@ async fn draft(session: Session, Query(draft): Query<Draft>) -> String {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").start().await?;
     let app = Router::new().route("/", get(show)).route("/add", post(add)).route("/remove", post(remove)).route("/draft", get(draft));
     let app = app.layer(outlive.layer());

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Router, routing::get};
 use outlive::{CommitError, Key, Level, Outlive, Session};
 use serde::Deserialize;
+use std::io::IsTerminal;
 use tokio::net::TcpListener;
 
 /// By order: paying the same order twice is one payment, so that a client may try again whenever it does not know.
@@ -52,7 +53,7 @@ async fn place(session: Session) -> String {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").env().start().await?;
     let app = Router::new().route("/pay", get(pay)).route("/place", get(place)).layer(outlive.layer());
     // A balancer asks here whether to send requests: 503 as soon as this node begins to leave.

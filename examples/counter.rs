@@ -2,6 +2,7 @@
 
 use axum::{Router, routing::get};
 use outlive::{Key, Outlive, Session};
+use std::io::IsTerminal;
 use tokio::net::TcpListener;
 
 const VISITS: Key<u64> = Key::new("visits");
@@ -13,7 +14,7 @@ async fn visits(session: Session) -> String {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").start().await?;
     let app = Router::new().route("/", get(visits)).layer(outlive.layer());
     let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;

@@ -8,6 +8,7 @@ use axum::routing::{get, post};
 use futures_util::stream::{Stream, unfold};
 use outlive::{Key, Outlive, Session};
 use std::convert::Infallible;
+use std::io::IsTerminal;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -50,7 +51,7 @@ async fn logout(session: Session) -> Result<String, outlive::CommitError> {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").env().start().await?;
     let app = Router::new().route("/add", post(add)).route("/events", get(events)).route("/logout", post(logout));
     let app = app.layer(outlive.layer()).with_state(outlive.clone());

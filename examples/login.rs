@@ -8,6 +8,7 @@ use axum::routing::{get, post};
 use axum::{Router, http::header::RETRY_AFTER};
 use outlive::{CommitError, Ended, Key, LoginError, Outlive, Session};
 use serde::Deserialize;
+use std::io::IsTerminal;
 use tokio::net::TcpListener;
 
 const THEME: Key<String> = Key::new("theme");
@@ -70,7 +71,7 @@ async fn require_user(session: Session, request: Request, next: Next) -> Respons
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").start().await?;
     let inside = Router::new().route("/account", get(account)).route("/admin", post(become_admin));
     // `route_layer`, not `layer`: that one would answer 401 for paths that do not exist, too.

@@ -6,6 +6,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_
 use axum::response::Response;
 use axum::routing::{get, post};
 use outlive::{Key, Outlive, Session};
+use std::io::IsTerminal;
 use std::pin::pin;
 use tokio::net::TcpListener;
 
@@ -58,7 +59,7 @@ async fn logout(session: Session) -> Result<String, outlive::CommitError> {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").env().start().await?;
     let app = Router::new().route("/socket", get(upgrade)).route("/said", get(said)).route("/logout", post(logout));
     let app = app.layer(outlive.layer()).with_state(outlive.clone());

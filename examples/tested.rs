@@ -3,6 +3,7 @@
 
 use axum::{Router, http::StatusCode, routing::get, routing::post};
 use outlive::{Key, Outlive, Session};
+use std::io::IsTerminal;
 use tokio::net::TcpListener;
 
 const VOTES: Key<u32> = Key::new("votes");
@@ -25,7 +26,7 @@ fn app(outlive: &Outlive) -> Router {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").start().await?;
     let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
     println!("http://{}", listener.local_addr()?);

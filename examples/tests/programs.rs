@@ -51,6 +51,7 @@ impl Program {
             "events" => env!("CARGO_BIN_EXE_events"),
             "socket" => env!("CARGO_BIN_EXE_socket"),
             "checkout" => env!("CARGO_BIN_EXE_checkout"),
+            "deployed" => env!("CARGO_BIN_EXE_deployed"),
             "tested" => env!("CARGO_BIN_EXE_tested"),
             _ => panic!("there is no example {program}"),
         }
@@ -311,6 +312,17 @@ fn an_environment_that_cannot_be_is_refused_with_all_that_is_wrong() {
 }
 
 #[test]
+fn the_deployed_one_takes_everything_from_the_environment() {
+    let folder = Folder::new("deployed");
+    let mut program = Command::new(Program::path("deployed"));
+    program.env("LISTEN", "127.0.0.1:0").env("OUTLIVE_NODE", "app1").env("OUTLIVE_STORE", "sqlite:sessions.db");
+    let (program, mut browser) = (Program::start_with(program, &folder), Browser::default());
+    assert_eq!(browser.get(&program, "/").ok(), "visit 1, served by app1\n");
+    assert_eq!((browser.get(&program, "/ready").ok(), browser.get(&program, "/live").ok()), ("ready".into(), "alive".into()));
+    assert!(program.terminate().success());
+}
+
+#[test]
 fn the_tested_one_runs_as_well() {
     let folder = Folder::new("tested");
     let (program, mut browser) = (Program::start("tested", &folder), Browser::default());
@@ -407,6 +419,7 @@ fn without_a_port_there_is_one_and_a_bad_one_is_a_sentence() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("invalid digit"));
     for path in sources() {
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains("map_or(Ok(3000)") && text.contains("tracing_subscriber::fmt()"), "{}", path.display());
+        let address = text.contains("map_or(Ok(3000)") || text.contains("\"127.0.0.1:8080\"");
+        assert!(address && text.contains("tracing_subscriber::fmt()"), "{}", path.display());
     }
 }
