@@ -216,6 +216,7 @@ impl Config {
         "OUTLIVE_GATEWAY_",
         "OUTLIVE_NODE_",
         "OUTLIVE_SIM_",
+        "OUTLIVE_STATUS_",
     ];
 
     /// Sets one setting from its text, by its path.

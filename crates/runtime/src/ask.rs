@@ -1,9 +1,10 @@
-//! The name of a cluster, asked of its nodes by one that will only watch it.
+//! What nodes of a cluster are asked by one that does not join them: the cluster's name, and how they are.
 
 use crate::clock::{EntropyError, entropy, wall_micros};
 use crate::config::{NodeConfig, StartError};
 use crate::handshake::{self, HandshakeError, Hello, Standing};
 use crate::start::{NO_ADDRESS, shared_secret};
+use crate::status::NodeStatus;
 use crate::transport;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -60,6 +61,19 @@ impl core::fmt::Display for Reasons<'_> {
 /// [`AskError`]: the caller's settings, the store, or nobody there.
 pub async fn cluster_of(config: &NodeConfig) -> Result<String, AskError> {
     let secret = shared_secret(config).await?.map(|(secret, _)| secret);
+    let key = |name: &str| secret.as_ref().map_or_else(|| Secret::from_cluster_name(name).peer_key(), Secret::peer_key);
+    let mut tried = Vec::new();
+    for addr in addresses(config).await? {
+        match ask(&addr, config.danger_plain_peers, Standing::New, key).await {
+            Ok((name, _)) => return Ok(name),
+            Err(why) => tried.push((addr, why)),
+        }
+    }
+    Err(AskError::Nobody(tried))
+}
+
+/// Those of `config.join`, and those in the store.
+pub(crate) async fn addresses(config: &NodeConfig) -> Result<Vec<String>, AskError> {
     let mut addrs: Vec<String> = config.join.iter().map(Address::to_string).collect();
     if let Some(store) = &config.store {
         match tokio::time::timeout(STORE, store.nodes(Duration::ZERO)).await {
@@ -67,33 +81,29 @@ pub async fn cluster_of(config: &NodeConfig) -> Result<String, AskError> {
             Err(_) => return Err(StartError::StoreSilent(STORE).into()),
         }
     }
-    let key = |name: &str| secret.as_ref().map_or_else(|| Secret::from_cluster_name(name).peer_key(), Secret::peer_key);
-    let mut tried = Vec::new();
-    for addr in addrs.into_iter().take(NODES_MAX) {
-        match ask(&addr, config.danger_plain_peers, key).await {
-            Ok(name) => return Ok(name),
-            Err(why) => tried.push((addr, why)),
-        }
-    }
-    Err(AskError::Nobody(tried))
+    addrs.truncate(NODES_MAX);
+    Ok(addrs)
 }
 
+/// What a node tells.
+pub(crate) type Told = (String, Option<NodeStatus>);
+
 /// Asks at each of the addresses that `addr` stands for.
-async fn ask(addr: &str, danger: bool, key: impl Fn(&str) -> [u8; 32]) -> Result<String, String> {
+pub(crate) async fn ask(addr: &str, danger: bool, standing: Standing, key: impl Fn(&str) -> [u8; 32]) -> Result<Told, String> {
     let addr = addr.parse::<Address>().map_err(|error| error.to_string())?;
     let mut why = "the name has no address".to_owned();
     for at in transport::resolve(&addr).await.map_err(|error| error.to_string())? {
-        match ask_at(at, danger, &key).await {
-            Ok(name) => return Ok(name),
+        match ask_at(at, danger, standing, &key).await {
+            Ok(told) => return Ok(told),
             Err(error) => why = error,
         }
     }
     Err(why)
 }
 
-async fn ask_at(at: SocketAddr, danger: bool, key: impl Fn(&str) -> [u8; 32]) -> Result<String, String> {
+async fn ask_at(at: SocketAddr, danger: bool, standing: Standing, key: impl Fn(&str) -> [u8; 32]) -> Result<Told, String> {
     let (mut reader, mut writer) = transport::dial(at, danger).await.and_then(transport::split).map_err(|error| error.to_string())?;
-    let me = stranger().map_err(|error| error.to_string())?;
+    let me = stranger(standing).map_err(|error| error.to_string())?;
     handshake::ask((&mut reader, &mut writer), &me, key).await.map_err(|error| match error {
         HandshakeError::Broken(error) => error.to_string(),
         error => error.to_string(),
@@ -101,7 +111,7 @@ async fn ask_at(at: SocketAddr, danger: bool, key: impl Fn(&str) -> [u8; 32]) ->
 }
 
 /// Somebody who will go away.
-fn stranger() -> Result<Hello, EntropyError> {
+fn stranger(standing: Standing) -> Result<Hello, EntropyError> {
     let node = Node {
         name: "observer".into(),
         addr: NO_ADDRESS.into(),
@@ -113,5 +123,5 @@ fn stranger() -> Result<Hello, EntropyError> {
         backups: 0,
         stores: false,
     };
-    Ok(Hello::new("", None, Standing::New, &node, entropy()?))
+    Ok(Hello::new("", None, standing, &node, entropy()?))
 }

@@ -41,7 +41,8 @@ impl Changes {
                     }
                     match told.remove(&life) {
                         None => {}
-                        Some((_, Was::Leaving)) => say("left:", name, " (drained)"),
+                        // A short drain is over before anybody was told that it began.
+                        Some((_, was)) if m.leaving || was == Was::Leaving => say("left:", name, " (drained)"),
                         Some(_) if m.linked => say("dead:", name, " (silent)"),
                         Some(_) => say("dead:", name, " (its connection closed, and nobody listens there)"),
                     }

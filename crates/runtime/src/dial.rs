@@ -206,8 +206,9 @@ impl<L: Live> Inner<L> {
             if member || !theirs && (me.boot, me.life) < (other.boot, other.life) {
                 return Some(Refusal::Namesake);
             }
+            // The other one should know of it.
             self.dials.seeds.lock().namesake = Some(other.addr.clone());
-            return Some(Refusal::Busy);
+            return Some(Refusal::Namesake);
         }
         if !member && other.standing != Standing::Member && (other.standing == Standing::Refused || self.dials.is_refused()) {
             // Two that are not in make no cluster beside the one that does not take them.
@@ -309,14 +310,19 @@ impl<L: Live> Inner<L> {
             Err(_) if there.is_some() => there.map_or(Found::Myself, Found::Linked),
             Err(HandshakeError::Refused(Refusal::Myself) | HandshakeError::Refuses(Refusal::Myself)) => Found::Myself,
             // Who has to go because of its name is of no account here.
-            Err(HandshakeError::Refuses(Refusal::Namesake | Refusal::NameTaken(_))) => {
+            Err(error @ HandshakeError::Refuses(Refusal::Namesake | Refusal::NameTaken(_))) => {
+                if *self.formed.borrow() && self.dials.may_say(&format!("{at}{error}")) {
+                    crate::listen::refused("", at, &error, "");
+                }
                 Found::Silent("it has the name of a node that runs".into())
             }
             Err(HandshakeError::Refused(refusal) | HandshakeError::Refuses(refusal)) => {
                 self.counters.refused_connections.add();
                 Found::Refused(refusal)
             }
-            Err(error @ (HandshakeError::Malformed | HandshakeError::Slow)) => Found::Silent(error.to_string().into()),
+            Err(error @ (HandshakeError::Malformed | HandshakeError::Slow | HandshakeError::Asked)) => {
+                Found::Silent(error.to_string().into())
+            }
         })
     }
 

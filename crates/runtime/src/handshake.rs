@@ -8,6 +8,7 @@
 //! What must be equal is compared by value, field by field ([`Hello::objection`]); what need not be is not sent for comparison at all.
 //! Numbers in letters are codes that mean the same in every release of a protocol's version.
 
+use crate::status::NodeStatus;
 use crate::transport::{Reader, Writer};
 use core::fmt;
 use core::time::Duration;
@@ -38,6 +39,8 @@ pub(crate) enum Standing {
     Member,
     /// A member refuses it.
     Refused,
+    /// It is no node, and asks how this one is.
+    Asks,
 }
 
 /// Who is there.
@@ -207,6 +210,7 @@ enum Letter {
     Proof([u8; 32]),
     Refused(Refusal),
     Taken,
+    Status(Box<NodeStatus>),
 }
 
 /// Why there is no link.
@@ -222,6 +226,9 @@ pub(crate) enum HandshakeError {
     /// This end refuses the other one.
     #[error("{0}")]
     Refuses(Refusal),
+    /// It was told, and goes away.
+    #[error("it only asked")]
+    Asked,
     #[error("no answer within {} s", BOUND.as_secs())]
     Slow,
 }
@@ -287,20 +294,32 @@ async fn refuse(writer: &mut Writer, refusal: Refusal) -> HandshakeError {
     HandshakeError::Refuses(refusal.turned())
 }
 
-/// Asks for the name of the cluster, and goes away once the other end has proved itself. `key` is what it proves itself with, which may
-/// depend on that name; `me` is an observer that is set to none.
+/// Asks for the name of the cluster, and how the other end is if `me` says that it [asks](Standing::Asks), and goes away. `key` is what the
+/// ends prove themselves with, which may depend on the name; `me` is an observer that is set to none.
 pub(crate) async fn ask(
     (reader, writer): (&mut Reader, &mut Writer),
     me: &Hello,
     key: impl FnOnce(&str) -> [u8; 32],
-) -> Result<String, HandshakeError> {
+) -> Result<(String, Option<NodeStatus>), HandshakeError> {
     let talk = async {
         send(writer, &Letter::Hello(me.clone())).await?;
+        let (other, shown) = match receive(reader).await? {
+            Letter::Welcome(other, shown) => (other, shown),
+            Letter::Refused(refusal) => return Err(HandshakeError::Refused(refusal)),
+            _ => return Err(HandshakeError::Malformed),
+        };
+        let key = key(&other.cluster);
+        if !same(&shown, &proof(&key, LISTENER, me, &other)) {
+            return Err(refuse(writer, Refusal::Secret).await);
+        }
+        if me.standing != Standing::Asks {
+            return Ok((other.cluster, None));
+        }
+        send(writer, &Letter::Proof(proof(&key, DIALLER, me, &other))).await?;
         match receive(reader).await? {
-            Letter::Welcome(other, shown) if same(&shown, &proof(&key(&other.cluster), LISTENER, me, &other)) => Ok(other.cluster),
-            Letter::Welcome(..) => Err(refuse(writer, Refusal::Secret).await),
+            Letter::Status(status) => Ok((other.cluster, Some(*status))),
             Letter::Refused(refusal) => Err(HandshakeError::Refused(refusal)),
-            Letter::Hello(_) | Letter::Proof(_) | Letter::Taken => Err(HandshakeError::Malformed),
+            _ => Err(HandshakeError::Malformed),
         }
     };
     tokio::time::timeout(BOUND, talk).await.unwrap_or(Err(HandshakeError::Slow))
@@ -318,7 +337,7 @@ pub(crate) async fn dial(
         let (other, shown) = match receive(reader).await {
             Ok(Letter::Welcome(other, shown)) => (other, shown),
             Ok(Letter::Refused(refusal)) => return Err(HandshakeError::Refused(refusal)),
-            Ok(Letter::Hello(_) | Letter::Proof(_) | Letter::Taken) => return Err(HandshakeError::Malformed),
+            Ok(_) => return Err(HandshakeError::Malformed),
             Err(error) => return Err(error),
         };
         if let Some(refusal) = me.objection(&other) {
@@ -334,18 +353,19 @@ pub(crate) async fn dial(
         match receive(reader).await? {
             Letter::Taken => Ok(other),
             Letter::Refused(refusal) => Err(HandshakeError::Refused(refusal)),
-            Letter::Hello(_) | Letter::Welcome(..) | Letter::Proof(_) => Err(HandshakeError::Malformed),
+            _ => Err(HandshakeError::Malformed),
         }
     };
     tokio::time::timeout(BOUND, talk).await.unwrap_or(Err(HandshakeError::Slow))
 }
 
-/// The listener's part. `judge` says, once the other end has proved itself, why this one does not take it.
+/// The listener's part. `judge` says, once the other end has proved itself, why this one does not take it; `status`, how it is.
 pub(crate) async fn accept(
     (reader, writer): (&mut Reader, &mut Writer),
     me: &Hello,
     key: &[u8; 32],
     judge: impl FnOnce(&Hello) -> Option<Refusal>,
+    status: impl FnOnce() -> NodeStatus,
 ) -> (Option<Hello>, Result<(), HandshakeError>) {
     let mut heard = None;
     let talk = async {
@@ -366,7 +386,13 @@ pub(crate) async fn accept(
             Letter::Proof(shown) if same(&shown, &proof(key, DIALLER, other, me)) => {}
             Letter::Proof(_) => return Err(refuse(writer, Refusal::Secret).await),
             Letter::Refused(refusal) => return Err(HandshakeError::Refused(refusal)),
-            Letter::Hello(_) | Letter::Welcome(..) | Letter::Taken => return Err(HandshakeError::Malformed),
+            _ => return Err(HandshakeError::Malformed),
+        }
+        if other.standing == Standing::Asks {
+            let mut status = status();
+            while encode(&status).len() + 8 > LETTER_MAX && status.members.pop().is_some() {}
+            send(writer, &Letter::Status(Box::new(status))).await?;
+            return Err(HandshakeError::Asked);
         }
         if let Some(refusal) = judge(other) {
             return Err(refuse(writer, refusal).await);
@@ -380,6 +406,7 @@ pub(crate) async fn accept(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::MemberStatus;
     use crate::transport;
     use tokio::net::{TcpListener, TcpStream};
 
@@ -417,7 +444,7 @@ mod tests {
                 met
             },
             async {
-                let (other, met) = accept((&mut listener.0, &mut listener.1), &b, &b_key, |_| no).await;
+                let (other, met) = accept((&mut listener.0, &mut listener.1), &b, &b_key, |_| no, || unreachable!()).await;
                 drop(listener);
                 met.map(|()| other.unwrap())
             }
@@ -504,7 +531,7 @@ mod tests {
             send(&mut dialler.1, &Letter::Proof(shown)).await.unwrap();
         };
         let me = hello(2);
-        let ((_, met), ()) = tokio::join!(accept((&mut listener.0, &mut listener.1), &me, &[7; 32], |_| None), thief);
+        let ((_, met), ()) = tokio::join!(accept((&mut listener.0, &mut listener.1), &me, &[7; 32], |_| None, || unreachable!()), thief);
         assert!(matches!(met, Err(HandshakeError::Refuses(Refusal::Secret))), "{met:?}");
     }
 
@@ -531,12 +558,38 @@ mod tests {
             Refusal::Namesake,
             Refusal::NameTaken("app1:7400".to_owned()),
         ];
-        let letters = [Letter::Hello(hello.clone()), Letter::Welcome(hello, [5; 32]), Letter::Proof([6; 32]), Letter::Taken];
+        let letters = [Letter::Hello(hello.clone()), Letter::Welcome(hello.clone(), [5; 32]), Letter::Proof([6; 32]), Letter::Taken];
         let refusals = refusals.map(Letter::Refused);
+        let status = NodeStatus {
+            name: "n".to_owned(),
+            addr: "app1:7400".to_owned(),
+            http: "app1:80".to_owned(),
+            cluster: "c".to_owned(),
+            observer: false,
+            release: "1.2.3".to_owned(),
+            protocol: 2,
+            readiness: "ready".to_owned(),
+            fit: true,
+            healthy: true,
+            durability: "backup(1)".to_owned(),
+            backups: 1,
+            min_backups: 0,
+            idle_timeout_ms: 1000,
+            lifetime_ms: 2000,
+            store: Some([7; 16]),
+            owned: 1,
+            copies: 2,
+            under_replicated: 3,
+            dirty: 4,
+            dirty_age_ms: 5,
+            settled: true,
+            members: vec![MemberStatus { name: "m".to_owned(), addr: "b:1".to_owned(), observer: false, suspect: true, leaving: false }],
+        };
+        let asks = [Letter::Hello(Hello { standing: Standing::Asks, ..hello.clone() }), Letter::Status(Box::new(status))];
         let hex = |letter: &Letter| encode(letter).iter().map(|b| format!("{b:02x}")).collect::<String>();
-        let text: String = letters.iter().chain(&refusals).map(|letter| hex(letter) + "\n").collect();
+        let text: String = letters.iter().chain(&refusals).chain(&asks).map(|letter| hex(letter) + "\n").collect();
         assert_eq!(text, golden, "a change of the letters raises PROTOCOL");
-        for letter in letters.iter().chain(&refusals) {
+        for letter in letters.iter().chain(&refusals).chain(&asks) {
             assert_eq!(&decode(&encode(letter)).unwrap(), letter);
         }
     }

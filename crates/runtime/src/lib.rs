@@ -2,7 +2,7 @@
 //!
 //! - [`Node`]: one node of a cluster; the sessions' calls go through it.
 //! - [`NodeConfig`], [`StartError`]: what it is started with, and why it does not start.
-//! - [`cluster_of`]: the cluster that an observer with no name set is to watch.
+//! - [`cluster_of`], [`status_of`]: the cluster that an observer with no name set is to watch, and how each of a cluster's nodes is.
 //! - [`Step`], [`Waiting`]: answers that are there at once or later.
 //! - [`Open`], [`Commit`], [`Committed`], [`Durable`], [`Rotated`] and their failures [`OpenFailure`], [`CommitFailure`].
 //! - [`Stats`], [`Readiness`], [`StoreHealth`], [`DrainReport`]: how it is.
@@ -27,6 +27,7 @@ mod listen;
 mod node;
 mod start;
 mod stats;
+mod status;
 mod storing;
 mod timer;
 mod transport;
@@ -39,4 +40,5 @@ pub use drain::DrainReport;
 pub use health::StoreHealth;
 pub use node::{Commit, Committed, Node, Open, OpenFailure, Rotated};
 pub use stats::{Readiness, Stats};
+pub use status::{ClusterStatus, MemberStatus, NodeStatus, status_of};
 pub use waiting::{CommitFailure, Durable, Step, Waiting};

@@ -72,7 +72,7 @@ async fn greet<L: Live>(half_open: HalfOpen<L>, stream: TcpStream, from: SocketA
     let judge = |other: &Hello| inner.judge(other);
     let (other, met) = tokio::select! {
         _ = stop.wait_for(|stop| *stop) => return,
-        met = handshake::accept((&mut reader, &mut writer), &me, &key, judge) => met,
+        met = handshake::accept((&mut reader, &mut writer), &me, &key, judge, || inner.status()) => met,
     };
     match (other, met) {
         (Some(other), Ok(())) => {
@@ -80,7 +80,7 @@ async fn greet<L: Live>(half_open: HalfOpen<L>, stream: TcpStream, from: SocketA
             links::run(inner, (reader, writer), other.node(), false).await;
         }
         // A dialler that finds itself linked already goes away; so does one that has lost its way to itself.
-        (_, Ok(()) | Err(HandshakeError::Broken(_))) => {}
+        (_, Ok(()) | Err(HandshakeError::Broken(_) | HandshakeError::Asked)) => {}
         (_, Err(HandshakeError::Refuses(Refusal::Myself | Refusal::Busy) | HandshakeError::Refused(Refusal::Busy))) => {}
         (other, Err(error)) => {
             inner.counters.refused_connections.add();
@@ -93,10 +93,10 @@ async fn greet<L: Live>(half_open: HalfOpen<L>, stream: TcpStream, from: SocketA
 }
 
 /// Says it; of two ends the one that refuses knows best what to do.
-fn refused(name: &str, from: SocketAddr, error: &HandshakeError, why: &str) {
+pub(crate) fn refused(name: &str, from: SocketAddr, error: &HandshakeError, why: &str) {
     match error {
-        HandshakeError::Refuses(Refusal::Namesake) => {
-            tracing::warn!(?name, %from, "another process started under this node's name and was not let in: give it a name of its own");
+        HandshakeError::Refuses(Refusal::Namesake) | HandshakeError::Refused(Refusal::Namesake) => {
+            tracing::warn!(?name, %from, "another process runs under this node's name and was not let in: give it a name of its own");
         }
         HandshakeError::Refuses(Refusal::NameTaken(_)) => {
             tracing::warn!(?name, %from, "a node was not let in: its name is that of a member that runs; give it a name of its own");

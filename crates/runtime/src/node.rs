@@ -316,6 +316,14 @@ impl<L: Live> Inner<L> {
         }
     }
 
+    pub(crate) fn readiness(self: &Arc<Self>) -> Readiness {
+        match self.state.load(Ordering::Acquire) {
+            DEAD => Readiness::Dead,
+            DRAINING => Readiness::Draining,
+            _ => self.degraded(),
+        }
+    }
+
     /// The membership may have changed.
     fn tell_members(&self) {
         self.members.send_modify(|n| *n += 1);
@@ -728,12 +736,7 @@ impl<L: Live> Node<L> {
 
     /// Whether requests should be sent here.
     pub fn readiness(&self) -> Readiness {
-        let state = self.inner.state.load(Ordering::Acquire);
-        match state {
-            DEAD => Readiness::Dead,
-            DRAINING => Readiness::Draining,
-            _ => self.inner.degraded(),
-        }
+        self.inner.readiness()
     }
 
     /// What keeps this node apart from others, as the log says it every minute: who does not let it in, or that nobody whom it was to

@@ -3,8 +3,9 @@
 mod config;
 mod gateway;
 mod node;
+mod status;
 
-use crate::config::{DemoConfig, GatewayConfig, Kind, Layers, NodeConfig, SECTIONS, Section, Setting};
+use crate::config::{DemoConfig, GatewayConfig, Kind, Layers, NodeConfig, SECTIONS, Section, Setting, StatusConfig};
 use crate::demo;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -26,7 +27,8 @@ pub(crate) fn main() -> ExitCode {
 
 /// The log goes to standard error, in colours if that is a terminal. Around the demo it would be in the way.
 fn log(command: Option<&str>) {
-    let level = if command.is_some_and(|name| name.starts_with("demo")) { tracing::Level::WARN } else { tracing::Level::INFO };
+    let level =
+        if command.is_some_and(|name| name.starts_with("demo") || name == "status") { tracing::Level::WARN } else { tracing::Level::INFO };
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours).with_max_level(level).init();
 }
@@ -36,6 +38,7 @@ fn dispatch(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Some(("demo", given)) => run(demo::run(DemoConfig::new(layers("demo", given)?)?)),
         Some(("gateway", given)) => run(gateway::run(GatewayConfig::new(layers("gateway", given)?)?)),
         Some(("node", given)) => run(node::run(NodeConfig::new(layers("node", given)?)?)),
+        Some(("status", given)) => run(status::run(StatusConfig::new(layers("status", given)?)?)),
         Some(("config", given)) => config::run(given),
         Some(("demo-node", given)) => run(demo::run_node(options(given)?)),
         _ => anyhow::bail!("no such command"),

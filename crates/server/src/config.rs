@@ -8,12 +8,14 @@ mod demo;
 mod gateway;
 mod layers;
 mod node;
+mod status;
 mod units;
 
 pub(crate) use demo::DemoConfig;
 pub(crate) use gateway::{Cluster, GatewayConfig, Members};
 pub(crate) use layers::{Errors, Layers};
 pub(crate) use node::NodeConfig;
+pub(crate) use status::StatusConfig;
 pub(crate) use units::Durability;
 
 /// How a setting is written.
@@ -70,7 +72,7 @@ pub(crate) struct Section {
     pub(crate) settings: &'static [Setting],
 }
 
-pub(crate) const SECTIONS: [Section; 3] = [demo::SECTION, node::SECTION, gateway::SECTION];
+pub(crate) const SECTIONS: [Section; 4] = [demo::SECTION, node::SECTION, gateway::SECTION, status::SECTION];
 
 pub(crate) fn section(name: &str) -> Option<Section> {
     SECTIONS.into_iter().find(|section| section.name == name)

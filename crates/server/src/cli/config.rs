@@ -1,6 +1,6 @@
 //! `outlive config`: what the settings are, and whether they are good.
 
-use crate::config::{DemoConfig, Errors, GatewayConfig, Layers, NodeConfig, SECTIONS};
+use crate::config::{DemoConfig, Errors, GatewayConfig, Layers, NodeConfig, SECTIONS, StatusConfig};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::process::ExitCode;
 
@@ -68,6 +68,7 @@ fn check(section: &str, layers: Layers) -> Result<(), Errors> {
     match section {
         "gateway" => GatewayConfig::new(layers).map(drop),
         "node" => NodeConfig::new(layers).map(drop),
+        "status" => StatusConfig::new(layers).map(drop),
         _ => DemoConfig::new(layers).map(drop),
     }
 }
