@@ -241,7 +241,9 @@ impl World {
         if kind == Kind::Create {
             self.born(session, node);
         }
-        let before = self.sessions[session].span.maybe;
+        // A request that runs is a use as long as it runs.
+        let busy = self.reqs.values().any(|r| r.session == session);
+        let before = if busy { came } else { self.sessions[session].span.maybe };
         let deadline = self.clients[client].deadline;
         let expired = self.token_expired(node, deadline);
         let c = &mut self.clients[client];
@@ -588,6 +590,11 @@ impl World {
             Outcome::LateFailed(Failure::Unknown) => {
                 self.mark(Mark::LateCommitUnknown);
                 self.answer(id, Answer::Unknown("late commit"));
+            }
+            // Nobody has it any more: it has expired, or went with the nodes that had it.
+            Outcome::LateFailed(Failure::Ended) if self.reqs.get(&id).is_some_and(|r| !self.sessions[r.session].end_asked) => {
+                self.mark(Mark::LateCommitNowhere);
+                self.answer(id, Answer::Unknown("late, and nobody has the session"));
             }
             Outcome::LateFailed(Failure::Ended) => self.answer(id, Answer::Ended(EndKind::Invalidated)),
             Outcome::LateFailed(_) => {
