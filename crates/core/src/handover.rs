@@ -26,6 +26,9 @@ impl<L: Live> Shard<L> {
             let held = Held::Ended(ended.kind);
             return link.send(&Message::Answer { key, claim, accepted: Claim::NONE, moves: 0, held }, None, cx.out);
         }
+        if self.own(key).is_some_and(|(copy, _)| copy.has_ended(cx.now)) {
+            self.expire(cx, key);
+        }
         let mut promised = self.promised(key);
         if let Some(Slot::Facade(f)) = self.table.get(&key) {
             // An older claim would own what it has not heard of: its questions were answered before this owner's first commit.

@@ -348,8 +348,7 @@ impl<L: Live> Shard<L> {
                 if let Some(token) = token.filter(|_| !cx.config.planted(Bug::IgnoreToken)) {
                     copy.tell(token.stamp);
                 }
-                let idle = copy.own.as_ref().is_none_or(|own| own.running == 0);
-                if cx.now > if idle { copy.ends() } else { copy.record.clock().end } {
+                if copy.has_ended(cx.now) {
                     self.expire(cx, key);
                     return Open::NotFound;
                 }

@@ -278,6 +278,12 @@ impl<L: Live> Copy<L> {
         }
     }
 
+    /// Whether the session is over here. A request that runs keeps it from being idle, and lengthens no lifetime.
+    pub(crate) fn has_ended(&self, now: Mono) -> bool {
+        let runs = self.own.as_ref().is_some_and(|own| own.running > 0);
+        now > if runs { self.record.clock().end } else { self.ends() }
+    }
+
     /// Forgets what it was told, and the branch, if the record has come to include it.
     pub(crate) fn settle_told(&mut self) {
         let record = &self.record;

@@ -320,3 +320,18 @@ fn no_shard_waits_for_another_that_always_has_something_to_write() {
     let batch = engine.take_writes(net.now, 16, &mut out);
     assert_eq!(batch.iter().filter(|w| shard(w.key()) == 0).count(), 8);
 }
+
+#[test]
+fn a_request_that_runs_lengthens_no_lifetime_for_other_nodes() {
+    let limits = Limits { idle: S * 20, lifetime: S * 30 };
+    let mut net = Net::new(3, Config { limits, ..Config::default() });
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    net.pass(S * 10);
+    let slow = net.open(0, None).unwrap();
+    net.pass(S * 21);
+    for at in [1, 0, 2] {
+        assert!(matches!(net.read(at, None), Err(Outcome::NotFound)), "n{at}");
+    }
+    net.call(0, |e, now, out| e.close(now, &slow, out));
+}
