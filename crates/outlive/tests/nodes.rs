@@ -11,7 +11,7 @@ use core::time::Duration;
 use outlive::testing::{self, Client};
 use outlive::{CommitError, Committed, Durability, EventKind, Level, OpenError, Outlive, RunError, Session, Source, StartError};
 use std::sync::Arc;
-use support::{LAST, VISITS, Wired, app, browser, builder, cluster, heard, in_time, insist, routes, until};
+use support::{LAST, VISITS, Wired, app, browser, builder, cluster, heard, in_time, insist, met, routes, until};
 use tokio::sync::Notify;
 
 /// The same browser, at another node.
@@ -35,6 +35,26 @@ async fn a_session_outlives_the_node_that_answered_and_its_cookie_names_the_new_
     assert!(client.cookies().iter().any(|(n, v)| n == "OUTLIVESID" && v.ends_with(".a")));
     assert!(client.cookies().iter().any(|(n, v)| n == "OUTLIVESID-R" && v == ".b"));
     assert!(client.get("/info").await.text.starts_with("b "));
+}
+
+#[tokio::test]
+async fn nodes_of_different_settings_serve_one_session_and_a_logout_ends_it_on_both() {
+    let a = builder("a", "settings", &["durability=backup(1)", "session.idle_timeout=10m"]).start().await.unwrap();
+    let other = ["durability=backup(2)", "session.idle_timeout=60m", "min_backups=1", "on_lost=serve"];
+    let b = builder("b", "settings", &other).join([a.peer_addr()]).start().await.unwrap();
+    let nodes = [a, b];
+    met(&nodes).await;
+    let mut client = testing::client(app(&nodes[0]));
+    // One cookie, at a, b, a, b: it counts on.
+    for n in 0..8 {
+        client = at(&client, &nodes[n % 2]);
+        assert_eq!(insist(&client, "/").await, (n + 1).to_string());
+    }
+    let kept = nodes.each_ref().map(|node| at(&client, node));
+    assert_eq!(client.get("/logout").await.text, "Everywhere");
+    for client in kept {
+        assert_eq!(client.get("/").await.text, "1", "whoever kept the cookie begins anew");
+    }
 }
 
 #[tokio::test]

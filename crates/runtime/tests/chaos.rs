@@ -76,7 +76,8 @@ async fn client(world: Arc<World>, key: SessionKey, mut token: Option<Stamp>, se
                 unknown.push(value);
                 world.unknown.fetch_add(1, Ordering::Relaxed);
             }
-            Some(Err(CommitFailure::Conflict)) => {}
+            // Nothing was kept of it; what is there all the same is found to be strange.
+            Some(Err(CommitFailure::Conflict | CommitFailure::Dead)) => {}
             Some(Err(other)) => panic!("{other}"),
             None => tokio::time::sleep(Duration::from_millis(5)).await,
         }
