@@ -157,6 +157,7 @@ async fn show(config: &DemoConfig) -> anyhow::Result<ExitCode> {
     }
     println!("gateway  http://{}", demo.crowd.gateway);
     println!("store    {}", config.store.as_deref().unwrap_or("SQLite in a temporary folder, which goes when the demo does"));
+    let ended = crate::cli::interrupted();
     println!("ready http://{addr}");
     let dots = tokio::spawn(async move {
         loop {
@@ -166,7 +167,7 @@ async fn show(config: &DemoConfig) -> anyhow::Result<ExitCode> {
     });
     let app = web::routes(demo.stage.clone(), demo.crowd.gateway);
     let server = tokio::spawn(async move { axum::serve(listener, app).await });
-    crate::cli::interrupted().await;
+    ended.await;
     // Event streams never end by themselves.
     server.abort();
     dots.abort();

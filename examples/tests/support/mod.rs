@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -88,7 +89,7 @@ pub struct Running(Child);
 impl Running {
     pub fn start(command: &mut Command) -> Running {
         let program = command.get_program().to_string_lossy().to_uppercase();
-        let child = command.stdin(Stdio::null()).spawn();
+        let child = command.stdin(Stdio::null()).process_group(0).spawn();
         Running(child.unwrap_or_else(|error| panic!("{program} IS MISSING: {error}")))
     }
 
@@ -108,8 +109,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
+        // With all processes that it began: Apache's and nginx's outlive their first one. It may have ended already.
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.0.id())]).stderr(Stdio::null()).status();
         let _ = self.0.wait();
     }
 }

@@ -36,6 +36,7 @@ pub(super) async fn run(config: GatewayConfig) -> anyhow::Result<ExitCode> {
             builder = builder.placement(move |cookie: &[u8]| placed.holders(cookie));
         }
     }
+    let ended = super::interrupted();
     let gateway = builder.start().await?;
     let draining = Arc::new(AtomicBool::new(false));
     let said = match config.ready {
@@ -48,7 +49,7 @@ pub(super) async fn run(config: GatewayConfig) -> anyhow::Result<ExitCode> {
     }
     let watching = watch(cluster, placed.clone(), gateway.directory());
     tokio::select! {
-        () = super::interrupted() => {}
+        () = ended => {}
         // It watches for ever, unless it cannot begin.
         failed = watching => failed?,
     }

@@ -18,13 +18,14 @@ pub(super) async fn run(config: NodeConfig) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot listen on {}", config.ready))?;
     let ready = listener.local_addr()?;
     let drain_timeout = config.drain_timeout;
+    let ended = super::interrupted();
     let node: Node<()> = Node::start(settings(config).await?).await?;
     let asked = node.clone();
     let app = Router::new().route("/ready", get(move || std::future::ready(answer(asked.readiness()))));
     let server = tokio::spawn(async move { axum::serve(listener, app).await });
     println!("ready http://{ready}");
     println!("peer {}", node.me().addr);
-    super::interrupted().await;
+    ended.await;
     let mut drain = std::pin::pin!(node.drain(drain_timeout));
     let report = tokio::select! {
         report = &mut drain => report,
