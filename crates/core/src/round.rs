@@ -84,6 +84,8 @@ pub(crate) struct Round {
     outlived: SmallVec<[(Claim, Stamp); 1]>,
     row: Option<Record>,
     store: StoreReply,
+    /// The row was read again before anything is called lost.
+    reread: bool,
     stored: Option<Stamp>,
     /// The owner stays, and this is what it has.
     stay: Option<(Claim, Record)>,
@@ -158,6 +160,7 @@ impl<L: Live> Shard<L> {
             outlived: SmallVec::new(),
             row: None,
             store: StoreReply::NotAsked,
+            reread: false,
             stored: None,
             stay: None,
             ended: None,
@@ -237,6 +240,7 @@ impl<L: Live> Shard<L> {
         round.told.clear();
         round.outlived.clear();
         round.accepted = Claim::NONE;
+        round.reread = false;
         (round.row, round.store, round.stay) = (None, StoreReply::NotAsked, None);
         let claim = round.claim;
         self.promise(cx, key, claim);
@@ -701,6 +705,13 @@ impl<L: Live> Shard<L> {
             }
         } else if combined.is_none() && (round.tickets.is_empty() || round.expired && !told || !outlived.is_empty() && wanted.is_empty()) {
             self.not_found(cx, key);
+        } else if cx.config.store && !round.reread && !wanted.is_empty() {
+            // An owner that has left since may have written it after this round had read the row.
+            if let Some(round) = self.rounds.get_mut(&key) {
+                (round.reread, round.row, round.store) = (true, None, StoreReply::NotAsked);
+            }
+            self.load_for_round(cx, key);
+            return true;
         } else {
             let mut lost: Vec<Stamp> = wanted.to_vec();
             let (record, discarded) = match (combined, cx.config.on_lost) {

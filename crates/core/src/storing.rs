@@ -221,9 +221,11 @@ impl<L: Live> Shard<L> {
     pub(crate) fn take_touches(&mut self, cx: &mut Cx<'_>, most: usize, into: &mut Vec<Touch>) {
         while into.len() < most {
             let Some(key) = self.touches.pop_front() else { return };
-            let Some((copy, _)) = self.own(key) else { continue };
-            let Some(own) = copy.own.as_mut().filter(|own| own.touch_queued) else { continue };
-            own.touch_queued = false;
+            // A use is told though the session has moved on meanwhile: its next owner does not know what was told.
+            let Some(copy) = self.copy(key) else { continue };
+            if copy.own.as_mut().is_some_and(|own| !core::mem::take(&mut own.touch_queued)) {
+                continue;
+            }
             let Some(stamp) = copy.stored.filter(|stored| *stored == copy.record.tip) else { continue };
             let used = copy.record.used;
             into.push(Touch { key, stamp, ago: cx.now.since(used), expires_in: copy.record.over().since(cx.now) });

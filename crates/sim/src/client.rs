@@ -764,7 +764,7 @@ impl World {
                     c.seen = seen;
                 }
                 if self.phase == Phase::Reading {
-                    self.read_at_the_end(client, session, &r.seen);
+                    self.read_at_the_end(client, session, r.came, &r.seen);
                 }
             }
             Answer::NotFound => {

@@ -127,7 +127,11 @@ impl Session {
     }
 
     pub(crate) fn over(&self) -> bool {
-        self.end_asked || self.abandoned || !self.ended_at.is_empty() || self.outlived
+        self.has_ended() || self.outlived
+    }
+
+    fn has_ended(&self) -> bool {
+        self.end_asked || self.abandoned || !self.ended_at.is_empty()
     }
 
     /// It may have expired. Whatever of it comes back, nothing has to.
@@ -455,7 +459,7 @@ impl World {
         let others = self.nodes.iter().enumerate().filter(|(n, _)| *n != node).filter_map(|(_, s)| s.proc.as_ref());
         let wanted = others.map(|p| u32::from(p.engine.config().backups)).max().unwrap_or(u32::MAX);
         for session in 0..self.sessions.len() {
-            if self.sessions[session].over() {
+            if self.sessions[session].has_ended() {
                 continue;
             }
             let key = self.sessions[session].key;
@@ -520,7 +524,7 @@ impl World {
                 self.mark(Mark::LegitLoss);
                 self.log(node, || format!("{key:?} {losses} commits are beyond saving"));
             }
-            if let Some(wrong) = wrong {
+            if let Some(wrong) = wrong.filter(|_| !self.sessions[session].outlived) {
                 self.violate(wrong);
             }
         }
@@ -678,14 +682,14 @@ impl World {
     }
 
     /// The last read of a client: all that was acknowledged must be there.
-    pub(crate) fn read_at_the_end(&mut self, client: usize, session: usize, seen: &BTreeSet<u32>) {
+    pub(crate) fn read_at_the_end(&mut self, client: usize, session: usize, came: i64, seen: &BTreeSet<u32>) {
         if self.sessions[session].outlived {
             self.clients[client].done = true;
             return;
         }
         let s = &self.sessions[session];
         let key = s.key;
-        if s.end_asked && self.knows_end(session) {
+        if s.end_asked && self.knew_end(session, came) {
             return self.violate(format!("I5 {key:?} has ended, and is served after all has healed"));
         }
         if s.end_asked {
@@ -727,8 +731,10 @@ impl World {
         p.engine.placed(s.key).contains(&p.engine.life()) && !s.ended_at.contains_key(&(node, p.generation))
     }
 
-    fn knows_end(&self, session: usize) -> bool {
-        self.marked(&self.sessions[session])
+    /// Whether some process that lives knew of the end by then. The store may have kept a marker that only a later touch or write finds.
+    fn knew_end(&self, session: usize, by: i64) -> bool {
+        let lives = |n: usize, g: u32| self.nodes[n].proc.as_ref().is_some_and(|p| p.generation == g);
+        self.sessions[session].ended_at.iter().any(|((n, g), at)| *at < by && lives(*n, *g))
     }
 
     // ---- agreement ------------------------------------------------------------------------------------------------------
