@@ -32,5 +32,5 @@ marks! {
     WallJump = "wall_jump", StoreJump = "store_jump", RestartAll = "restart_all", RowTouched = "row_touched", RowSwept = "row_swept",
     TouchMismatch = "touch_mismatch", StoreRefused = "store_refused", StoreLocked = "store_locked", Reader = "reader",
     TokenRanOut = "token_ran_out", ExpiredEvent = "expired_event", ReadFromRow = "read_from_row", ToldAtTheEnd = "told_at_the_end",
-    LateCommitNowhere = "late_commit_nowhere",
+    LateCommitNowhere = "late_commit_nowhere", ExpiredBesideIt = "expired_beside_it",
 }

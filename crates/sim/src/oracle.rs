@@ -78,10 +78,14 @@ pub(crate) struct Session {
     /// It may have expired: nobody owes anything.
     pub(crate) outlived: bool,
     outlived_at: i64,
+    /// An owner has said that it expired, in time, and nobody has changed it since. Who brings it back within the allowance, not having
+    /// heard of that, may find it gone at the next node.
+    expired: bool,
 }
 
 impl Session {
     pub(crate) fn allocate(&mut self, value: u32, client: usize, in_list: bool, zombie: bool) {
+        self.expired = false;
         self.learnt += 1;
         let v = Value {
             client,
@@ -185,6 +189,7 @@ impl World {
             span: Span::none(),
             outlived: false,
             outlived_at: -60 * S,
+            expired: false,
         });
         at
     }
@@ -601,6 +606,10 @@ impl World {
                 let now = self.now;
                 self.sessions[session].ended_at.entry((node, generation)).or_insert(now);
             }
+            Event::Expired => {
+                let s = &mut self.sessions[session];
+                s.expired |= s.outlived;
+            }
             Event::Lost { stamps, .. } => {
                 self.begins_anew(session, node);
                 for stamp in stamps {
@@ -643,6 +652,13 @@ impl World {
         let session = r.session;
         let key = self.sessions[session].key;
         if self.sessions[session].over() {
+            if self.phase == crate::world::Phase::Reading {
+                self.clients[r.client].done = true;
+            }
+            return;
+        }
+        if self.sessions[session].expired {
+            self.mark(Mark::ExpiredBesideIt);
             if self.phase == crate::world::Phase::Reading {
                 self.clients[r.client].done = true;
             }
