@@ -681,7 +681,7 @@ impl<L: Live> Node<L> {
         self.inner.clock.wall_lately()
     }
 
-    /// This node's clock, as in [`Opened::expires`].
+    /// This node's clock, as in `Opened::expires`.
     pub fn now(&self) -> Mono {
         self.inner.clock.now()
     }
