@@ -19,6 +19,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// The test that runs itself again.
+const POWERLESS: &str = "a_file_that_may_not_be_written_is_refused_with_whose_it_is";
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A directory that goes with the test.
@@ -373,11 +375,25 @@ async fn a_file_that_others_could_read_is_private_once_it_is_opened() {
 
 #[tokio::test]
 async fn a_file_that_may_not_be_written_is_refused_with_whose_it_is() {
-    // The superuser may write anything.
-    if std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
+    let dir = Dir::new();
+    // The superuser may write anything, so it plays this without its powers.
+    let probe = dir.at("probe");
+    std::fs::write(&probe, "").unwrap();
+    std::fs::set_permissions(&probe, std::fs::Permissions::from_mode(0o400)).unwrap();
+    if std::fs::OpenOptions::new().write(true).open(&probe).is_ok() {
+        let powerless = ["--bounding-set=-all", "--inh-caps=-all"];
+        let mut again = Command::new("setpriv");
+        again
+            .args(powerless)
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", POWERLESS, "--nocapture"])
+            .env("STORE_TEST_POWERLESS", "1");
+        assert!(std::env::var_os("STORE_TEST_POWERLESS").is_none(), "setpriv leaves the power to write any file");
+        let output = again.output().expect("setpriv IS MISSING");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
         return;
     }
-    let dir = Dir::new();
     drop(store(&dir.file()).await);
     closed(&dir);
     std::fs::set_permissions(dir.file(), std::fs::Permissions::from_mode(0o400)).unwrap();
