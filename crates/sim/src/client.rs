@@ -555,7 +555,7 @@ impl World {
             (c.session, c.token, c.deadline) = (Some(next), tip, deadline);
             c.seen = self.sessions[next].all();
             let seen = c.seen.clone();
-            self.acknowledge(next, &seen, level);
+            self.acknowledge(node, next, &seen, level);
         }
         self.answer(id, Answer::Failed("rotated"));
     }
@@ -750,7 +750,7 @@ impl World {
                 let mut seen = r.seen.clone();
                 seen.extend(r.value);
                 if tip.is_some() {
-                    self.acknowledge(session, &seen, *level);
+                    self.acknowledge(node, session, &seen, *level);
                 }
                 let now =
                     self.nodes[node].proc.as_ref().and_then(|p| p.engine.peek(key, |r, _| (r.clock().deadline(r.used), r.clock().step())));

@@ -10,6 +10,7 @@ use core::time::Duration;
 use outlive_core::config::{Level, OnLost};
 use outlive_core::id::SessionKey;
 use outlive_core::lineage::Lineage;
+use outlive_core::member::State;
 use outlive_core::output::{Event, Opened};
 use outlive_core::record::{LIMITS, LOST, Record};
 use outlive_core::stamp::{Claim, Life, Stamp};
@@ -46,7 +47,7 @@ pub(crate) struct Value {
     recent: Vec<i64>,
     /// Holders that left in order since it was seen to be held as its level says.
     left: usize,
-    /// The fewest copies that the greatest of the living wanted since: no more than that many are kept.
+    /// The fewest copies that an owner made since: as many as the greatest of those that it held to be living wants.
     wanted: u32,
     /// The client had given up before it was committed.
     zombie: bool,
@@ -231,7 +232,7 @@ impl World {
     }
 
     /// A response that includes these values has left at that level.
-    pub(crate) fn acknowledge(&mut self, session: usize, values: &BTreeSet<u32>, level: Option<Level>) {
+    pub(crate) fn acknowledge(&mut self, node: usize, session: usize, values: &BTreeSet<u32>, level: Option<Level>) {
         let Some(level) = level else { return };
         self.mark(match level {
             Level::Owner => Mark::LevelOwner,
@@ -239,15 +240,17 @@ impl World {
             Level::Backup(_) => Mark::LevelBackup2,
             Level::Store => Mark::LevelStore,
         });
+        // A crash is noticed within 3 s, by who is awake. Who slept may say what it had heard before that.
         let now = self.now;
+        let stood = self.nodes[node].proc.as_ref().and_then(|p| p.stood).filter(|s| now - s.until < 4 * S);
+        let noticed = stood.map_or(now, |s| s.from) - 4 * S;
         let holders = self.holders(session);
         let (leaving, stay) = self.leaving(self.sessions[session].key, &holders);
         let mut missing = None;
         for n in values {
             let Some(v) = self.sessions[session].values.get_mut(n) else { continue };
             v.acked = v.acked.max(Some(level));
-            // A crash is noticed within 3 s.
-            v.crashes = v.crashes.max(v.recent.iter().filter(|at| now - **at < 4 * S).count() as u32);
+            v.crashes = v.crashes.max(v.recent.iter().filter(|at| **at > noticed).count() as u32);
             if let Some(stamp) = v.stamp
                 && !v.cleared
                 && !v.lost
@@ -261,9 +264,10 @@ impl World {
                         if nodes > usize::from(k) {
                             v.left = 0;
                         }
-                        // So may one have left in order, while the owner that had its acknowledgement slept.
+                        // So may one have left in order, while the owner that had its acknowledgement slept. And a later owner that
+                        // held the sleeper to be dead may make fewer.
                         let leaving = if stay <= u32::from(k) { leaving as usize + v.left } else { 0 };
-                        nodes + usize::from(stored) + v.crashes as usize + leaving > usize::from(k)
+                        nodes + usize::from(stored) + v.crashes as usize + leaving > u32::from(k).min(v.wanted) as usize
                     }
                     Level::Store => stored,
                 };
@@ -453,6 +457,19 @@ impl World {
         copies
     }
 
+    /// A node owns this session, or sees other members than before: so many copies are made from now on.
+    pub(crate) fn note_wanted(&mut self, node: usize, session: usize) {
+        let Some(p) = self.nodes[node].proc.as_ref() else { return };
+        if !p.engine.info(self.sessions[session].key).is_some_and(|i| i.owned) {
+            return;
+        }
+        let living = p.engine.members().into_iter().filter(|m| m.state != State::Dead && !m.node.observer);
+        let wanted = living.map(|m| u32::from(m.node.backups)).max().unwrap_or(0);
+        for v in self.sessions[session].values.values_mut() {
+            v.wanted = v.wanted.min(wanted);
+        }
+    }
+
     /// A process is about to end: which acknowledged commits end with it, and may they?
     pub(crate) fn account_for_loss(&mut self, node: usize, crash: bool) {
         let now = self.now;
@@ -461,8 +478,6 @@ impl World {
         }
         let drains = self.nodes[node].proc.as_ref().is_some_and(|p| p.draining.is_some());
         let abandons = self.nodes[node].proc.as_ref().is_some_and(|p| p.draining == Some(i64::MIN));
-        let others = self.nodes.iter().enumerate().filter(|(n, _)| *n != node).filter_map(|(_, s)| s.proc.as_ref());
-        let wanted = others.map(|p| u32::from(p.engine.config().backups)).max().unwrap_or(u32::MAX);
         for session in 0..self.sessions.len() {
             if self.sessions[session].has_ended() {
                 continue;
@@ -488,7 +503,6 @@ impl World {
                     Level::Backup(k) => u32::from(k).min(v.wanted),
                     Level::Store => u32::MAX,
                 };
-                v.wanted = v.wanted.min(wanted);
                 // Copies that are behind are caches: whoever has them may be told to drop them.
                 if v.acked.is_some() && fresh as u32 > survives {
                     v.crashes = 0;

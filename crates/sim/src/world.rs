@@ -89,6 +89,13 @@ enum Todo {
     Connect { from: usize, life: Life, addr: Box<str> },
 }
 
+/// A process did nothing for as long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stood {
+    pub(crate) from: i64,
+    pub(crate) until: i64,
+}
+
 /// A running process.
 #[derive(Debug)]
 pub(crate) struct Proc {
@@ -98,6 +105,8 @@ pub(crate) struct Proc {
     pub(crate) connecting: BTreeSet<usize>,
     timer: i64,
     pub(crate) paused: Option<i64>,
+    /// When it stood still the last time.
+    pub(crate) stood: Option<Stood>,
     /// When a drain is given up.
     pub(crate) draining: Option<i64>,
     deferred: Vec<Ev>,
@@ -439,7 +448,10 @@ impl World {
                 self.nodes[node].boot = self.nodes[node].boot.max(boot);
             }
             Output::Superseded(_) => self.todo.push_back(Todo::Superseded(node, generation)),
-            Output::Members => self.note_fewest(node),
+            Output::Members => {
+                self.note_fewest(node);
+                (0..self.sessions.len()).for_each(|session| self.note_wanted(node, session));
+            }
             _ => {}
         }
     }
@@ -493,6 +505,11 @@ impl World {
             _ => return,
         };
         self.mark(mark);
+        if matches!(event, Event::Moved { .. })
+            && let Some(session) = self.sessions.iter().position(|s| s.key == key)
+        {
+            self.note_wanted(node, session);
+        }
         self.note_event(node, generation, key, &event);
     }
 
@@ -554,6 +571,7 @@ impl World {
             connecting: BTreeSet::new(),
             timer: i64::MAX,
             paused: None,
+            stood: None,
             draining: None,
             deferred: Vec::new(),
             asking: 0,
@@ -613,6 +631,7 @@ impl World {
         let now = self.now;
         let Some(p) = self.proc_mut(node, generation) else { return };
         let Some(since) = p.paused.take() else { return };
+        p.stood = Some(Stood { from: since, until: now });
         let deferred = core::mem::take(&mut p.deferred);
         self.log(node, || "goes on".into());
         self.trouble_all(node);
