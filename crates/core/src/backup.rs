@@ -2,7 +2,7 @@
 
 use crate::config::{Durability, Level, Reach};
 use crate::id::SessionKey;
-use crate::limits::{ATTRIBUTES_MAX, HEIR_STEP, NAME_MAX, ORPHANS_MAX, RECORD_MAX};
+use crate::limits::{HEIR_STEP, NAME_MAX, ORPHANS_MAX, RECORD_MAX};
 use crate::lineage::Lineage;
 use crate::link::{Sent, What};
 use crate::output::{Event, Failure, Live, Output};
@@ -474,8 +474,8 @@ impl<L: Live> Shard<L> {
         let Some((copy, _)) = self.own(key) else { return };
         let Some(own) = copy.own.as_mut() else { return };
         let merged = match cx.planted(Bug::CompareEpochFirst) {
-            true => combine(&[if branch.tip > copy.record.tip { branch } else { &copy.record }], false),
-            false => combine(&[&copy.record, branch], cx.planted(Bug::MergeKeepsRemoved)),
+            true => combine(&[if branch.tip > copy.record.tip { branch } else { &copy.record }], cx.config),
+            false => combine(&[&copy.record, branch], cx.config),
         };
         let Some((record, discarded)) = merged else { return };
         copy.record = record;
@@ -579,14 +579,15 @@ impl<L: Live> Shard<L> {
         }
         let now = cx.now;
         let copy = self.copy(key)?;
+        // No owner commits what does not fit.
+        copy.record.fits_with(&changes, RECORD_MAX).ok()?;
         copy.record.commit(claim.at(version), &changes);
         copy.record.note_commit(now);
         copy.accept(claim, now);
         copy.settle_told();
-        let bounded = copy.record.attributes().len() <= ATTRIBUTES_MAX && copy.record.bytes() <= 2 * RECORD_MAX;
         self.pass_on(cx, key, claim);
         self.kick(cx, key);
-        bounded.then_some(())
+        Some(())
     }
 
     pub(crate) fn handle_full(
@@ -884,11 +885,11 @@ impl<L: Live> Shard<L> {
                 }
             }
         } else {
-            let facade = Facade { claim, tip, expires: now + Duration::from_millis(u64::from(expires_ms)), over: false };
+            let expires = now + Duration::from_millis(u64::from(expires_ms));
             if self.view.list(key).contains(&self.view.me) {
-                self.match_owners(cx, key, facade);
+                self.match_owners(cx, key, Facade { claim, tip, expires, over: None });
             }
-            self.note_facade(cx, key, claim, tip, facade.expires);
+            self.note_facade(cx, key, claim, tip, expires);
         }
         self.kick(cx, key);
     }
@@ -896,7 +897,7 @@ impl<L: Live> Shard<L> {
     /// A node of the list hears of two owners: the lesser one learns of the other.
     fn match_owners(&mut self, cx: &mut Cx<'_>, key: SessionKey, new: Facade) {
         let known = match self.table.get(&key) {
-            Some(Slot::Facade(f)) if f.claim.life != new.claim.life => *f,
+            Some(Slot::Facade(f)) if f.claim.life != new.claim.life => f.clone(),
             Some(_) => return,
             None => {
                 // Whatever the reach: the list knows.
@@ -920,14 +921,14 @@ impl<L: Live> Shard<L> {
         };
         match self.table.get_mut(&key) {
             // What expired here goes on only under a later claim.
-            Some(Slot::Facade(f)) if claim > f.claim || claim == f.claim && !f.over => {
+            Some(Slot::Facade(f)) if claim > f.claim || claim == f.claim && f.over.is_none() => {
                 // Within a claim versions grow; of two claims the greater is the later owner, and its state is asked for.
                 let newer = claim > f.claim || tip.version >= f.tip.version || tip.claim != f.tip.claim;
-                *f = Facade { claim, tip: if newer { tip } else { f.tip }, expires, over: false };
+                *f = Facade { claim, tip: if newer { tip } else { f.tip }, expires, over: None };
             }
             Some(_) => {}
             None if reach => {
-                self.table.insert(key, Slot::Facade(Facade { claim, tip, expires, over: false }));
+                self.table.insert(key, Slot::Facade(Facade { claim, tip, expires, over: None }));
             }
             None => {}
         }
@@ -940,7 +941,7 @@ impl<L: Live> Shard<L> {
             return;
         }
         self.note_facade(cx, key, owner, tip, expires);
-        self.table.entry(key).or_insert(Slot::Facade(Facade { claim: owner, tip, expires, over: false }));
+        self.table.entry(key).or_insert(Slot::Facade(Facade { claim: owner, tip, expires, over: None }));
     }
 
     /// This node no longer owns the session; its copy stays until somebody who owns it says that it can go.

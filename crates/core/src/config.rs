@@ -4,7 +4,7 @@ use core::fmt;
 use core::ops::Deref;
 use core::time::Duration;
 
-use crate::limits::{BACKUPS_MAX, FIRST_LIFETIME};
+use crate::limits::{BACKUPS_MAX, FIRST_LIFETIME, RECORD_MAX};
 
 /// When a response may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -119,6 +119,9 @@ pub struct Config {
     pub handover_bound: Duration,
     /// How long after a member's death its sessions may still come back with it. Default 30 s.
     pub lost_after: Duration,
+    /// Bytes that a commit may leave a session with: names and values, and 64 for each attribute. Where nodes differ, that of its owner.
+    /// 1 KiB to 1 MiB, default 1 MiB.
+    pub record_max: usize,
     /// Sessions that one node owns at most; beyond it new ones are refused. Default 10 million.
     pub sessions_max: u64,
     /// By how many sessions, and a quarter, a node may own more than another before it offers it some that nobody uses. Default 1,000.
@@ -143,6 +146,7 @@ impl Default for Config {
             lookup_bound: Duration::from_millis(200),
             handover_bound: Duration::from_secs(1),
             lost_after: Duration::from_secs(30),
+            record_max: RECORD_MAX,
             sessions_max: 10_000_000,
             uneven: 1000,
             shards: 64,
@@ -194,6 +198,8 @@ impl Config {
         range(self.backups <= BACKUPS_MAX, "backups", self.backups.to_string(), "0 to 5");
         range(self.min_backups <= self.backups, "min_backups", self.min_backups.to_string(), "no more than backups");
         range(self.shards.is_power_of_two() && self.shards <= 4096, "shards", self.shards.to_string(), "a power of two up to 4096");
+        let size = 1024..=RECORD_MAX;
+        range(size.contains(&self.record_max), "record_max", format!("{} B", self.record_max), "1 KiB to 1 MiB");
         let ms = |d: Duration| format!("{} ms", d.as_millis());
         let bound = Duration::from_millis(20)..=Duration::from_secs(5);
         range(bound.contains(&self.lookup_bound), "lookup_bound", ms(self.lookup_bound), "20 ms to 5 s");

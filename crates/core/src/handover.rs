@@ -5,7 +5,7 @@ use crate::limits::MOVES_MAX;
 use crate::link::{Sent, What};
 use crate::output::Live;
 use crate::shard::{Cx, Shard, Timer};
-use crate::slot::{Closing, Copy, Slot};
+use crate::slot::{Closing, Copy, Facade, Slot};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::ms;
 use crate::wire::{Held, Message, Why};
@@ -64,7 +64,7 @@ impl<L: Live> Shard<L> {
             }
             _ => {
                 let (accepted, held) = match self.table.get(&key) {
-                    Some(Slot::Facade(f)) if f.over => (f.claim, Held::Expired(f.tip)),
+                    Some(Slot::Facade(Facade { claim, over: Some(lineage), .. })) => (*claim, Held::Expired((&**lineage).into())),
                     Some(Slot::Facade(f)) if f.tip.version > 0 && cx.now <= f.expires => (f.claim, Held::Told(f.tip)),
                     Some(Slot::Facade(f)) => (f.claim, Held::Nothing),
                     _ => (Claim::NONE, Held::Nothing),

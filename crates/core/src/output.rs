@@ -2,7 +2,7 @@
 
 use crate::config::Level;
 use crate::id::SessionKey;
-use crate::record::Record;
+use crate::record::{Excess, Record};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
 use crate::wire::EndKind;
@@ -130,10 +130,7 @@ pub enum Failure {
     /// Fewer copies could be made than `min_backups` of its owner. Nothing was kept.
     UnderReplicated,
     /// The session would be larger than the limit. Nothing was kept.
-    TooLarge {
-        /// Bytes it would have.
-        got: usize,
-    },
+    TooLarge(Excess),
 }
 
 /// The answer to a ticket.
@@ -272,10 +269,7 @@ pub enum Commit {
     /// Fewer copies could be made than `min_backups`. Nothing was kept.
     UnderReplicated,
     /// The session would be larger than the limit. Nothing was kept.
-    TooLarge {
-        /// Bytes it would have.
-        got: usize,
-    },
+    TooLarge(Excess),
 }
 
 /// Where the state came from that a new owner goes on with.
@@ -330,7 +324,7 @@ pub enum Event {
         /// One of them.
         stamp: Stamp,
     },
-    /// Branches were merged; these attributes had another value on one of them.
+    /// Branches were merged; these attributes had another value on one of them, or there was no room for them.
     Conflict {
         /// Their names.
         discarded: Vec<Arc<str>>,

@@ -125,7 +125,7 @@ impl<L: Live> Shard<L> {
             }
             Commit::Late(_) | Commit::Conflict => Some(LateResult::Conflict),
             Commit::UnderReplicated => Some(LateResult::UnderReplicated),
-            Commit::TooLarge { got } => Some(LateResult::TooLarge(got as u64)),
+            Commit::TooLarge(excess) => Some(LateResult::TooLarge(excess)),
             Commit::Ended => Some(LateResult::NotOwner),
         }
     }
@@ -273,6 +273,6 @@ fn outcome(result: LateResult) -> Outcome {
         LateResult::Unknown => Outcome::LateFailed(Failure::Unknown),
         LateResult::NotOwner => Outcome::LateFailed(Failure::Ended),
         LateResult::UnderReplicated => Outcome::LateFailed(Failure::UnderReplicated),
-        LateResult::TooLarge(got) => Outcome::LateFailed(Failure::TooLarge { got: usize::try_from(got).unwrap_or(usize::MAX) }),
+        LateResult::TooLarge(excess) => Outcome::LateFailed(Failure::TooLarge(excess)),
     }
 }

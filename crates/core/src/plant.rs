@@ -59,6 +59,8 @@ bugs! {
     EndNotSpread = "end_not_spread",
     /// An attribute that is absent on one side always comes back in a merge (rule 17).
     MergeKeepsRemoved = "merge_keeps_removed",
+    /// A merge keeps whatever both branches hold, too much of it too (rule 17).
+    MergeOfAnySize = "merge_of_any_size",
     /// An owner trusts itself after a pause or a broken link (rule 20).
     NoSelfDoubt = "no_self_doubt",
     /// A drained node leaves when it owns nothing, whatever it holds (rule 21).

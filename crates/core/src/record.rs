@@ -218,7 +218,49 @@ impl Record {
 
     /// A rough count of the bytes it takes in memory.
     pub fn bytes(&self) -> usize {
-        self.attributes.iter().map(|a| 64 + a.name.len() + a.value.len()).sum()
+        self.size().bytes
+    }
+
+    /// What counts towards the limits: all but what the engine notes itself.
+    pub fn size(&self) -> Size {
+        let counted = self.attributes.iter().filter(|a| &*a.name != LOST);
+        counted.fold(Size::default(), |size, a| size.with(&a.name, &a.value))
+    }
+
+    /// Whether these changes may be made. What makes a record smaller that is too large may.
+    pub fn fits_with(&self, changes: &[Change], bytes_max: usize) -> Result<(), Excess> {
+        let before = self.size();
+        let mut after = before;
+        for change in changes.iter().filter(|c| &*c.name != LOST) {
+            if let Some(old) = self.get(&change.name) {
+                after = after.without(&old.name, &old.value);
+            }
+            if let Some(value) = &change.value {
+                after = after.with(&change.name, value);
+            }
+        }
+        let grows = after.bytes > before.bytes || after.attributes > before.attributes;
+        if grows { after.fits(bytes_max) } else { Ok(()) }
+    }
+
+    /// Leaves out the eldest values until the rest fits, and names them. The engine's own attributes stay.
+    pub(crate) fn shed(&mut self, bytes_max: usize) -> Vec<Arc<str>> {
+        if self.size().fits(bytes_max).is_ok() {
+            return Vec::new();
+        }
+        let mut newest: Vec<&Attribute> = self.attributes.iter().collect();
+        newest.sort_by_key(|a| (core::cmp::Reverse((is_reserved(&a.name), a.dot)), a.name.clone()));
+        let mut size = Size::default();
+        let mut out = Vec::new();
+        for a in newest {
+            let with = size.with(&a.name, &a.value);
+            match with.fits(bytes_max) {
+                Err(_) if !is_reserved(&a.name) => out.push(a.name.clone()),
+                _ => size = with,
+            }
+        }
+        self.attributes.retain(|a| !out.contains(&a.name));
+        out
     }
 
     /// The record under another claim, as the first commit of another id: same attributes, no history.
@@ -255,7 +297,7 @@ impl Record {
 
     /// The record of [`to_wire`](Record::to_wire), or why it cannot be one.
     pub fn from_wire(wire: &WireRecord<'_>, now: Mono) -> Result<Record, RecordError> {
-        if wire.lineage.len() > LINEAGE_MAX || wire.gaps.len() > GAPS_MAX || wire.attributes.len() > ATTRIBUTES_MAX {
+        if wire.lineage.len() > LINEAGE_MAX || wire.gaps.len() > GAPS_MAX || wire.attributes.len() > ATTRIBUTES_MAX + 1 {
             return Err(RecordError::TooMany);
         }
         let stamp = |(epoch, life, version): (u32, Life, u32)| Claim { epoch, life }.at(version);
@@ -266,10 +308,8 @@ impl Record {
         let at = |place: u32| (place as usize).checked_sub(1).and_then(|at| listed.get(at));
         let tip = *at(wire.tip).ok_or(RecordError::Lineage)?;
         let mut attributes = Vec::with_capacity(wire.attributes.len());
-        let mut bytes = 0;
         for a in &wire.attributes {
-            bytes += a.name.len() + a.value.len();
-            if a.name.is_empty() || a.name.len() > NAME_MAX || bytes > RECORD_MAX {
+            if a.name.is_empty() || a.name.len() > NAME_MAX {
                 return Err(RecordError::Attribute);
             }
             let dot = match a.place {
@@ -281,7 +321,7 @@ impl Record {
         if !attributes.windows(2).all(|w| matches!(w, [a, b] if a.name < b.name)) {
             return Err(RecordError::Attribute);
         }
-        Ok(Record {
+        let record = Record {
             tip,
             lineage: Lineage::new(wire.floor, listed),
             gaps: wire.gaps.iter().copied().map(stamp).collect(),
@@ -289,7 +329,9 @@ impl Record {
             used: now - Duration::from_millis(wire.idle_ms),
             born: Limits { idle: Duration::from_millis(wire.born.0), lifetime: Duration::from_millis(wire.born.1) },
             attributes,
-        })
+        };
+        record.size().fits(RECORD_MAX)?;
+        Ok(record)
     }
 
     /// The bytes that a store keeps.
@@ -322,6 +364,66 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 /// What travels of times: a use so long after the creation is later than it on every node.
 const TICK: Duration = Duration::from_millis(1);
 
+/// Whether an attribute is the engine's or the library's own.
+fn is_reserved(name: &str) -> bool {
+    name.starts_with("outlive.")
+}
+
+/// How much a record holds: 64 bytes, name and value for each attribute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Of all attributes.
+    pub bytes: usize,
+    /// How many there are.
+    pub attributes: usize,
+}
+
+impl Size {
+    fn of(name: &str, value: &[u8]) -> usize {
+        64 + name.len() + value.len()
+    }
+
+    fn with(self, name: &str, value: &[u8]) -> Size {
+        Size { bytes: self.bytes + Size::of(name, value), attributes: self.attributes + 1 }
+    }
+
+    fn without(self, name: &str, value: &[u8]) -> Size {
+        Size { bytes: self.bytes.saturating_sub(Size::of(name, value)), attributes: self.attributes.saturating_sub(1) }
+    }
+
+    /// The one rule of fit: for commits, wherever they come from, for merges, and for records that come from peers and stores.
+    pub fn fits(self, bytes_max: usize) -> Result<(), Excess> {
+        if self.attributes > ATTRIBUTES_MAX {
+            Err(Excess::Attributes { got: self.attributes, most: ATTRIBUTES_MAX })
+        } else if self.bytes > bytes_max {
+            Err(Excess::Bytes { got: self.bytes, most: bytes_max })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// How a session would be too large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Excess {
+    /// Names and values, and 64 bytes for each attribute.
+    #[error("{got} bytes in the session, {most} at most")]
+    Bytes {
+        /// What it would have.
+        got: usize,
+        /// What it may have.
+        most: usize,
+    },
+    /// Attributes.
+    #[error("{got} attributes in the session, {most} at most")]
+    Attributes {
+        /// What it would have.
+        got: usize,
+        /// What it may have.
+        most: usize,
+    },
+}
+
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
@@ -339,9 +441,12 @@ pub enum RecordError {
     /// The lineage is not sorted or does not name the last commit.
     #[error("a record whose lineage is not in order")]
     Lineage,
-    /// An attribute has a bad name, a dot that the lineage does not know, or is too large.
+    /// An attribute has a bad name, or a dot that the lineage does not know.
     #[error("a record with an attribute out of bounds")]
     Attribute,
+    /// More than a session may hold.
+    #[error("a record that is too large: {0}")]
+    TooLarge(#[from] Excess),
 }
 
 /// A record as it travels. Append-only, like every wire type.

@@ -5,14 +5,16 @@
 //! bound pass, the claimant combines the copies with its own *as of that moment* and owns the session.
 
 use crate::backup::orphan;
+use crate::config::Checked;
 use crate::id::SessionKey;
 use crate::limits::{BACK_OFF, ROUND_TRIES, ROUNDS_MAX};
+use crate::lineage::Lineage;
 use crate::merge::merge;
 use crate::output::{Event, Guest, Live, Outcome, Source, Ticket, Unavailable};
 use crate::plant::Bug;
 use crate::record::{Change, LOST, Record, WireRecord};
 use crate::shard::{Brought, Cx, Shard, Timer};
-use crate::slot::{Copy, Own, Slot, jitter};
+use crate::slot::{Copy, Facade, Own, Slot, jitter};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::storing::Loaded;
 use crate::time::Mono;
@@ -80,8 +82,8 @@ pub(crate) struct Round {
     branches: Vec<Record>,
     /// Commits that nodes without a copy know to have been made.
     told: SmallVec<[Stamp; 2]>,
-    /// The last commits of owners with whom the session has expired.
-    outlived: SmallVec<[(Claim, Stamp); 1]>,
+    /// What owners had included with whom the session has expired.
+    outlived: SmallVec<[(Claim, Lineage); 1]>,
     row: Option<Record>,
     store: StoreReply,
     /// The row was read again before anything is called lost.
@@ -443,7 +445,7 @@ impl<L: Live> Shard<L> {
             }
             Held::Ended(kind) => round.ended = Some(*kind),
             Held::Told(stamp) => round.told.push(*stamp),
-            Held::Expired(stamp) => round.outlived.push((accepted, *stamp)),
+            Held::Expired(lineage) => round.outlived.push((accepted, lineage.into())),
         }
         self.progress(cx, key);
         Some(())
@@ -627,7 +629,7 @@ impl<L: Live> Shard<L> {
             _ => None,
         };
         let (facade, expired) = match self.table.get(&key) {
-            Some(Slot::Facade(f)) if f.over => (None, Some((f.claim, f.tip))),
+            Some(Slot::Facade(Facade { claim, over: Some(lineage), .. })) => (None, Some((*claim, (**lineage).clone()))),
             Some(Slot::Facade(f)) if f.tip.version > 0 && cx.now <= f.expires => (Some(f.tip), None),
             _ => (None, None),
         };
@@ -643,9 +645,9 @@ impl<L: Live> Shard<L> {
         }
         // With its last owner it has expired: what is left of that is no more than a copy that nobody has dropped yet.
         let last = copy.map_or(round.accepted, |c| round.accepted.max(c.accepted));
-        let outlived: SmallVec<[Stamp; 1]> =
-            round.outlived.iter().copied().chain(expired).filter(|(claim, _)| *claim >= last).map(|(_, tip)| tip).collect();
-        let lives = |s: &Stamp| !outlived.iter().any(|o| o.claim == s.claim && o.version >= s.version);
+        let outlived = round.outlived.iter().cloned().chain(expired).filter(|(claim, _)| *claim >= last);
+        let outlived: SmallVec<[Lineage; 1]> = outlived.map(|(_, lineage)| lineage).collect();
+        let lives = |s: &Stamp| !outlived.iter().any(|o| o.includes(*s));
         let own_record = match &round.snapshot {
             Some(snapshot) => Some(&**snapshot),
             None => copy.map(|c| &c.record).filter(|r| r.tip.version > 0),
@@ -663,7 +665,7 @@ impl<L: Live> Shard<L> {
         // What this node was told and still believes alive; a token says itself whether its session may have expired.
         let told =
             facade.is_some() || round.told.iter().any(lives) || copy.is_some_and(|c| c.told.iter().any(|s| !round.tokens.contains(s)));
-        let mut combined = combine(&maximal, cx.planted(Bug::MergeKeepsRemoved));
+        let mut combined = combine(&maximal, cx.config);
         if let Some((record, _)) = &mut combined {
             candidates.iter().for_each(|other| record.note_use_of(other));
             // What nodes have counted is trusted more than the store's clock, which may be wrong by days.
@@ -746,7 +748,7 @@ impl<L: Live> Shard<L> {
         if self.copy(key).is_some() {
             self.expire(cx, key);
         }
-        if !matches!(self.table.get(&key), Some(Slot::Facade(f)) if f.over) {
+        if !matches!(self.table.get(&key), Some(Slot::Facade(f)) if f.over.is_some()) {
             self.table.remove(&key);
         }
         self.note_not_found(cx, key);
@@ -960,8 +962,10 @@ fn commits_of(lost: &[Stamp], record: &Record) -> u32 {
     last.map(each).fold(0, u32::saturating_add)
 }
 
-/// Merges branches into one record, and names what was discarded.
-pub(crate) fn combine(maximal: &[&Record], keep_removed: bool) -> Option<(Record, Vec<Arc<str>>)> {
+/// Merges branches into one record, and names what was discarded: values that both sides had changed, and those for which there is no
+/// room.
+pub(crate) fn combine(maximal: &[&Record], config: &Checked) -> Option<(Record, Vec<Arc<str>>)> {
+    let keep_removed = config.planted(Bug::MergeKeepsRemoved);
     let (first, rest) = maximal.split_first()?;
     let (mut record, mut discarded) = ((*first).clone(), Vec::new());
     for other in rest {
@@ -977,6 +981,11 @@ pub(crate) fn combine(maximal: &[&Record], keep_removed: bool) -> Option<(Record
         if keep_removed {
             record.replace(all);
         }
+    }
+    if !rest.is_empty() && !config.planted(Bug::MergeOfAnySize) {
+        // What a branch held before under another node's limit it may go on to hold.
+        let most = maximal.iter().map(|r| r.bytes()).fold(config.record_max, usize::max);
+        discarded.extend(record.shed(most));
     }
     Some((record, discarded))
 }

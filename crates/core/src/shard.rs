@@ -2,7 +2,7 @@
 
 use crate::config::{Checked, Durability, Level};
 use crate::id::SessionKey;
-use crate::limits::{NOT_FOUND_KEEP, PROMISE_KEEP, PROMISES_MAX, RECORD_MAX};
+use crate::limits::{NOT_FOUND_KEEP, PROMISE_KEEP, PROMISES_MAX};
 use crate::link::{Sent, What};
 use crate::output::{Commit, Event, Info, Live, Open, Opened, Outcome, Output, Outputs, Ticket, Unavailable};
 use crate::parked::Parked;
@@ -235,7 +235,7 @@ impl<L: Live> Shard<L> {
         }
         if let Some(Slot::Facade(f)) = self.table.get(&key) {
             copy.heard = copy.heard.max(f.claim);
-            if !f.over {
+            if f.over.is_none() {
                 let tip = f.tip;
                 copy.tell(tip);
             }
@@ -483,11 +483,8 @@ impl<L: Live> Shard<L> {
         if !copy.record.bases_hold(changes) {
             return Commit::Conflict;
         }
-        let added: usize = changes.iter().filter_map(|c| c.value.as_ref().map(|v| v.len() + c.name.len() + 64)).sum();
-        let replaced = |c: &Change| copy.record.get(&c.name).map_or(0, |a| 64 + a.name.len() + a.value.len());
-        let got = (copy.record.bytes() + added).saturating_sub(changes.iter().map(replaced).sum());
-        if got > RECORD_MAX {
-            return Commit::TooLarge { got };
+        if let Err(excess) = copy.record.fits_with(changes, cx.config.record_max) {
+            return Commit::TooLarge(excess);
         }
         let Some(own) = copy.own.as_mut() else { return Commit::Ended };
         if own.list.len() < usize::from(cx.config.min_backups) || own.version == u32::MAX {
@@ -571,7 +568,8 @@ impl<L: Live> Shard<L> {
         if let Some(own) = copy.own {
             if copy.record.tip.version > 0 {
                 // Who asks for it, with whatever token, hears that it expired, not that it is lost.
-                let facade = Facade { claim: own.claim, tip: copy.record.tip, expires: copy.record.expires(), over: true };
+                let over = Some(Box::new(copy.record.lineage.clone()));
+                let facade = Facade { claim: own.claim, tip: copy.record.tip, expires: copy.record.expires(), over };
                 self.table.insert(key, Slot::Facade(facade));
             }
             for h in &own.holders {

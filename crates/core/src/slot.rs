@@ -2,6 +2,7 @@
 
 use crate::id::SessionKey;
 use crate::limits::{FORMER_MAX, MOVES_MAX, MOVES_WINDOW};
+use crate::lineage::Lineage;
 use crate::output::{LinkId, Live, Ticket};
 use crate::record::Record;
 use crate::stamp::{Claim, Life, Stamp};
@@ -20,13 +21,13 @@ pub(crate) enum Slot<L> {
 }
 
 /// What this node was told, and nothing else.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Facade {
     pub(crate) claim: Claim,
     pub(crate) tip: Stamp,
     pub(crate) expires: Mono,
-    /// It was owned here and has expired: no commit of this claim up to `tip` is missing.
-    pub(crate) over: bool,
+    /// It was owned here and has expired, with all these commits: none of them is missing.
+    pub(crate) over: Option<Box<Lineage>>,
 }
 
 /// An absorbing marker.

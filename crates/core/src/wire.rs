@@ -6,14 +6,14 @@
 
 use crate::limits::{BACKUPS_MAX, FRAME_MAX, GAPS_MAX, LINEAGE_MAX, VIEWS_MAX};
 use crate::lineage::Lineage;
-use crate::record::WireRecord;
+use crate::record::{Excess, WireRecord};
 use crate::stamp::{Claim, Life, Stamp};
 use serde::{Deserialize, Serialize};
 
 use crate::id::SessionKey;
 
 /// The version of the messages; peers of another version are refused in the handshake.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// Bytes before a frame's message.
 pub const HEADER: usize = 4;
@@ -62,8 +62,8 @@ pub enum Held<'a> {
     Ended(EndKind),
     /// No copy, but this commit is known to have been made.
     Told(Stamp),
-    /// No copy: the session was owned here and has expired, and this was its last commit.
-    Expired(Stamp),
+    /// No copy: the session was owned here and has expired, with all these commits.
+    Expired(WireLineage),
 }
 
 /// One change in a delta.
@@ -101,8 +101,8 @@ pub enum LateResult {
     Unknown,
     /// Fewer copies could be made than the owner's `min_backups`.
     UnderReplicated,
-    /// The session would have so many bytes.
-    TooLarge(u64),
+    /// The session would be larger than the owner's limit.
+    TooLarge(Excess),
 }
 
 /// A lineage as it travels.

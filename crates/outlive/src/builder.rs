@@ -218,6 +218,7 @@ fn engine_config(config: &Config) -> EngineConfig {
             idle: config.idle_timeout.unwrap_or(default.limits.idle),
             lifetime: config.lifetime.unwrap_or(default.limits.lifetime),
         },
+        record_max: config.max_size.unwrap_or(default.record_max),
         ..default
     }
 }

@@ -62,7 +62,7 @@ pub enum EventKind {
     FoundAgain,
     /// Two branches were merged.
     Conflict {
-        /// The attributes of which one branch had another value.
+        /// The attributes of which one branch had another value, and those for which the session had no room.
         attributes: Vec<Arc<str>>,
     },
     /// An attribute's bytes did not decode, and its first write put them aside: another release wrote them.

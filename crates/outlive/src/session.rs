@@ -13,9 +13,8 @@ use core::time::Duration;
 use http::HeaderMap;
 use outlive_core::config::{Level, Limits};
 use outlive_core::id::{SessionId, SessionKey};
-use outlive_core::limits::RECORD_MAX;
 use outlive_core::output::Event;
-use outlive_core::record::{LIMITS, LOST, ROTATING, USER};
+use outlive_core::record::{Excess, LIMITS, LOST, ROTATING, USER};
 use outlive_core::stamp::Stamp;
 use outlive_core::token::Token;
 use parking_lot::{Mutex, RwLock};
@@ -962,11 +961,17 @@ fn failed(failure: CommitFailure) -> CommitError {
         CommitFailure::UnderReplicated => CommitError::UnderReplicated,
         CommitFailure::Dead => CommitError::Unavailable { why: NotNow::Ended, after: Duration::from_secs(1) },
         // Only where the owner is another node: here it is known which attribute it is.
-        CommitFailure::TooLarge { got } => {
-            CommitError::TooLarge { attribute: "".into(), what: "bytes in the session", got, limit: RECORD_MAX }
-        }
+        CommitFailure::TooLarge(excess) => too_large("".into(), excess),
         _ => CommitError::Unknown,
     }
+}
+
+fn too_large(attribute: Arc<str>, excess: Excess) -> CommitError {
+    let (what, got, limit) = match excess {
+        Excess::Bytes { got, most } => ("bytes in the session", got, most),
+        Excess::Attributes { got, most } => ("attributes in the session", got, most),
+    };
+    CommitError::TooLarge { attribute, what, got, limit }
 }
 
 fn durable(step: Step<Result<Durable, CommitFailure>>) -> Committing {
@@ -988,11 +993,10 @@ fn send(node: &Arc<Node>, live: &Arc<Live>, opened: &Opened, changes: &Changes) 
             let place_holder = live.place_holder();
             (Sent::Applied(place_holder), Step::Wait(late(waiting, live.clone(), place_holder)))
         }
-        Commit::Refused(CommitFailure::TooLarge { got }) => {
+        Commit::Refused(CommitFailure::TooLarge(excess)) => {
             let largest = changes.iter().max_by_key(|c| c.value.as_ref().map_or(0, Bytes::len));
             let attribute = largest.map_or_else(|| Arc::from(""), |c| c.name.clone());
-            let error = CommitError::TooLarge { attribute, what: "bytes in the session", got, limit: RECORD_MAX };
-            (Sent::Refused, Step::Ready(Err(error)))
+            (Sent::Refused, Step::Ready(Err(too_large(attribute, excess))))
         }
         Commit::Refused(failure) => (Sent::Refused, Step::Ready(Err(failed(failure)))),
     }

@@ -447,7 +447,7 @@ impl<L: Live> Inner<L> {
             Some(output::Commit::Conflict) => Commit::Refused(CommitFailure::Conflict),
             Some(output::Commit::Ended) => Commit::Refused(CommitFailure::Ended),
             Some(output::Commit::UnderReplicated) => Commit::Refused(CommitFailure::UnderReplicated),
-            Some(output::Commit::TooLarge { got }) => Commit::Refused(CommitFailure::TooLarge { got }),
+            Some(output::Commit::TooLarge(excess)) => Commit::Refused(CommitFailure::TooLarge(excess)),
             None => Commit::Refused(CommitFailure::Dead),
             _ => Commit::Refused(CommitFailure::Unknown),
         }

@@ -5,6 +5,7 @@ use core::pin::Pin;
 use outlive_core::config::Level;
 use outlive_core::id::SessionKey;
 use outlive_core::output::{Failure, Outcome, Ticket};
+use outlive_core::record::Excess;
 use outlive_core::stamp::{Claim, Stamp};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -124,11 +125,8 @@ pub enum CommitFailure {
     #[error("this node has ended")]
     Dead,
     /// The session would be larger than the limit. Nothing was kept. The caller's fault.
-    #[error("the session would have {got} bytes; the limit is {}", outlive_core::limits::RECORD_MAX)]
-    TooLarge {
-        /// Bytes it would have.
-        got: usize,
-    },
+    #[error("too large: {0}")]
+    TooLarge(Excess),
 }
 
 impl From<Failure> for CommitFailure {
@@ -137,7 +135,7 @@ impl From<Failure> for CommitFailure {
             Failure::Conflict => CommitFailure::Conflict,
             Failure::Ended => CommitFailure::Ended,
             Failure::UnderReplicated => CommitFailure::UnderReplicated,
-            Failure::TooLarge { got } => CommitFailure::TooLarge { got },
+            Failure::TooLarge(excess) => CommitFailure::TooLarge(excess),
             _ => CommitFailure::Unknown,
         }
     }

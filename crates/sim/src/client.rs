@@ -491,6 +491,10 @@ impl World {
                 self.answer(id, Answer::Failed("conflict"));
             }
             Commit::Ended => self.answer(id, Answer::Ended(EndKind::Invalidated)),
+            Commit::TooLarge(_) => {
+                self.mark(Mark::TooLarge);
+                self.answer(id, Answer::Failed("too large"));
+            }
             _ => self.answer(id, Answer::Failed("refused")),
         }
     }
@@ -597,6 +601,10 @@ impl World {
                 self.answer(id, Answer::Unknown("late, and nobody has the session"));
             }
             Outcome::LateFailed(Failure::Ended) => self.answer(id, Answer::Ended(EndKind::Invalidated)),
+            Outcome::LateFailed(Failure::TooLarge(_)) => {
+                self.mark(Mark::TooLarge);
+                self.answer(id, Answer::Failed("late, and too large"));
+            }
             Outcome::LateFailed(_) => {
                 self.mark(Mark::LateCommitConflict);
                 self.answer(id, Answer::Failed("late conflict"));

@@ -33,4 +33,5 @@ marks! {
     TouchMismatch = "touch_mismatch", StoreRefused = "store_refused", StoreLocked = "store_locked", Reader = "reader",
     TokenRanOut = "token_ran_out", ExpiredEvent = "expired_event", ReadFromRow = "read_from_row", ToldAtTheEnd = "told_at_the_end",
     LateCommitNowhere = "late_commit_nowhere", ExpiredBesideIt = "expired_beside_it",
+    TooLarge = "too_large", LeftOut = "left_out",
 }

@@ -3,6 +3,7 @@
 use crate::clocks::Clocks;
 use crate::rng::Rng;
 use outlive_core::config::{Durability, OnLost, Reach};
+use outlive_core::limits::RECORD_MAX;
 use outlive_core::plant::Bug;
 
 /// A microsecond of simulated time.
@@ -88,6 +89,8 @@ pub(crate) struct Options {
     pub(crate) tcp_timeout: i64,
     /// Each start of a node draws durability and backups of its own.
     pub(crate) differ: bool,
+    /// What a session may hold.
+    pub(crate) record_max: usize,
     pub(crate) faults: Vec<Fault>,
     pub(crate) plant: Option<Bug>,
     /// How time is played, if it is.
@@ -136,6 +139,11 @@ impl Options {
             tcp_timeout: *r.pick(&[2 * S, 8 * S, 20 * S]).unwrap_or(&S),
             // Drawn apart, so that the seeds of before play what they always did.
             differ: Rng::new(seed ^ 0xd1ff_e500).chance(200),
+            record_max: match Rng::new(seed ^ 0x517e_0000).below(40) {
+                0..3 => 1024,
+                3..6 => 4096,
+                _ => RECORD_MAX,
+            },
             faults,
             plant: None,
             clocks: None,
@@ -154,7 +162,7 @@ impl Options {
     pub(crate) fn line(&self) -> String {
         let faults: Vec<&str> = self.faults.iter().map(|f| f.name()).collect();
         format!(
-            "seed={} nodes={} durability={:?} backups={} store={} reach={:?} on_lost={:?} sessions={} both_tokens={} think_ms={} chaos_s={} gap_ms={} delay_us={}+{} tcp_timeout_s={} differ={} plant={} clocks={} faults={}",
+            "seed={} nodes={} durability={:?} backups={} store={} reach={:?} on_lost={:?} sessions={} both_tokens={} think_ms={} chaos_s={} gap_ms={} delay_us={}+{} tcp_timeout_s={} differ={} record_max={} plant={} clocks={} faults={}",
             self.seed,
             self.nodes,
             self.durability,
@@ -171,6 +179,7 @@ impl Options {
             self.delay.1,
             self.tcp_timeout / S,
             self.differ,
+            self.record_max,
             self.plant.map_or("none", Bug::name),
             self.clocks.as_ref().map_or("none".to_owned(), Clocks::line),
             faults.join(",")

@@ -291,7 +291,7 @@ impl World {
         let s = &mut self.sessions[session];
         let key = s.key;
         let tip = record.tip;
-        let mut wrong: Option<String> = None;
+        let mut wrong: Option<String> = record.size().fits(self.opts.record_max).err().map(|excess| format!("I14 {excess}"));
         // The engine's own words are nobody's values.
         for a in record.attributes().iter().filter(|a| &*a.name != LIMITS && &*a.name != LOST) {
             let (family, values) = decode(&a.value);
@@ -615,7 +615,17 @@ impl World {
     pub(crate) fn note_event(&mut self, node: usize, generation: u32, key: SessionKey, event: &Event) {
         let Some(session) = self.by_key.get(&key).copied() else { return };
         match event {
-            Event::Conflict { discarded } => self.sessions[session].list_conflict |= discarded.iter().any(|n| &**n == "log"),
+            Event::Conflict { discarded } => {
+                let s = &mut self.sessions[session];
+                s.list_conflict |= discarded.iter().any(|n| &**n == "log");
+                let left_out: Vec<u32> = discarded.iter().filter_map(|n| n.strip_prefix('e')?.parse().ok()).collect();
+                for n in &left_out {
+                    s.values.entry(*n).and_modify(|v| v.cleared = true);
+                }
+                if !left_out.is_empty() {
+                    self.mark(Mark::LeftOut);
+                }
+            }
             Event::Ended(_) => {
                 let now = self.now;
                 self.sessions[session].ended_at.entry((node, generation)).or_insert(now);

@@ -74,6 +74,7 @@ scenarios! {
     balancer_without_stickiness,
     rotation_with_parallel_requests,
     both_sides_go_on,
+    branches_that_are_too_large_together,
     crash_of_any_one_node,
     who_only_reads_survives_a_restart_of_all_nodes,
     a_session_lives_as_long_as_it_was_born_to,
@@ -760,6 +761,20 @@ fn both_sides_go_on(s: &mut Script) {
     for _ in 0..3 {
         s.ok(with, 0, Kind::Append);
         s.ok(without, 1, Kind::Append);
+    }
+    s.mend();
+    s.end();
+}
+
+fn branches_that_are_too_large_together(s: &mut Script) {
+    s.w.opts.record_max = 1024;
+    s.nodes(2);
+    let (with, without) = s.session(&[0, 1]);
+    s.cut(0, 1);
+    s.run(6000);
+    for _ in 0..7 {
+        s.ok(with, 0, Kind::Set);
+        s.ok(without, 1, Kind::Set);
     }
     s.mend();
     s.end();

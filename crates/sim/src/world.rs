@@ -523,6 +523,7 @@ impl World {
             store: self.opts.store,
             reach: self.opts.reach,
             on_lost: self.opts.on_lost,
+            record_max: self.opts.record_max,
             shards: 2,
             uneven: 0,
             plant: self.opts.plant,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 
 mod clocks;
+mod sizes;
 
 const KEY: SessionKey = SessionKey::from_bytes([7; 16]);
 

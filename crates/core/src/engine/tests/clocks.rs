@@ -274,6 +274,20 @@ fn what_expired_is_not_said_to_be_lost() {
 }
 
 #[test]
+fn a_token_of_an_owner_before_the_last_one_is_no_loss_either() {
+    let mut net = Net::new(2, Config::default());
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    let first = net.tip(0);
+    // It moves, and gets a shorter life than that token tells of.
+    net.set_idle(1, S * 5);
+    assert!(net.tip(1).claim > first.claim);
+    net.pass(S * 8);
+    assert!(matches!(net.open(1, Some(first)), Err(Outcome::NotFound)));
+    assert!(matches!(net.open(0, Some(first)), Err(Outcome::NotFound)));
+}
+
+#[test]
 fn a_guests_reading_is_a_use() {
     let mut net = Net::new(3, Config { limits: Limits { idle: S * 20, ..Limits::default() }, ..Config::default() });
     let opened = net.create(0);
