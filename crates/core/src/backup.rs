@@ -43,10 +43,10 @@ pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>
         let sent = Sent { key, claim, version, attempt: h.attempt, what: What::Copy };
         if h.sent == Some(version - 1) && (version > 1 || own.adopted.version > 0) {
             let sets = changes.iter().map(|c| Set { name: &c.name, value: c.value.as_deref().map(serde_bytes::Bytes::new) }).collect();
-            link.send(&Message::Delta { key, claim, base, version, idle_ms: 0, sets }, Some(sent), cx.out);
+            link.send(&Message::Delta { key, claim, base, version, sets }, Some(sent), cx.out);
         } else {
             let record = copy.record.to_wire(cx.now);
-            link.send(&Message::Full { key, claim, version, stored: copy.stored, record }, Some(sent), cx.out);
+            link.send(&Message::Full { key, claim, stored: copy.stored, record }, Some(sent), cx.out);
         }
         h.sent = Some(version);
     }
@@ -135,7 +135,7 @@ impl<L: Live> Shard<L> {
             if let Some(link) = view.link(h.life) {
                 let sent = Sent { key, claim: own.claim, version: own.version, attempt: h.attempt, what: What::Copy };
                 let record = record.to_wire(cx.now);
-                let message = Message::Full { key, claim: own.claim, version: own.version, stored: *stored, record };
+                let message = Message::Full { key, claim: own.claim, stored: *stored, record };
                 link.send(&message, Some(sent), cx.out);
                 h.sent = Some(own.version);
             }
@@ -153,7 +153,7 @@ impl<L: Live> Shard<L> {
         // If the peer has this state, the next delta fits; if not, its gap comes before anything else.
         holder.sent = Some(version);
         let (idle_ms, lineage) = (idle(record, cx.now), (&record.lineage).into());
-        link.send(&Message::Have { key, claim, version, tip: record.tip, idle_ms, lineage }, Some(sent), cx.out);
+        link.send(&Message::Have { key, claim, tip: record.tip, idle_ms, lineage }, Some(sent), cx.out);
     }
 
     /// Sees to it that this peer learns who owns the session, however often the link breaks.
@@ -948,6 +948,7 @@ impl<L: Live> Shard<L> {
     pub(crate) fn step_down(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Claim) {
         let Some((copy, view)) = self.own(key) else { return };
         let Some(mut own) = copy.own.take() else { return };
+        cx.out.gone(own.live.clone());
         orphan(cx, key, view, &mut copy.orphans, &mut own, &copy.record);
         // The claimant too: its claim may come to nothing.
         copy.note_former(own.holders.iter().map(|h| h.life).chain([to.life]));

@@ -173,15 +173,14 @@ impl<L: Live> Shard<L> {
 
     fn send_pending_end(&self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
         if let (Some(e), Some(link)) = (self.ends.get(&key), self.view.link(to)) {
-            link.send(&Message::End { key, kind: e.kind, keep_s: e.keep.as_secs() as u32 }, None, cx.out);
+            link.send(&Message::End { key, kind: e.kind }, None, cx.out);
         }
     }
 
     /// Answers whoever speaks of a session that has ended.
     pub(crate) fn send_end(&self, cx: &mut Cx<'_>, key: SessionKey, ended: &Ended, to: Life) {
         if let Some(link) = self.view.link(to) {
-            let keep_s = ended.until.since(cx.now).as_secs() as u32;
-            link.send(&Message::End { key, kind: ended.kind, keep_s }, None, cx.out);
+            link.send(&Message::End { key, kind: ended.kind }, None, cx.out);
         }
     }
 

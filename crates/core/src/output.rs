@@ -6,6 +6,7 @@ use crate::record::{Excess, Record};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
 use crate::wire::EndKind;
+use core::any::Any;
 use core::time::Duration;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct Outputs {
     list: Vec<Output>,
     flush: SmallVec<[LinkId; 4]>,
     store: bool,
+    /// What the application kept beside sessions that went: dropping it may run its code, which must not happen under a lock of the engine.
+    gone: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Outputs {
@@ -46,19 +49,24 @@ impl Outputs {
         }
     }
 
+    pub(crate) fn gone(&mut self, live: Arc<impl Live>) {
+        self.gone.push(live);
+    }
+
     pub(crate) fn store(&mut self) {
         self.store = true;
     }
 
     /// Takes everything out: first the effects in order, then one [`Output::StoreReady`] and one [`Output::Flush`] per link.
     pub fn drain(&mut self) -> impl Iterator<Item = Output> + '_ {
+        self.gone.clear();
         let store = core::mem::take(&mut self.store).then_some(Output::StoreReady);
         self.list.drain(..).chain(store).chain(self.flush.drain(..).map(Output::Flush))
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty() && self.flush.is_empty() && !self.store
+        self.list.is_empty() && self.flush.is_empty() && !self.store && self.gone.is_empty()
     }
 }
 
@@ -187,7 +195,7 @@ pub struct Guest {
 
 /// What the application keeps beside a session that this node owns: the decoded values.
 pub trait Live: Send + Sync + Sized + 'static {
-    /// The live session of a record. Called under a lock of the engine: copy handles, lock nothing.
+    /// The live session of a record. Called under a lock of the engine: copy handles, lock nothing. It is dropped under none.
     fn of(record: &Record) -> Self;
 }
 

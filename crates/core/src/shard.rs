@@ -247,7 +247,7 @@ impl<L: Live> Shard<L> {
     }
 
     /// Takes a copy out of the table; what it promised is remembered beside it.
-    pub(crate) fn release(&mut self, cx: &Cx<'_>, key: SessionKey) -> Option<Box<Copy<L>>> {
+    pub(crate) fn release(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> Option<Box<Copy<L>>> {
         let Some(Slot::Held(_)) = self.table.get(&key) else { return None };
         let Some(Slot::Held(mut copy)) = self.table.remove(&key) else { return None };
         cx.shared.held.fetch_sub(1, Ordering::Relaxed);
@@ -259,6 +259,7 @@ impl<L: Live> Shard<L> {
         self.informs.remove(&key);
         if let Some(own) = &mut copy.own {
             (own.queued, own.touch_queued) = (false, false);
+            cx.out.gone(own.live.clone());
         }
         if copy.record.tip.version > 0 {
             self.promise(cx, key, copy.promised);

@@ -161,7 +161,7 @@ impl<L: Live> Shard<L> {
         let note = Sent { key, claim: owner, version: 0, attempt: 0, what: What::Note };
         let lineage = (&copy.record.lineage).into();
         // A claim that is not the sender's says that this is a holder's report.
-        link.send(&Message::Have { key, claim: owner, version: 0, tip: copy.record.tip, idle_ms, lineage }, Some(note), cx.out);
+        link.send(&Message::Have { key, claim: owner, tip: copy.record.tip, idle_ms, lineage }, Some(note), cx.out);
         self.offer_branch(cx, key, owner.life);
     }
 

@@ -186,7 +186,6 @@ pub enum Message<'a> {
         /// The last commit of the copy it applies to; `None`: version − 1 of the same claim.
         base: Option<Stamp>,
         version: u32,
-        idle_ms: u32,
         #[serde(borrow)]
         sets: Vec<Set<'a>>,
     },
@@ -194,7 +193,6 @@ pub enum Message<'a> {
     Full {
         key: SessionKey,
         claim: Claim,
-        version: u32,
         stored: Option<Stamp>,
         #[serde(borrow)]
         record: WireRecord<'a>,
@@ -217,13 +215,13 @@ pub enum Message<'a> {
     /// The owner's newest durable commit. The first of a claim carries the lineage.
     Facade { key: SessionKey, claim: Claim, tip: Stamp, expires_ms: u32, lineage: Option<WireLineage> },
     /// From an owner: your copy should be this. From a holder: this is my copy.
-    Have { key: SessionKey, claim: Claim, version: u32, tip: Stamp, idle_ms: u32, lineage: WireLineage },
+    Have { key: SessionKey, claim: Claim, tip: Stamp, idle_ms: u32, lineage: WireLineage },
     /// Drop your copy if it is included in this.
     Drop { key: SessionKey, claim: Claim, tip: Stamp, lineage: WireLineage },
     /// Done.
     Dropped { key: SessionKey },
     /// The session has ended.
-    End { key: SessionKey, kind: EndKind, keep_s: u32 },
+    End { key: SessionKey, kind: EndKind },
     /// Known.
     EndSeen { key: SessionKey },
     /// The session was used so long ago.
@@ -395,12 +393,12 @@ mod tests {
     #[test]
     fn a_delta_costs_at_most_64_bytes_beyond_its_names_and_values() {
         let set = Set { name: "cart", value: Some(serde_bytes::Bytes::new(b"12345678")) };
-        let typical = Message::Delta { key: key(), claim: claim(), base: None, version: 70_000, idle_ms: 0, sets: vec![set.clone()] };
-        assert_eq!(length(&typical), 39 + 4 + 8);
+        let typical = Message::Delta { key: key(), claim: claim(), base: None, version: 70_000, sets: vec![set.clone()] };
+        assert_eq!(length(&typical), 38 + 4 + 8);
         let worst = Claim { epoch: u32::MAX, ..claim() };
         let base = Some(worst.at(u32::MAX));
-        let message = Message::Delta { key: key(), claim: worst, base, version: u32::MAX, idle_ms: u32::MAX, sets: vec![set] };
-        assert!(length(&message) - 12 <= 68, "{}", length(&message));
+        let message = Message::Delta { key: key(), claim: worst, base, version: u32::MAX, sets: vec![set] };
+        assert!(length(&message) - 12 <= 63, "{}", length(&message));
     }
 
     #[test]

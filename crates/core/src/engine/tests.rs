@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 mod clocks;
 mod sizes;
+mod values;
 
 const KEY: SessionKey = SessionKey::from_bytes([7; 16]);
 
