@@ -186,6 +186,13 @@ impl Deref for Checked {
     }
 }
 
+impl Checked {
+    /// What one part of the session table may have of what a node may have.
+    pub(crate) fn of_shard(&self, of_node: usize) -> usize {
+        (of_node / usize::from(self.shards)).max(1)
+    }
+}
+
 impl Config {
     /// Checks everything and reports every error.
     pub fn check(self) -> Result<Checked, Vec<ConfigError>> {

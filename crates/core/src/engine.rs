@@ -82,6 +82,11 @@ pub struct Stats {
     pub dirty_age: Duration,
     /// Claim rounds that run.
     pub rounds: u64,
+    /// Requests that were refused because a bound was reached ([`limits`](crate::limits)): too many sessions, rounds, or requests that wait
+    /// for one session. Counted since the start.
+    pub refused: u64,
+    /// Promises that were forgotten before their time, because there were too many. Counted since the start.
+    pub forgotten: u64,
     /// Live members, this node included.
     pub members: u64,
     /// A hash of who they are: nodes that agree show the same, and no membership ever comes back once a node has been started again.
@@ -705,10 +710,11 @@ impl<L: Live> Engine<L> {
             under += shard.repairing.len() as u64;
             members = shard.view.peers.iter().filter(|p| !p.observer && p.health != Health::Gone).count() as u64;
         }
+        let (refused, forgotten) = (self.shared.busy.load(Ordering::Relaxed), self.shared.forgotten.load(Ordering::Relaxed));
         let owned = self.shared.owned.load(Ordering::Relaxed);
         let held = self.shared.held.load(Ordering::Relaxed);
         let (backed, dirty_age) = (held.saturating_sub(owned), now.since(oldest));
-        Stats { owned, backed, under_replicated: under, dirty, dirty_age, rounds, members, membership, settled }
+        Stats { owned, backed, under_replicated: under, dirty, dirty_age, rounds, refused, forgotten, members, membership, settled }
     }
 }
 

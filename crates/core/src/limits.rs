@@ -20,9 +20,11 @@ pub const GAPS_MAX: usize = 8;
 pub const BACKUPS_MAX: u8 = 5;
 /// Memberships since the last settled one; beyond it every member is asked.
 pub const VIEWS_MAX: usize = 16;
-/// Claim rounds that a node runs at once.
-pub const ROUNDS_MAX: usize = 10_000;
-/// Promises for sessions that a node holds no copy of.
+/// Claim rounds that a node runs at once, for its requests, for what it inherits and for what it is invited to.
+pub const ROUNDS_MAX: usize = 65_536;
+/// Requests that wait for one session while its owner changes.
+pub const WAITING_MAX: usize = 4096;
+/// Promises of a node for sessions that it holds no copy of, and likewise sessions that it knows not to exist.
 pub const PROMISES_MAX: usize = 65_536;
 /// How long such a promise is remembered.
 pub const PROMISE_KEEP: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@
 use crate::backup::orphan;
 use crate::config::Checked;
 use crate::id::SessionKey;
-use crate::limits::{BACK_OFF, ROUND_TRIES, ROUNDS_MAX};
+use crate::limits::{BACK_OFF, ROUND_TRIES, ROUNDS_MAX, WAITING_MAX};
 use crate::lineage::Lineage;
 use crate::merge::merge;
 use crate::output::{Event, Guest, Live, Outcome, Source, Ticket, Unavailable};
@@ -137,14 +137,18 @@ impl<L: Live> Shard<L> {
         ticket: Option<Ticket>,
     ) -> Result<(), Unavailable> {
         let token = token.filter(|t| t.stamp.version > 0);
+        let full = self.rounds.len() >= cx.config.of_shard(ROUNDS_MAX);
         if let Some(round) = self.rounds.get_mut(&key) {
+            if ticket.is_some() && round.tickets.len() >= WAITING_MAX {
+                return Err(cx.busy());
+            }
             round.tickets.extend(ticket);
             round.expired &= token.is_none_or(|t| t.expired);
             round.tokens.extend(token.map(|t| t.stamp).filter(|s| !round.tokens.contains(s)));
             return Ok(());
         }
-        if self.rounds.len() >= ROUNDS_MAX {
-            return Err(Unavailable::Busy);
+        if full {
+            return Err(cx.busy());
         }
         let round = Round {
             claim: Claim::NONE,

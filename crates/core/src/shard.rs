@@ -2,7 +2,7 @@
 
 use crate::config::{Checked, Durability, Level};
 use crate::id::SessionKey;
-use crate::limits::{NOT_FOUND_KEEP, PROMISE_KEEP, PROMISES_MAX};
+use crate::limits::{NOT_FOUND_KEEP, PROMISE_KEEP, PROMISES_MAX, WAITING_MAX};
 use crate::link::{Sent, What};
 use crate::output::{Commit, Event, Info, Live, Open, Opened, Outcome, Output, Outputs, Ticket, Unavailable};
 use crate::parked::Parked;
@@ -40,11 +40,21 @@ pub(crate) struct Shared {
     pub(crate) tickets: AtomicU64,
     pub(crate) owned: AtomicU64,
     pub(crate) held: AtomicU64,
+    /// Requests that were refused because a bound was reached.
+    pub(crate) busy: AtomicU64,
+    /// Promises that were forgotten before their time, because a bound was reached.
+    pub(crate) forgotten: AtomicU64,
 }
 
 impl Cx<'_> {
     pub(crate) fn ticket(&self) -> Ticket {
         Ticket(self.shared.tickets.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A bound was reached.
+    pub(crate) fn busy(&self) -> Unavailable {
+        self.shared.busy.fetch_add(1, Ordering::Relaxed);
+        Unavailable::Busy
     }
 
     pub(crate) fn settle(&mut self, ticket: Ticket, outcome: Outcome) {
@@ -87,7 +97,7 @@ pub(crate) struct Shard<L> {
     pub(crate) table: Map<SessionKey, Slot<L>>,
     pub(crate) rounds: Map<SessionKey, Round>,
     /// Promises for sessions that are not held here, oldest first in `promise_order`.
-    promises: Map<SessionKey, Promise>,
+    pub(crate) promises: Map<SessionKey, Promise>,
     promise_order: VecDeque<Keyed>,
     not_found: Map<SessionKey, Mono>,
     not_found_order: VecDeque<Keyed>,
@@ -205,12 +215,14 @@ impl<L: Live> Shard<L> {
         entry.at = now;
         self.promise_order.push_back((key, now));
         while let Some(&(oldest, at)) = self.promise_order.front() {
-            if now.since(at) <= PROMISE_KEEP && self.promise_order.len() <= PROMISES_MAX {
+            let old = now.since(at) > PROMISE_KEEP;
+            if !old && self.promise_order.len() <= cx.config.of_shard(PROMISES_MAX) {
                 break;
             }
             self.promise_order.pop_front();
             if self.promises.get(&oldest).is_some_and(|p| p.at == at) {
                 self.promises.remove(&oldest);
+                cx.shared.forgotten.fetch_add(u64::from(!old), Ordering::Relaxed);
             }
         }
     }
@@ -283,7 +295,7 @@ impl<L: Live> Shard<L> {
             return Err(Unavailable::Forming);
         }
         if cx.shared.owned.load(Ordering::Relaxed) >= cx.config.sessions_max || self.table.contains_key(&key) {
-            return Err(Unavailable::Busy);
+            return Err(cx.busy());
         }
         Ok(self.adopt_live(cx, key, Record::new(cx.now, cx.config.limits), 0, live))
     }
@@ -356,6 +368,9 @@ impl<L: Live> Shard<L> {
                 let told = !copy.told.is_empty();
                 let Some(own) = copy.own.as_mut() else { return Open::NotFound };
                 if own.closing.is_some() {
+                    if own.waiting.len() >= WAITING_MAX {
+                        return Open::Unavailable(cx.busy(), Duration::from_secs(1));
+                    }
                     let ticket = cx.ticket();
                     own.waiting.push(ticket);
                     return Open::Wait(ticket);
@@ -552,7 +567,7 @@ impl<L: Live> Shard<L> {
         self.not_found.insert(key, cx.now);
         self.not_found_order.push_back((key, cx.now));
         while let Some(&(oldest, at)) = self.not_found_order.front() {
-            if cx.now.since(at) <= NOT_FOUND_KEEP && self.not_found_order.len() <= PROMISES_MAX {
+            if cx.now.since(at) <= NOT_FOUND_KEEP && self.not_found_order.len() <= cx.config.of_shard(PROMISES_MAX) {
                 break;
             }
             self.not_found_order.pop_front();

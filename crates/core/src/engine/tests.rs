@@ -8,6 +8,7 @@ use crate::stamp::{Claim, Stamp};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
+mod bounds;
 mod clocks;
 mod sizes;
 mod values;
