@@ -5,7 +5,7 @@
 mod support;
 
 use std::process::Command;
-use support::{Process, ask, eventually, json};
+use support::{Process, ask, eventually, json, remove_store};
 
 /// A file beside others of this test.
 fn file(name: &str) -> String {
@@ -77,9 +77,7 @@ fn a_gateway_learns_its_members_and_a_node_keeps_their_copies() {
         process.terminate();
         assert_eq!(process.end().0, Some(0));
     }
-    for end in ["", "-shm", "-wal"] {
-        let _ = std::fs::remove_file(file("members.db") + end);
-    }
+    remove_store(&file("members.db"));
 }
 
 /// A node of the demo's application, and its peer address.
@@ -105,9 +103,7 @@ fn a_gateway_finds_nodes_by_the_store_alone_and_takes_the_clusters_name_from_one
         gateway.terminate();
         assert_eq!(gateway.end().0, Some(0));
     }
-    for end in ["", "-shm", "-wal"] {
-        let _ = std::fs::remove_file(file("found.db") + end);
-    }
+    remove_store(&file("found.db"));
 }
 
 #[test]
@@ -149,9 +145,7 @@ fn a_gateway_names_the_member_that_tells_no_http_address() {
     command.args(["gateway", "--listen", "127.0.0.1:0", "--store", &store]);
     let mut gateway = Process::start_loud(command);
     assert!(gateway.complaint_with("nobody to send requests to").contains("`keeper` tells no HTTP address"));
-    for end in ["", "-shm", "-wal"] {
-        let _ = std::fs::remove_file(file("silent.db") + end);
-    }
+    remove_store(&file("silent.db"));
 }
 
 #[test]

@@ -6,51 +6,7 @@ mod support;
 
 use serde_json::Value;
 use std::process::Command;
-use support::{Process, ask, eventually, json};
-
-/// A store's file, removed with the test.
-struct File(String);
-
-impl File {
-    fn new(name: &str) -> File {
-        File(std::env::temp_dir().join(format!("outlive-status-{}-{name}.db", std::process::id())).display().to_string())
-    }
-
-    fn url(&self) -> String {
-        format!("sqlite:{}", self.0)
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        for end in ["", "-wal", "-shm"] {
-            let _ = std::fs::remove_file(self.0.clone() + end);
-        }
-    }
-}
-
-/// A node that keeps copies, the address of its readiness, and where others connect to it.
-struct Node {
-    process: Process,
-    ready: String,
-    peer: String,
-}
-
-fn node(args: &[&str]) -> Node {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_outlive"));
-    command.args([&["node"], args].concat());
-    let mut process = Process::start_loud(command);
-    let ready = process.line_with("ready http://");
-    let peer = process.line_with("peer ");
-    Node { process, ready, peer }
-}
-
-/// What `outlive status` printed, and how it ended.
-fn status(args: &[&str]) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_outlive")).args([&["status"], args].concat()).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
-    (output.status.code().unwrap(), said)
-}
+use support::{Node, StoreFile, ask, eventually, json, node, status};
 
 fn signal(node: &Node, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(node.process.child.id().try_into().unwrap()).unwrap();
@@ -59,7 +15,7 @@ fn signal(node: &Node, signal: rustix::process::Signal) {
 
 #[test]
 fn a_cluster_says_from_any_node_who_is_there_and_how_each_is() {
-    let file = File::new("who");
+    let file = StoreFile::new("who");
     let store = file.url();
     let a = node(&["--name", "a", "--store", &store, "--durability", "backup(2)"]);
     let b = node(&["--name", "b", "--store", &store, "--idle-timeout", "90s"]);

@@ -1,6 +1,7 @@
 //! [`SqliteStore`]: one file, shared by the processes of one machine.
 
 mod clock;
+mod hold;
 mod place;
 mod schema;
 mod statements;
@@ -31,8 +32,9 @@ use worker::{Broke, Worker};
 /// Other programs may look at the file, copy it with `.backup` or `VACUUM INTO`, and hold its locks: calls wait. A program of *this*
 /// process may not open and close it beside SQLite, because that drops SQLite's locks (as a copy by `std::fs` does).
 /// A file that was removed, renamed or replaced, and a log that was removed, is [`Gone`](PutError::Gone) until the path names the same
-/// store again, which is then opened without a restart; another store in its place is never taken for it, and none is made. What a restored
-/// copy lacks has been forgotten.
+/// store again, which is then opened without a restart; another store in its place is never taken for it, and none is made, neither by
+/// those who have it open nor by who comes while they run: a locked file beside it, `.NAME-lock`, tells of them. What a restored copy lacks
+/// has been forgotten.
 ///
 /// The store's clock is kept in the file and moves with the monotonic clocks of those who use it. The wall clock says only how long nobody
 /// did: setting it moves no age and no expiry, and a process whose wall clock is ahead of the others' ages nothing. While the machine is

@@ -202,7 +202,7 @@ async fn a_file_that_was_removed_is_gone_and_none_is_made_in_its_place() {
     let dir = Dir::new();
     let store = store(&dir.file()).await;
     applied(&store, 1).await;
-    for name in ["s.db", "s.db-wal", "s.db-shm"] {
+    for name in PARTS {
         std::fs::rename(dir.at(name), dir.at(&format!("away-{name}"))).unwrap();
     }
     let why = gone(&store).await;
@@ -229,9 +229,85 @@ async fn whoever_begins_anew_beside_a_log_in_use_is_told_so() {
     let store = store(&dir.file()).await;
     applied(&store, 1).await;
     std::fs::remove_file(dir.file()).unwrap();
-    let error = SqliteStore::open(dir.file(), Synchronous::Full).await.unwrap_err();
-    assert!(error.to_string().contains("is not there, but its log is: nodes may still be using"), "{error}");
+    assert!(refused(&dir).await.contains("is not there any more, and who has it open still runs"));
+    // A program that has it open without being one of them, or one of them that was killed, leaves the log.
+    drop(store);
+    until_refused(&dir, "is not there, but its log is: nodes may still be using").await;
     assert!(dir.inode("s.db").is_none());
+}
+
+const PARTS: [&str; 3] = ["s.db", "s.db-wal", "s.db-shm"];
+
+/// Why nobody can open it.
+async fn refused(dir: &Dir) -> String {
+    let error = SqliteStore::open(dir.file(), Synchronous::Full).await.unwrap_err();
+    assert!(matches!(error, OpenError::Refused(_)), "{error:?}");
+    error.to_string()
+}
+
+/// A store's threads end when they come to it.
+async fn until_refused(dir: &Dir, part: &str) {
+    let until = now() + Duration::from_secs(60);
+    loop {
+        let why = refused(dir).await;
+        if why.contains(part) {
+            return;
+        }
+        assert!(now() < until, "{why}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_comes_when_all_files_were_removed_makes_no_other_store_as_long_as_this_one_is_open() {
+    let dir = Dir::new();
+    let (a, b) = (store(&dir.file()).await, store(&dir.file()).await);
+    let identity = a.identity().await.unwrap();
+    for name in PARTS {
+        std::fs::remove_file(dir.at(name)).unwrap();
+    }
+    // Before anybody has missed it, and afterwards.
+    assert!(refused(&dir).await.contains("is not there any more, and who has it open still runs"));
+    gone(&a).await;
+    drop(a);
+    assert!(refused(&dir).await.contains("is not there any more, and who has it open still runs"));
+    assert!(PARTS.iter().all(|name| dir.inode(name).is_none()), "nothing is made");
+    // What says so goes as well. It is put back by who misses the store.
+    std::fs::remove_file(dir.at(".s.db-lock")).unwrap();
+    gone(&b).await;
+    assert!(refused(&dir).await.contains("is not there any more, and who has it open still runs"));
+    drop(b);
+    let until = now() + Duration::from_secs(60);
+    let anew = loop {
+        match SqliteStore::open(dir.file(), Synchronous::Full).await {
+            Ok(anew) => break anew,
+            Err(error) => assert!(now() < until, "{error}"),
+        }
+    };
+    assert_ne!(anew.identity().await.unwrap(), identity);
+    assert_eq!(dir.at(".s.db-lock").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn many_who_come_at_once_where_nothing_is_have_one_store() {
+    for _ in 0..20 {
+        let dir = Dir::new();
+        let opened: Vec<_> = (0..8).map(|_| tokio::spawn(SqliteStore::open(dir.file(), Synchronous::Full))).collect();
+        let mut identities = Vec::new();
+        for opened in opened {
+            identities.push(opened.await.unwrap().unwrap().identity().await.unwrap());
+        }
+        identities.dedup();
+        assert_eq!(identities.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_store_gets_no_lock_beside_it() {
+    let dir = Dir::new();
+    std::fs::write(dir.file(), "a text, and longer than the head of a database is, or else it would be taken for an empty one. ".repeat(9))
+        .unwrap();
+    assert!(matches!(SqliteStore::open(dir.file(), Synchronous::Full).await, Err(OpenError::Foreign(_))));
+    assert!(dir.inode(".s.db-lock").is_none());
 }
 
 #[tokio::test]
@@ -242,19 +318,25 @@ async fn another_store_in_its_place_is_never_taken_for_it() {
     let (identity, secret) = (first.identity().await.unwrap(), first.secret([1; 32]).await.unwrap());
     std::fs::create_dir(dir.at("away")).unwrap();
     let away = |name: &str| dir.at("away").join(name);
-    for name in ["s.db", "s.db-wal", "s.db-shm"] {
+    for name in PARTS {
         std::fs::rename(dir.at(name), away(name)).unwrap();
     }
-    // A node that starts now makes a new one.
-    let second = store(&dir.file()).await;
+    // Somebody puts another one there.
+    let second = store(&dir.at("second.db")).await;
     assert_ne!(second.identity().await.unwrap(), identity);
     applied(&second, 2).await;
+    drop(second);
+    closed(&dir, "second.db-wal");
+    std::fs::rename(dir.at("second.db"), dir.file()).unwrap();
     let why = gone(&first).await;
     assert!(why.contains("is another store now: put the former one back, or end all nodes"), "{why}");
-    assert!(holds(&second, 2).await && !holds(&second, 1).await && !holds(&second, 1_000_000).await);
-    drop(second);
-    closed(&dir);
-    for name in ["s.db", "s.db-wal", "s.db-shm"] {
+    assert!(
+        refused(&dir).await.contains("is not the store that nodes and gateways have open here who still run"),
+        "nor begins anybody with it"
+    );
+    let rows = "SELECT count(*) FROM session; SELECT count(*) FROM cluster";
+    assert_eq!(other(&dir.file(), rows), "Integer(1) Integer(0)");
+    for name in PARTS {
         drop(std::fs::remove_file(dir.at(name)));
     }
     for name in ["s.db-shm", "s.db-wal", "s.db"] {
@@ -316,9 +398,9 @@ async fn what_was_in_a_log_that_somebody_removed_is_not_lost() {
 }
 
 /// A store's threads close the file when they come to it, and the last one of all deletes the log.
-fn closed(dir: &Dir) {
+fn closed(dir: &Dir, log: &str) {
     let until = now() + Duration::from_secs(60);
-    while dir.inode("s.db-wal").is_some() {
+    while dir.inode(log).is_some() {
         assert!(now() < until, "it is not closed");
         std::thread::yield_now();
     }
@@ -357,13 +439,13 @@ async fn a_file_that_others_could_read_is_private_once_it_is_opened() {
         let dir = Dir::new();
         let open = store(&dir.file()).await;
         applied(&open, 1).await;
-        for name in ["s.db", "s.db-wal", "s.db-shm"] {
+        for name in PARTS {
             std::fs::set_permissions(dir.at(name), std::fs::Permissions::from_mode(mode)).unwrap();
         }
         // Another of the same process: nothing of the first one's is let go.
         let log = dir.inode("s.db-wal");
         let again = store(&dir.file()).await;
-        for name in ["s.db", "s.db-wal", "s.db-shm"] {
+        for name in PARTS {
             assert_eq!(dir.at(name).metadata().unwrap().permissions().mode() & 0o777, 0o600, "{name}, which was {mode:o}");
         }
         drop(open);
@@ -395,7 +477,7 @@ async fn a_file_that_may_not_be_written_is_refused_with_whose_it_is() {
         return;
     }
     drop(store(&dir.file()).await);
-    closed(&dir);
+    closed(&dir, "s.db-wal");
     std::fs::set_permissions(dir.file(), std::fs::Permissions::from_mode(0o400)).unwrap();
     let error = SqliteStore::open(dir.file(), Synchronous::Full).await.unwrap_err();
     let why = error.source().unwrap().to_string();

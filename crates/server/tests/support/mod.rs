@@ -74,6 +74,13 @@ impl Process {
         }
     }
 
+    /// Its next line; empty if it ended instead.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line
+    }
+
     pub(crate) fn terminate(&self) {
         let pid = rustix::process::Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -108,6 +115,57 @@ impl Drop for Process {
         }
         let _ = self.child.wait();
     }
+}
+
+/// Removes a store's files; those that are not there are none.
+pub(crate) fn remove_store(path: &str) {
+    let path = std::path::Path::new(path);
+    let name = path.file_name().unwrap().to_str().unwrap();
+    for part in [name.to_owned(), format!("{name}-wal"), format!("{name}-shm"), format!(".{name}-lock")] {
+        let _ = std::fs::remove_file(path.with_file_name(part));
+    }
+}
+
+/// A store's file, removed with the test.
+pub(crate) struct StoreFile(pub(crate) String);
+
+impl StoreFile {
+    pub(crate) fn new(name: &str) -> StoreFile {
+        StoreFile(std::env::temp_dir().join(format!("outlive-store-{}-{name}.db", std::process::id())).display().to_string())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("sqlite:{}", self.0)
+    }
+}
+
+impl Drop for StoreFile {
+    fn drop(&mut self) {
+        remove_store(&self.0);
+    }
+}
+
+/// A node that keeps copies, the address of its readiness, and where others connect to it.
+pub(crate) struct Node {
+    pub(crate) process: Process,
+    pub(crate) ready: String,
+    pub(crate) peer: String,
+}
+
+pub(crate) fn node(args: &[&str]) -> Node {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outlive"));
+    command.args([&["node"], args].concat());
+    let mut process = Process::start_loud(command);
+    let ready = process.line_with("ready http://");
+    let peer = process.line_with("peer ");
+    Node { process, ready, peer }
+}
+
+/// What `outlive status` printed, and how it ended.
+pub(crate) fn status(args: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_outlive")).args([&["status"], args].concat()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), said)
 }
 
 /// An answer.

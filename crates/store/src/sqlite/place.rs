@@ -7,15 +7,22 @@
 //! path is compared with what is open, by device and inode, before each transaction and after it.
 
 use super::Synchronous;
+use super::hold::{Hold, Identity, Taken};
 use super::schema;
+use super::worker::Pause;
 use crate::open::OpenError;
 use core::fmt;
+use core::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+
+/// How long somebody who comes waits for others who come at the same time, and for those who are just ending.
+const COMING: Duration = Duration::from_secs(10);
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Held while a file is made, so that no connection of this process has it open yet when it is closed again.
 static MAKING: Mutex<()> = Mutex::new(());
@@ -39,7 +46,9 @@ pub(super) struct Place {
     path: PathBuf,
     synchronous: Synchronous,
     /// Of the store that was found here first: what else comes to be here is not it.
-    identity: OnceLock<[u8; 16]>,
+    identity: OnceLock<Identity>,
+    /// Who comes while this process runs sees that it does.
+    hold: Mutex<Option<Hold>>,
 }
 
 /// The path does not name the file that was opened: one sentence.
@@ -97,15 +106,110 @@ impl Place {
                 return Err(OpenError::Refused(format!("`{name}` is a part of the store `{main}`: use that")));
             }
         }
-        Ok(Place { path, synchronous, identity: OnceLock::new() })
+        Ok(Place { path, synchronous, identity: OnceLock::new(), hold: Mutex::new(None) })
     }
 
-    /// Opens it for the first time; it is made if it is not there.
+    /// Opens it for the first time; it is made if it is not there and nobody uses one that was.
     pub(super) fn sit(self: &Arc<Place>, wanted: &dyn Fn() -> bool) -> Result<Seat, OpenError> {
-        make(&self.path)?;
-        keep_private(&self.path)?;
-        let seated = self.open(wanted).map_err(|error| self.explained(error))?;
+        let mut held = self.hold.lock();
+        let seated = match &*held {
+            Some(_) => self.open(wanted, None)?,
+            None => {
+                let (hold, seated) = self.enter(wanted)?;
+                *held = Some(hold);
+                seated
+            }
+        };
         Ok(Seat { place: Arc::clone(self), last: seated.files, seated: Some(seated) })
+    }
+
+    /// Becomes one of those who use the store here: of those who do already, if there are any, and then it has to be theirs.
+    fn enter(&self, wanted: &dyn Fn() -> bool) -> Result<(Hold, Seated), OpenError> {
+        let (name, lock) = (self.name(), self.lock());
+        let mut pause = Pause::new();
+        loop {
+            let (why, patience) = match Hold::take(&lock).map_err(|source| self.unlockable(&lock, source))? {
+                Taken::Alone(hold) => {
+                    let seated = make(&self.path).and_then(|()| self.open(wanted, None)).inspect_err(|_| {
+                        // As if nobody had looked; whoever finds it removed makes another.
+                        drop(std::fs::remove_file(&lock));
+                    })?;
+                    keep_owner(&lock, &self.path);
+                    if hold.share(self.identity()).map_err(|source| failed(&lock, source))? {
+                        return Ok((hold, seated));
+                    }
+                    ("was replaced while it was opened", ENDING)
+                }
+                Taken::Shared(..) if !self.path.exists() => (
+                    "is not there any more, and who has it open still runs: put it back, or end those nodes and gateways before one begins \
+                     anew, for a new file is a new cluster",
+                    ENDING,
+                ),
+                Taken::Shared(hold, theirs) => {
+                    // Whoever shares it has said which it is.
+                    match self.open(wanted, Some(theirs.unwrap_or_default())) {
+                        Ok(seated) => return Ok((hold, seated)),
+                        Err(OpenError::Foreign(_)) => {}
+                        Err(error) => return Err(error),
+                    }
+                    (
+                        "is not the store that nodes and gateways have open here who still run: put theirs back, or end them before one \
+                         begins anew with this one",
+                        ENDING,
+                    )
+                }
+                Taken::Busy => ("is just opened by another process, which does not get on with it", COMING),
+            };
+            if pause.waited() >= patience || !wanted() {
+                return Err(OpenError::Refused(format!("`{name}` {why}")));
+            }
+            pause.wait();
+        }
+    }
+
+    /// The path names something else. What others see by may have been removed with the rest.
+    fn hold_on(&self) {
+        let lock = self.lock();
+        let mut held = self.hold.lock();
+        if held.as_ref().is_some_and(|hold| hold.is_at(&lock)) {
+            return;
+        }
+        let ours = self.identity();
+        // If it cannot be put back now, it is tried again with the next call.
+        match Hold::take(&lock) {
+            Ok(Taken::Alone(hold)) if hold.share(ours).unwrap_or(false) => *held = Some(hold),
+            Ok(Taken::Shared(hold, theirs)) if theirs == Some(ours) => *held = Some(hold),
+            _ => {}
+        }
+    }
+
+    /// Why the file by which others see that a store is in use cannot be had.
+    fn unlockable(&self, lock: &Path, error: io::Error) -> OpenError {
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                let folder = lock.parent().unwrap_or(lock).display();
+                failed(&self.path, io::Error::new(error.kind(), format!("there is no folder `{folder}`: make it")))
+            }
+            io::ErrorKind::PermissionDenied => {
+                let access = access(lock).unwrap_or_default();
+                let why = format!("this process must be able to read and to write it, and to make files in its folder{access}");
+                OpenError::Failed { what: lock.display().to_string(), source: Box::new(Explained { why, source: error.into() }) }
+            }
+            _ => failed(lock, error),
+        }
+    }
+
+    /// Beside the path as it is written, whatever it is a link to: that is where others come.
+    fn lock(&self) -> PathBuf {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(self.path.file_name().unwrap_or_default());
+        name.push("-lock");
+        self.path.with_file_name(name)
+    }
+
+    /// INVARIANT: it has been open.
+    fn identity(&self) -> Identity {
+        self.identity.get().copied().unwrap_or_default()
     }
 
     /// The three files that the path names now.
@@ -124,17 +228,21 @@ impl Place {
         Ok(Files { main, log: there(&beside(&real, "-wal"))?, index: there(&beside(&real, "-shm"))? })
     }
 
-    fn open(&self, wanted: &dyn Fn() -> bool) -> Result<Seated, OpenError> {
+    /// Opens what is there, if it is the store that was here, or else `theirs`.
+    fn open(&self, wanted: &dyn Fn() -> bool, theirs: Option<Identity>) -> Result<Seated, OpenError> {
+        keep_private(&self.path)?;
+        self.connect(wanted, theirs).map_err(|error| self.explained(error))
+    }
+
+    fn connect(&self, wanted: &dyn Fn() -> bool, theirs: Option<Identity>) -> Result<Seated, OpenError> {
         let before = self.files().map_err(|source| failed(&self.path, source))?;
         // Connections of one process share the log's index: a new one must not get the index of a log that is gone.
         if SEATED.lock().iter().any(|files| files.main == before.main && *files != before) {
             let why = "its log was removed, and another connection of this process still has the old one";
             return Err(failed(&self.path, io::Error::other(why)));
         }
-        let db = schema::open(&self.path, self.synchronous, wanted, |identity| match self.identity.get() {
-            Some(ours) => Some(*ours) == identity,
-            None => true,
-        })?;
+        let ours = self.identity.get().copied().or(theirs);
+        let db = schema::open(&self.path, self.synchronous, wanted, |identity| ours.is_none() || ours == identity)?;
         let identity = schema::identity(&db).map_err(|source| OpenError::Failed { what: self.name(), source: source.into() })?;
         if *self.identity.get_or_init(|| identity) != identity {
             return Err(OpenError::Foreign(format!("`{}` is another store than the one that was open", self.name())));
@@ -169,6 +277,11 @@ impl Seat {
     /// The connection, once it is clear that the path still names what it has open. If the path names the store again, in another file or
     /// with another log, that is opened.
     pub(super) fn db(&mut self, wanted: &dyn Fn() -> bool) -> Result<&Connection, Gone> {
+        let place = Arc::clone(&self.place);
+        self.seat(wanted).inspect_err(|_| place.hold_on())
+    }
+
+    fn seat(&mut self, wanted: &dyn Fn() -> bool) -> Result<&Connection, Gone> {
         let files = self.look()?;
         if self.seated.as_ref().is_none_or(|seated| seated.files != files) {
             if let Some(seated) = self.seated.take() {
@@ -212,8 +325,7 @@ impl Seat {
                 "`{name}` was replaced, and the log of the former file still lies beside it: remove `{name}-wal` and `{name}-shm`"
             )));
         }
-        keep_private(&self.place.path).map_err(|error| Gone(error.to_string()))?;
-        let seated = self.place.open(wanted).map_err(|error| match self.place.explained(error) {
+        let seated = self.place.open(wanted, None).map_err(|error| match error {
             OpenError::Failed { what, source } => Gone(format!("cannot open `{what}` again: {source}")),
             OpenError::Foreign(_) => Gone(format!(
                 "`{name}` is another store now: put the former one back, or end all nodes, so that they begin anew with this one"
@@ -279,14 +391,25 @@ fn make(path: &Path) -> Result<(), OpenError> {
     match options.open(path) {
         Ok(file) => drop(file),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = path.parent().unwrap_or(path).display().to_string();
-            return Err(failed(path, io::Error::new(error.kind(), format!("there is no folder `{folder}`: make it"))));
-        }
         Err(error) => return Err(failed(path, error)),
     }
     Ok(())
 }
+
+/// Whoever may use the store may lock it: the superuser who looks first must not make that his own.
+#[cfg(unix)]
+fn keep_owner(lock: &Path, path: &Path) {
+    use std::os::unix::fs::MetadataExt as _;
+    if let (Ok(lock_is), Ok(is)) = (std::fs::metadata(lock), std::fs::metadata(path))
+        && (lock_is.uid(), lock_is.gid()) != (is.uid(), is.gid())
+    {
+        // If it is not allowed it is not needed either: then both belong to whoever runs this.
+        drop(std::os::unix::fs::chown(lock, Some(is.uid()), Some(is.gid())));
+    }
+}
+
+#[cfg(not(unix))]
+fn keep_owner(_: &Path, _: &Path) {}
 
 /// The file holds the cluster's secret and every session, so only its owner may read it, whoever made it. By path: see above.
 #[cfg(unix)]
