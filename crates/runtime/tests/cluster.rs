@@ -171,7 +171,10 @@ async fn an_observer_may_be_set_differently_and_who_finds_nobody_but_one_is_the_
     assert_eq!(first.stats().engine.members, 1);
     assert_eq!(created(&first, key(1), b"a").await.level, Level::Owner);
     first.shutdown_now();
-    let next = Node::<()>::start(config("n1", &[addr(&observer)])).await.unwrap();
+    let mut next = config("n1", &[addr(&observer)]);
+    // It hears of the dead one, which might come back with the session. How long it waits for that is no matter of this test.
+    next.engine.lost_after = core::time::Duration::from_millis(10);
+    let next = Node::<()>::start(next).await.unwrap();
     until("it serves", || next.readiness().is_fit()).await;
     assert!(matches!(insist(&next, key(9), None).await, Open::NotFound));
 }
