@@ -4,9 +4,10 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use support::{Browser, Machines, Running, free_ports, outlive, snippet, until};
+use support::{Browser, Folder, Machines, Running, free_ports, outlive, snippet, snippet_below, until};
 
 /// A visitor who counts along.
 struct Visitor {
@@ -130,6 +131,80 @@ fn the_gateway_keeps_visitors_with_their_node_and_sees_one_that_leaves() {
     let environment = environment.lines().filter_map(|line| line.split_once('='));
     let _gateway = Running::start(Command::new(outlive()).args(line.split(' ')).envs(environment).stdout(Stdio::null()));
     serves(machines, door, true);
+}
+
+/// The program that the page calls `shop`, in a folder of its own, started by a line of the page; and where it answers.
+fn shop(folder: &Folder, line: &str) -> (Running, SocketAddr) {
+    let program = folder.0.join("bin/shop");
+    if !program.exists() {
+        std::fs::create_dir_all(folder.0.join("bin")).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_deployed"), &program).unwrap();
+    }
+    let (before, port) = line.split_once("LISTEN=127.0.0.1:").unwrap();
+    let line = format!("exec env {before}LISTEN=127.0.0.1:{} {}", free_ports(1)[0], port.split_once(' ').unwrap().1);
+    let path = format!("{}:{}", folder.0.join("bin").display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("sh");
+    command.args(["-c", &line]).current_dir(&folder.0).env("PATH", path).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut running = Running::start(&mut command);
+    let mut said = String::new();
+    BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    let http = said.trim().strip_prefix("http://").unwrap_or_else(|| panic!("`{line}` said {said:?}")).parse().unwrap();
+    until("a node is ready", || (Browser::default().get(http, "/ready")?.text == "ready").then_some(()));
+    (running, http)
+}
+
+/// Asks `outlive status` for the nodes of the store in this folder until it says that.
+fn until_status(folder: &Folder, what: &str, says: impl Fn(&str) -> bool) {
+    until(what, || {
+        let mut command = Command::new(outlive());
+        let output = command.args(["status", "--store", "sqlite:sessions.db", "--json"]).current_dir(&folder.0).output().unwrap();
+        says(&String::from_utf8(output.stdout).unwrap().replace([' ', '\n'], "")).then_some(())
+    });
+}
+
+#[test]
+fn three_processes_of_one_machine_share_a_store_and_its_backup_brings_back_what_it_had() {
+    let folder = Folder::new("one-machine");
+    let lines: Vec<String> = snippet_below("One machine").lines().map(str::to_owned).collect();
+    let mut nodes: Vec<(Running, SocketAddr)> = lines.iter().map(|line| shop(&folder, line)).collect();
+    assert_eq!(nodes.len(), 3);
+    let names = ["a", "b", "c"].map(|name| format!("\"name\":\"{name}\""));
+    until_status(&folder, "they are one cluster", |said| said.contains("\"health\":\"healthy\"") && names.iter().all(|n| said.contains(n)));
+    let visitor = || Visitor { browser: Browser::default(), visits: 0, node: String::new() };
+    let (mut early, mut late) = (visitor(), visitor());
+    for (_, http) in &nodes {
+        early.visit(*http);
+    }
+    until_status(&folder, "the store has all", |said| said.matches("\"dirty\":0,").count() == 3);
+
+    // Others write meanwhile, as they do in life.
+    let backup = snippet_below("Backup of a store");
+    let mut backup = Command::new("sh").args(["-ec", &backup]).current_dir(&folder.0).spawn().unwrap();
+    let ended = until("the backup is made", || {
+        late.visit(nodes[0].1);
+        backup.try_wait().unwrap()
+    });
+    assert!(ended.success(), "SQLITE3 IS MISSING, or does not do it: {ended}");
+    late.visit(nodes[1].1);
+
+    // One is killed, and the store is there for the others; then all end.
+    nodes[2].0.kill();
+    late.visit(nodes[1].1);
+    for (node, _) in &mut nodes[..2] {
+        // The second one ends the notice to balancers.
+        node.signal("-TERM");
+        node.signal("-TERM");
+    }
+    for (node, _) in &mut nodes[..2] {
+        node.ended();
+    }
+    for journal in ["sessions.db-wal", "sessions.db-shm"] {
+        let _ = std::fs::remove_file(folder.0.join(journal));
+    }
+    std::fs::rename(folder.0.join("backup.db"), folder.0.join("sessions.db")).unwrap();
+    let (_node, http) = shop(&folder, &lines[0]);
+    early.visit(http);
+    assert_eq!((early.visits, early.node.as_str()), (4, "a"));
 }
 
 #[test]

@@ -45,6 +45,14 @@ pub fn snippet(file: &str) -> String {
     format!("{text}\n")
 }
 
+/// The first snippet of docs/deploy.md below this heading.
+pub fn snippet_below(heading: &str) -> String {
+    let page = page("deploy.md");
+    let (_, below) = page.split_once(&format!("\n## {heading}\n")).unwrap();
+    let (_, block) = below.split_once("\n```").and_then(|(_, block)| block.split_once('\n')).unwrap();
+    format!("{}\n", block.split_once("\n```").unwrap().0)
+}
+
 /// Ports that are free now and that the system gives to nobody by itself.
 pub fn free_ports(count: usize) -> Vec<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -84,7 +92,7 @@ impl Drop for Folder {
 }
 
 /// A process that does not outlive the test.
-pub struct Running(Child);
+pub struct Running(pub Child);
 
 impl Running {
     pub fn start(command: &mut Command) -> Running {
