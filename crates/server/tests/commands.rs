@@ -5,7 +5,7 @@
 mod support;
 
 use std::process::Command;
-use support::{Process, ask, eventually, json, remove_store};
+use support::{Process, StoreFile, ask, eventually, json};
 
 /// A file beside others of this test.
 fn file(name: &str) -> String {
@@ -56,7 +56,8 @@ fn the_demo_keeps_its_state_file_true() {
 
 #[test]
 fn a_gateway_learns_its_members_and_a_node_keeps_their_copies() {
-    let store = format!("sqlite:{}", file("members.db"));
+    let stored = StoreFile::new("members");
+    let store = stored.url();
     let args =
         ["demo-node", "--http", "127.0.0.1:0", "--peer", "127.0.0.1:0", "--name", "A", "--cluster", "default", "--durability", "backup(1)"];
     let mut app = Process::outlive(&[&args[..], &["--store", &store]].concat());
@@ -77,7 +78,6 @@ fn a_gateway_learns_its_members_and_a_node_keeps_their_copies() {
         process.terminate();
         assert_eq!(process.end().0, Some(0));
     }
-    remove_store(&file("members.db"));
 }
 
 /// A node of the demo's application, and its peer address.
@@ -90,8 +90,8 @@ fn application(cluster: &str, store: &str, peer: &str) -> (Process, String) {
 
 #[test]
 fn a_gateway_finds_nodes_by_the_store_alone_and_takes_the_clusters_name_from_one_that_knows_the_secret() {
-    let path = file("found.db");
-    let store = format!("sqlite:{path}");
+    let stored = StoreFile::new("found");
+    let store = stored.url();
     let (_stored, _) = application("shop by the store", &store, "127.0.0.1:0");
     let (_joined, peer) = application("shop by the address", "none", "127.0.0.1:0");
     for found in [["--store", &store], ["--join", &peer]] {
@@ -103,7 +103,6 @@ fn a_gateway_finds_nodes_by_the_store_alone_and_takes_the_clusters_name_from_one
         gateway.terminate();
         assert_eq!(gateway.end().0, Some(0));
     }
-    remove_store(&file("found.db"));
 }
 
 #[test]
@@ -137,15 +136,14 @@ fn a_gateway_with_another_secret_is_not_let_in_and_says_why() {
 
 #[test]
 fn a_gateway_names_the_member_that_tells_no_http_address() {
-    let path = file("silent.db");
-    let store = format!("sqlite:{path}");
+    let stored = StoreFile::new("silent");
+    let store = stored.url();
     let mut keeper = Process::outlive(&["node", "--name", "keeper", "--store", &store]);
     keeper.line_with("ready http://");
     let mut command = Command::new(env!("CARGO_BIN_EXE_outlive"));
     command.args(["gateway", "--listen", "127.0.0.1:0", "--store", &store]);
     let mut gateway = Process::start_loud(command);
     assert!(gateway.complaint_with("nobody to send requests to").contains("`keeper` tells no HTTP address"));
-    remove_store(&file("silent.db"));
 }
 
 #[test]

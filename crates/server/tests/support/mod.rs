@@ -117,16 +117,7 @@ impl Drop for Process {
     }
 }
 
-/// Removes a store's files; those that are not there are none.
-pub(crate) fn remove_store(path: &str) {
-    let path = std::path::Path::new(path);
-    let name = path.file_name().unwrap().to_str().unwrap();
-    for part in [name.to_owned(), format!("{name}-wal"), format!("{name}-shm"), format!(".{name}-lock")] {
-        let _ = std::fs::remove_file(path.with_file_name(part));
-    }
-}
-
-/// A store's file, removed with the test.
+/// A store's file, removed with the test: make it before those who use it.
 pub(crate) struct StoreFile(pub(crate) String);
 
 impl StoreFile {
@@ -141,7 +132,11 @@ impl StoreFile {
 
 impl Drop for StoreFile {
     fn drop(&mut self) {
-        remove_store(&self.0);
+        let path = std::path::Path::new(&self.0);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        for part in [name.to_owned(), format!("{name}-wal"), format!("{name}-shm"), format!(".{name}-lock")] {
+            let _ = std::fs::remove_file(path.with_file_name(part));
+        }
     }
 }
 
