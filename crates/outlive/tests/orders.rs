@@ -164,13 +164,16 @@ async fn ask(mut app: Router, request: Request<Body>) -> Answer {
 /// Asks until it is answered.
 async fn insist(app: &Router, jar: &Jar, kind: &str, n: u64) -> Answer {
     let began = tokio::time::Instant::now();
+    let mut pause = core::time::Duration::from_millis(5);
     loop {
         let answer = ask(app.clone(), jar.request(kind, n)).await;
         if answer.status == StatusCode::OK {
             return answer;
         }
         assert!(began.elapsed() < LONG, "{kind} is answered {} for {LONG:?}: {}", answer.status, answer.mark);
-        tokio::time::sleep(core::time::Duration::from_millis(5)).await;
+        // Who asks again at once keeps a machine that is too slow for it from ever answering.
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(core::time::Duration::from_secs(1));
     }
 }
 
@@ -388,7 +391,8 @@ async fn no_order_of_two_requests_undoes_a_login_a_rotation_or_a_logout() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_order_of_two_requests_at_two_nodes_undoes_a_login_a_rotation_or_a_logout() {
-    play_all("orders-2-2", 2, runs(2, 2), 256).await;
+    // On a starved machine each of so many waits for all others, and nodes that answer each other later than after a second answer 503.
+    play_all("orders-2-2", 2, runs(2, 2), 64).await;
 }
 
 /// One of so many; the number is prime to those of kinds, nodes, jars and orders, so that every pair of them is played.
@@ -403,7 +407,7 @@ async fn no_order_of_three_requests_undoes_a_login_a_rotation_or_a_logout() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_order_of_three_requests_at_two_nodes_undoes_a_login_a_rotation_or_a_logout() {
-    play_all("orders-3-2", 2, every(349, runs(3, 2)), 256).await;
+    play_all("orders-3-2", 2, every(349, runs(3, 2)), 64).await;
 }
 
 /// 945,000 runs, which take a while: `cargo test --release --all-features --test orders -- --ignored`.

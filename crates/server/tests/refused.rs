@@ -110,7 +110,7 @@ fn another_secret_keeps_out_and_is_told_to_nobody() {
 /// Refuses whoever comes to `port`, with this letter of the handshake, as long as it is not told to end.
 fn refuses(listener: TcpListener, letter: &'static [u8]) -> impl FnOnce() {
     let addr = listener.local_addr().unwrap();
-    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let (end, ended) = std::sync::mpsc::sync_channel::<()>(1);
     let thread = std::thread::spawn(move || {
         for stream in listener.incoming() {
             if ended.try_recv().is_ok() {
