@@ -96,6 +96,17 @@ pub enum State {
     Dead,
 }
 
+/// What this node has seen itself of a member's end, whoever was the first to call it dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing: it lives, or it is silent, or its end is seen in a moment.
+    Unseen,
+    /// A connection to it was refused: nobody listens there any more.
+    Refused,
+    /// It said goodbye.
+    Goodbye,
+}
+
 /// One life of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -111,6 +122,9 @@ pub struct Member {
     pub since: Mono,
     /// Whether this node has an open link to it.
     pub linked: bool,
+    /// What this node has seen of its end. It may come after the news that it is dead, and is no [`Changed`](MemberOutput::Changed):
+    /// nothing follows from it but what is said.
+    pub end: End,
 }
 
 impl Member {
@@ -263,6 +277,7 @@ impl Entry {
             leaving: identity.leaving,
             since: now,
             linked: false,
+            end: End::Unseen,
         };
         Entry {
             member,
@@ -527,9 +542,14 @@ impl Membership {
         if self.ended {
             return Ok(());
         }
+        // A renewal is told as the end of what the life was before.
+        let goodbye = records.iter().any(|record| Some(record.id()) == src && record.state() == Swim::Down);
         if let Some(entry) = self.table.get_mut(&from) {
             entry.heard = now;
             entry.patience = self.config.patience();
+            if goodbye {
+                entry.member.end = End::Goodbye;
+            }
         }
         match packet {
             Packet::Swim { bytes, .. } => {
@@ -562,6 +582,7 @@ impl Membership {
         entry.member.linked = true;
         entry.was_linked = true;
         entry.refused = false;
+        entry.member.end = End::Unseen;
         entry.heard = now;
         entry.patience = self.config.patience();
         let known = self
@@ -596,7 +617,13 @@ impl Membership {
     /// (should it live, it will renew itself); otherwise, or if that has just happened, it is gone for this node alone.
     pub fn handle_refused(&mut self, now: Mono, life: Life) {
         let Some(entry) = self.table.get_mut(&life) else { return };
-        if self.ended || entry.member.linked || !entry.current || entry.swim == Swim::Down || life == self.swim.identity().life() {
+        if self.ended || entry.member.linked || !entry.current || life == self.swim.identity().life() {
+            return;
+        }
+        if entry.member.end == End::Unseen {
+            entry.member.end = End::Refused;
+        }
+        if entry.swim == Swim::Down {
             return;
         }
         let again = entry.declared.is_some_and(|at| now.since(at) < REFUSED_AGAIN);

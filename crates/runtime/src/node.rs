@@ -327,7 +327,18 @@ impl<L: Live> Inner<L> {
     /// The membership may have changed.
     fn tell_members(&self) {
         self.members.send_modify(|n| *n += 1);
-        if let Some(line) = self.changes.line(self.engine.life(), &self.engine.members()) {
+        self.say_changes();
+    }
+
+    /// How a member died may be seen after the news of its death.
+    pub(crate) fn say_unseen(&self) {
+        if self.changes.waits() {
+            self.say_changes();
+        }
+    }
+
+    fn say_changes(&self) {
+        if let Some(line) = self.changes.line(self.clock.now(), self.engine.life(), &self.engine.members()) {
             let members = self.engine.stats(self.clock.now()).members;
             // Somebody has to see why; whoever leaves in order was asked to.
             match ["dead:", "not reached from here:"].iter().any(|what| line.contains(what)) {

@@ -69,6 +69,7 @@ pub(crate) async fn run<L: Live>(inner: Arc<Inner<L>>) {
         }
         if now >= tick {
             inner.call(|e, now, out| e.handle_tick(now, BUDGET, out));
+            inner.say_unseen();
             tick = now + TICK;
             ticks = ticks.wrapping_add(1);
             if ticks.is_multiple_of(TIDY) {

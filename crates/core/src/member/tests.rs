@@ -415,6 +415,57 @@ fn a_refusal_that_one_node_alone_sees_reaches_the_others_by_gossip() {
     assert!(max <= 300 * MS, "{max}");
 }
 
+/// The others' word that a killed node is dead may overtake the end of this node's own link to it.
+#[test]
+fn whoever_hears_of_a_kill_before_its_own_link_closes_sees_soon_what_it_was() {
+    for seed in 0..50 {
+        for leaving in [false, true] {
+            let mut net = Net::of(seed, 3);
+            let (one, late, victim) = (Net::life(0, 1), Net::life(1, 1), Net::life(2, 1));
+            if leaving {
+                net.processes.get_mut(&victim).unwrap().membership.leave(Mono::from_micros(net.now));
+                net.drain(victim);
+                net.run(SECOND);
+            }
+            let end = |net: &Net, at: Life| net.processes[&at].membership.member(victim).map(|member| member.end);
+            net.kill(victim, true);
+            net.at.remove(&Net::addr(2));
+            net.queue_event(one, 0, Event::Closed(victim));
+            assert!(net.run_until(net.now + SECOND, |net| net.state(late, victim) == Some(State::Dead)), "seed {seed}");
+            assert_eq!((end(&net, one), end(&net, late)), (Some(End::Refused), Some(End::Unseen)), "seed {seed}");
+            net.queue_event(late, 0, Event::Closed(victim));
+            assert!(net.run_until(net.now + 500 * MS, |net| end(net, late) == Some(End::Refused)), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn silence_shows_no_end_and_a_goodbye_is_one() {
+    for seed in 0..20 {
+        let mut net = Net::of(seed, 3);
+        let (silent, gone) = (Net::life(1, 1), Net::life(2, 1));
+        let ends = |net: &Net, of: Life| -> Vec<End> {
+            let others = net.processes.iter().filter(|(at, _)| **at != of);
+            others.map(|(_, process)| process.membership.member(of).unwrap().end).collect()
+        };
+        let stopping = &mut net.processes.get_mut(&gone).unwrap().membership;
+        stopping.leave(Mono::from_micros(net.now));
+        stopping.stop(Mono::from_micros(net.now));
+        net.drain(gone);
+        net.run(100 * MS);
+        net.kill(gone, false);
+        net.run(5 * SECOND);
+        assert_eq!(ends(&net, gone), [End::Goodbye; 2], "seed {seed}");
+        net.pause(silent);
+        net.run(10 * SECOND);
+        assert_eq!(net.state(Net::life(0, 1), silent), Some(State::Dead));
+        assert_eq!(ends(&net, silent), [End::Unseen], "seed {seed}");
+        net.resume(silent);
+        net.run(5 * SECOND);
+        assert_eq!(net.state(Net::life(0, 1), silent), Some(State::Alive));
+    }
+}
+
 #[test]
 fn nobody_dies_while_packets_flow() {
     for n in [2, 5, 9] {
