@@ -110,6 +110,9 @@ fn compare(fence: &str, log: &Path) {
     // What the store said differs with what was asked of it.
     let told = |lines: Vec<String>| -> Vec<String> { lines.iter().map(|line| line.split(" why=").next().unwrap().to_owned()).collect() };
     let (said, read) = (told(said), told(read));
+    // Once is enough.
+    let count = |lines: &[String]| lines.iter().filter(|line| line.contains("a member ")).count();
+    assert_eq!(count(&read), count(&said), "{log}");
     for line in &said {
         assert!(read.contains(line), "not in the log: {line}\n{log}");
     }

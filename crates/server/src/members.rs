@@ -2,10 +2,10 @@
 
 use outlive_core::address::Address;
 use outlive_core::id::{IdKeys, SessionId};
-use outlive_core::member::State as Health;
+use outlive_core::member::{Member, State as Health};
 use outlive_gateway::{Directory, MemberInfo, Placement, State};
 use outlive_runtime::{AskError, Node, NodeConfig, StartError};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -62,17 +62,7 @@ impl Observer {
     }
 
     fn list(&self) -> Vec<MemberInfo> {
-        let member = |m: &outlive_core::member::Member| {
-            let mut info = MemberInfo::fixed(m.node.name.to_string(), m.node.http.parse::<Address>().ok()?);
-            info.life = m.node.boot;
-            info.state = match m.state {
-                Health::Alive | Health::Suspect if m.leaving => State::Draining,
-                Health::Alive | Health::Suspect => State::Up,
-                Health::Gone | Health::Dead => State::Down,
-            };
-            Some(info)
-        };
-        self.0.members().iter().filter_map(member).collect()
+        list(&self.0.members())
     }
 
     /// Keeps a gateway's list of members true, for ever.
@@ -125,6 +115,29 @@ impl Observer {
     pub(crate) async fn leave(&self) {
         let _holds_nothing = self.0.drain(Duration::from_secs(1)).await;
     }
+}
+
+/// One row for each name: its last life, for those before are known for a day.
+fn list(members: &[Member]) -> Vec<MemberInfo> {
+    let mut last: BTreeMap<&str, &Member> = BTreeMap::new();
+    for m in members {
+        let order = |m: &Member| (m.state != Health::Dead, m.node.boot);
+        let row = last.entry(&m.node.name).or_insert(m);
+        if order(m) > order(row) {
+            *row = m;
+        }
+    }
+    let info = |m: &Member| {
+        let mut info = MemberInfo::fixed(m.node.name.to_string(), m.node.http.parse::<Address>().ok()?);
+        info.life = m.node.boot;
+        info.state = match m.state {
+            Health::Alive | Health::Suspect if m.leaving => State::Draining,
+            Health::Alive | Health::Suspect => State::Up,
+            Health::Gone | Health::Dead => State::Down,
+        };
+        Some(info)
+    };
+    last.into_values().filter_map(info).collect()
 }
 
 /// How long nobody is asked again after none was reached.
