@@ -4,6 +4,7 @@
 mod customer;
 mod events;
 mod stage;
+mod tale;
 
 use crate::chaos::tally::Shared;
 use core::time::Duration;
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     /// How long the day takes, at least, in seconds; events that need longer take longer.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(10..=86_400))]
     seconds: u64,
-    /// Who chooses the node for a request. `both`: some customers come by the one, and some by the other.
+    /// Who chooses the node for a request. `both`: each customer comes by the one for a while, then by the other.
     #[arg(long, value_enum, default_value_t = Via::Both)]
     via: Via,
     /// How many customers there are at a time.

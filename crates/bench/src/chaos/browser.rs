@@ -217,7 +217,12 @@ impl Browser {
 
 /// One request of nobody's, for what a node says of itself.
 pub(crate) async fn look(connections: &Connections, to: SocketAddr, path: &str) -> Option<Answer> {
-    exchange(connections, to, path, &Jar::default()).await.ok().filter(Answer::is_ok)
+    ask(connections, to, path).await.filter(Answer::is_ok)
+}
+
+/// The same, whether or not the node is fit to serve.
+pub(crate) async fn ask(connections: &Connections, to: SocketAddr, path: &str) -> Option<Answer> {
+    exchange(connections, to, path, &Jar::default()).await.ok()
 }
 
 fn request(to: SocketAddr, path: &str, jar: &Jar, upload: Option<Bytes>) -> Result<Request<Full<Bytes>>, NoAnswer> {

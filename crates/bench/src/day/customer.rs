@@ -1,6 +1,7 @@
 //! A customer: fills a cart by requests, by a socket and by uploads, steps through a wizard, watches its cart in a stream of events,
 //! signs in and out; and knows what must be there.
 
+use crate::chaos::Client;
 use crate::chaos::browser::{Answer, Asked, Browser, Jar, NoAnswer};
 use crate::chaos::ledger::{Found, Ledger};
 use crate::chaos::tally::{Shared, Violation};
@@ -20,13 +21,15 @@ const STEPS: usize = 5;
 const LONG: usize = 80;
 /// How often it tries to look at its cart at the end.
 const LAST_TRIES: usize = 120;
+/// Things that a customer does at one door.
+const STAYS: core::ops::Range<usize> = 20..60;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How often what was done.
 #[derive(Debug, Default)]
 pub(super) struct Counts([AtomicU64; NAMES.len()]);
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "things in carts, by request",
     "things in carts, by socket",
     "things in carts, by upload",
@@ -36,6 +39,7 @@ const NAMES: [&str; 9] = [
     "sign-ins",
     "sign-outs",
     "carts read and checked",
+    "changes of doors",
 ];
 
 #[derive(Clone, Copy)]
@@ -49,6 +53,7 @@ enum Did {
     Login,
     Logout,
     Read,
+    Door,
 }
 
 impl Counts {
@@ -61,6 +66,9 @@ impl Counts {
 pub(super) struct Customer {
     index: usize,
     sessions: u32,
+    doors: Vec<SocketAddr>,
+    /// How many more things it does before it comes by another door.
+    stays: usize,
     browser: Browser,
     jar: Jar,
     ledger: Ledger,
@@ -73,11 +81,10 @@ pub(super) struct Customer {
 
 impl Customer {
     pub(super) fn new(index: usize, doors: Vec<SocketAddr>, shared: Arc<Shared>, counts: Arc<Counts>, rng: Pcg32) -> Customer {
-        // One customer comes by one door.
-        let door = vec![doors[index % doors.len()]];
-        let browser = Browser::new(door, crate::chaos::Client::Sticky);
+        let browser = Browser::new(vec![doors[index % doors.len()]], Client::Sticky);
         let ledger = Ledger::new(format!("c{index}s0"));
-        Customer { index, sessions: 0, browser, jar: Jar::default(), ledger, wizard: Some(Vec::new()), shared, counts, rng }
+        let (jar, wizard) = (Jar::default(), Some(Vec::new()));
+        Customer { index, sessions: 0, doors, stays: STAYS.start, browser, jar, ledger, wizard, shared, counts, rng }
     }
 
     /// Shops until it is told to stop; then it reads its cart once more.
@@ -96,7 +103,23 @@ impl Customer {
         self.shared.violation(Violation::Window, &format!("customer {} could not read its cart at the end", self.index));
     }
 
+    /// With the same cookies through another door, by connections of its own: as from a train into a station.
+    fn change_doors(&mut self) {
+        let here = self.browser.door(&mut self.rng);
+        let others: Vec<SocketAddr> = self.doors.iter().copied().filter(|door| *door != here).collect();
+        if others.is_empty() {
+            return;
+        }
+        self.browser = Browser::new(vec![others[self.rng.random_range(0..others.len())]], Client::Sticky);
+        self.did(Did::Door);
+    }
+
     async fn turn(&mut self) {
+        self.stays = self.stays.saturating_sub(1);
+        if self.stays == 0 {
+            self.stays = self.rng.random_range(STAYS);
+            self.change_doors();
+        }
         let known = self.ledger.appends() > 0;
         match self.rng.random_range(0..100) {
             0..20 => drop(self.read().await),

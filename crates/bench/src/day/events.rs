@@ -1,6 +1,7 @@
 //! What happens on the day, one after the other, and what the log must tell of it.
 
 use super::stage::Stage;
+use super::tale::{GATEWAY, Tale};
 use anyhow::Context as _;
 use core::time::Duration;
 use serde_json::{Value, json};
@@ -9,13 +10,21 @@ use std::path::Path;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How long a full disk stays full.
+/// How long a full disk stays full after a node was started on it.
 const FULL_FOR: Duration = Duration::from_secs(5);
 /// A line of the log may come a little later than what it tells.
 const LOG_WITHIN: Duration = Duration::from_secs(70);
-
-/// What the log must say: one line that contains all words of one of these.
-type Lines = &'static [&'static [&'static str]];
+/// An operator who sees a thousand of the same line sees nothing else.
+const LINES_MAX: usize = 100;
+/// Begins and ends what the log says of a full disk.
+const FULL: &str = "the store cannot be written, and changes wait in memory; sessions are served from memory and copies";
+/// What a node says of a typo in its `join`.
+const UNMET: &str = "`join` names addresses where this node has never met anybody; ";
+/// What a node says that starts where it cannot write.
+const UNANNOUNCED: &str = "this node cannot announce itself in the store, and does not begin a cluster of its own until it can";
+/// Mistakes of one event that are shown besides the first.
+const SHOWN: usize = 20;
+const BACK: &str = "the store can be read and written again";
 
 /// Something that happened.
 #[derive(Debug)]
@@ -23,8 +32,8 @@ pub(super) struct Event {
     pub(super) name: &'static str,
     at: Duration,
     took: Duration,
-    /// Lines of the log that tell it; one for each that was asked for.
-    told: Vec<String>,
+    /// The line of the log that tells it.
+    told: Option<String>,
     /// What the log should have said and did not, or said and should not.
     missing: Vec<String>,
     /// Why it was not played.
@@ -37,7 +46,7 @@ impl Event {
     }
 
     pub(super) fn row(&self) -> String {
-        let log = match (&self.skipped, self.missing.first(), self.told.first()) {
+        let log = match (&self.skipped, self.missing.first(), &self.told) {
             (Some(why), ..) => format!("NOT PLAYED: {why}"),
             (_, Some(missing), _) => missing.clone(),
             (_, _, Some(line)) => line.chars().take(160).collect(),
@@ -59,32 +68,36 @@ impl Event {
     }
 }
 
-const GONE: Lines = &[&["members"], &["link closed"], &["gone"]];
-const THERE: Lines = &[&["members"], &["link up"], &["joined"]];
-const FULL: Lines = &[&["full"], &["write to the store failed"], &["cannot be written"]];
-const BACK: Lines = &[&["answers again"], &["written again"], &["takes writes again"], &["can be written"]];
-
 /// The day.
 struct Day<'a> {
     stage: &'a mut Stage,
     began: Instant,
     length: Duration,
     events: Vec<Event>,
+    /// How much of each log was read, and what may still be said of what was before.
+    marks: Vec<u64>,
+    before: Tale,
 }
 
 /// Plays all events, spread over the length of the day. One that fails is noted, and the day goes on.
 pub(super) async fn play(stage: &mut Stage, length: Duration) -> anyhow::Result<Vec<Event>> {
-    let mut day = Day { stage, began: Instant::now(), length, events: Vec::new() };
-    day.event(5, "a look at the store with sqlite3", &[], look).await?;
-    day.event(12, "a backup of the store", &[], backup).await?;
+    let (marks, all) = (stage.marks(), stage.names());
+    let nodes: Vec<String> = all.iter().filter(|name| *name != GATEWAY).cloned().collect();
+    let begun = nodes.iter().fold(Tale::of(&all), |tale, name| tale.comes(name)).perhaps();
+    let mut day = Day { stage, began: Instant::now(), length, events: Vec::new(), marks, before: begun };
+    let deployed = || nodes.iter().fold(Tale::of(&all), |tale, name| tale.leaves(name).comes(name));
+    day.event(5, "a look at the store with sqlite3", Tale::of(&all), look).await?;
+    day.event(12, "a backup of the store", Tale::of(&all), backup).await?;
     let idle = async |stage: &mut Stage| stage.deploy(|settings| settings.idle_timeout = "45m").await;
-    day.event(18, "a deployment with another idle timeout", &[GONE, THERE], idle).await?;
-    day.event(38, "a kill", &[GONE, THERE], kill).await?;
+    day.event(18, "a deployment with another idle timeout", deployed(), idle).await?;
+    day.event(38, "a kill", Tale::of(&all).dies("b").comes("b"), kill).await?;
     let copies = async |stage: &mut Stage| stage.deploy(|settings| settings.durability = "backup(2)").await;
-    day.event(48, "a deployment with another number of backups", &[GONE, THERE], copies).await?;
-    day.full_disk(68).await?;
-    day.typo(80).await?;
-    day.event(90, "a night: all nodes ended in order, and started", &[THERE], night).await?;
+    day.event(48, "a deployment with another number of backups", deployed(), copies).await?;
+    day.full_disk(68, &all).await?;
+    day.typo(80, &all).await?;
+    let evening = nodes.iter().fold(Tale::of(&all), |tale, name| tale.leaves(name));
+    let morning = nodes.iter().fold(evening, |tale, name| tale.comes(name));
+    day.event(90, "a night: all nodes ended in order, and started", morning, night).await?;
     sleep_until(day.began + length).await;
     Ok(day.events)
 }
@@ -105,8 +118,12 @@ async fn backup(stage: &mut Stage) -> anyhow::Result<()> {
 }
 
 async fn kill(stage: &mut Stage) -> anyhow::Result<()> {
+    let marks = stage.marks();
     stage.kill(1).await?;
-    sleep(Duration::from_millis(500)).await;
+    // Somebody sees it there before somebody starts it again.
+    for other in ["a", "c"] {
+        anyhow::ensure!(stage.says(&marks, other, "dead: b", LOG_WITHIN).await, "the log of {other} does not tell of the kill");
+    }
     stage.start_node(1).await?;
     anyhow::ensure!(stage.settles().await, "the copies were not all made after the kill");
     Ok(())
@@ -124,87 +141,90 @@ async fn night(stage: &mut Stage) -> anyhow::Result<()> {
 }
 
 impl Day<'_> {
-    /// Does it when its time has come. Each of these lines must be told; where there is none a warning would be one too many.
+    /// Does it when its time has come. The logs must tell what is to be told of it, and nothing else.
     async fn event(
         &mut self,
         percent: u32,
         name: &'static str,
-        wanted: &[Lines],
+        tale: Tale,
         act: impl AsyncFnOnce(&mut Stage) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         sleep_until(self.began + self.length * percent / 100).await;
-        let (at, marks) = (Instant::now(), self.stage.marks());
-        let (mut told, mut missing) = (Vec::new(), Vec::new());
-        let done = act(self.stage).await;
-        if let Err(error) = done {
+        let (at, mut missing) = (Instant::now(), Vec::new());
+        if let Err(error) = act(self.stage).await {
             missing.push(format!("{error:#}"));
             self.stage.start_all().await?;
         }
         let took = at.elapsed();
-        if wanted.is_empty() {
-            let loud = |line: &String| line.contains(" WARN ") || line.contains("ERROR ");
-            missing.extend(self.stage.written(&marks).into_iter().filter(loud));
-        }
-        for lines in wanted {
-            match self.line(&marks, |line| has(line, lines)).await {
-                Some(line) => told.push(line),
-                None => missing.push(format!("the log has no line with one of {lines:?}")),
+        let until = Instant::now() + LOG_WITHIN;
+        let (marks, log) = loop {
+            let marks = self.stage.marks();
+            let log = self.stage.written(&self.marks, &marks);
+            if tale.missing(&log).is_empty() || Instant::now() >= until || !missing.is_empty() {
+                break (marks, log);
             }
+            sleep(Duration::from_millis(50)).await;
+        };
+        self.marks = marks;
+        missing.extend(tale.missing(&log));
+        let wrong = log.iter().filter(|said| !tale.has(said) && !self.before.has(said));
+        missing.extend(wrong.map(|said| format!("{} should not have said: {}", said.who, said.text)));
+        if log.len() > LINES_MAX {
+            missing.push(format!("{} lines of log", log.len()));
         }
-        self.note(Event { name, at: at - self.began, took, told, missing, skipped: None });
+        self.note(Event { name, at: at - self.began, took, told: tale.told(&log), missing, skipped: None });
+        self.before = tale;
         Ok(())
     }
 
     fn note(&mut self, event: Event) {
         eprintln!("{:>6.1} s  {}", self.began.elapsed().as_secs_f64(), event.row());
+        for more in event.missing.iter().skip(1).take(SHOWN) {
+            eprintln!("          {more}");
+        }
         self.events.push(event);
     }
 
-    async fn line(&self, marks: &[u64], wanted: impl Fn(&str) -> bool) -> Option<String> {
-        let until = Instant::now() + LOG_WITHIN;
-        loop {
-            if let Some(line) = self.stage.written(marks).into_iter().find(|line| wanted(&line.to_lowercase())) {
-                return Some(line);
-            }
-            if Instant::now() > until {
-                return None;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Somebody fills the disk of the store, and somebody makes room again.
-    async fn full_disk(&mut self, percent: u32) -> anyhow::Result<()> {
-        let name = "a full disk";
+    /// Somebody fills the disk of the store, a node is started again meanwhile, and somebody makes room.
+    async fn full_disk(&mut self, percent: u32, all: &[String]) -> anyhow::Result<()> {
+        let name = "a full disk, and a node that starts on it";
         let Some(disk) = self.stage.disk() else {
             let (at, took, skipped) = (self.began.elapsed(), Duration::ZERO, Some("no file system can be mounted here"));
-            self.note(Event { name, at, took, told: Vec::new(), missing: Vec::new(), skipped });
+            self.note(Event { name, at, took, told: None, missing: Vec::new(), skipped });
             return Ok(());
         };
         let full = async |stage: &mut Stage| {
-            let (ballast, marks) = (disk.join("ballast"), stage.marks());
-            let until = Instant::now() + FULL_FOR;
-            while Instant::now() < until {
-                // What the nodes free of their own log is filled, too.
-                fill(&ballast)?;
-                sleep(Duration::from_millis(100)).await;
-            }
-            let written = stage.written(&marks);
+            let ballast = disk.join("ballast");
+            let filling = async {
+                loop {
+                    // What the nodes free of their own log is filled, too.
+                    fill(&ballast)?;
+                    sleep(Duration::from_millis(100)).await;
+                }
+            };
+            let done = tokio::select! {
+                failed = filling => failed,
+                done = starts_on_a_full_disk(stage) => done,
+            };
             std::fs::remove_file(&ballast)?;
+            done?;
             anyhow::ensure!(stage.settles().await, "the nodes have not settled after the disk was full");
-            anyhow::ensure!(
-                written.iter().any(|line| has(&line.to_lowercase(), FULL)),
-                "the log did not tell of the full disk while it was full"
-            );
-            // An operator who sees a thousand of the same line sees nothing else.
-            anyhow::ensure!(written.len() < 60, "{} lines of log while the disk was full: {:?}", written.len(), written.first());
             Ok(())
         };
-        self.event(percent, name, &[FULL, BACK], full).await
+        let mut tale = Tale::of(all);
+        for node in ["a", "b"] {
+            tale = tale.says(node, FULL, "disk is full").says(node, BACK, "");
+        }
+        for node in all {
+            // It may find room for a moment, and one of two kinds of writes may go through before the other.
+            tale = tale.may_say(node, FULL).may_say(node, BACK).may_say(node, "better, but: ");
+        }
+        let tale = tale.says("c", FULL, "disk is full").may_say("c", UNANNOUNCED);
+        self.event(percent, name, tale.leaves("c").comes("c"), full).await
     }
 
     /// One node is started with an address that nobody has; then with none again.
-    async fn typo(&mut self, percent: u32) -> anyhow::Result<()> {
+    async fn typo(&mut self, percent: u32, all: &[String]) -> anyhow::Result<()> {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let typo = async |stage: &mut Stage| {
             let (last, marks) = (stage.len() - 1, stage.marks());
@@ -213,28 +233,38 @@ impl Day<'_> {
             stage.start_node(last).await?;
             let met = stage.settles().await;
             // It is said once the others had two seconds.
-            let until = Instant::now() + Duration::from_secs(20);
-            let told = loop {
-                let told = stage.written(&marks).into_iter().any(|line| line.contains(&nobody));
-                if told || Instant::now() >= until {
-                    break told;
-                }
-                sleep(Duration::from_millis(100)).await;
-            };
+            stage.says(&marks, "c", UNMET, LOG_WITHIN).await;
             stage.stop(last).await?;
             stage.settings(last).join = Vec::new();
             stage.start_node(last).await?;
             anyhow::ensure!(met, "a node with a typo in its `join` has not met the others, whom the store names");
             anyhow::ensure!(stage.settles().await, "the copies were not all made after the typo was mended");
-            anyhow::ensure!(told, "the log does not name {nobody}");
             Ok(())
         };
-        self.event(percent, "a typo in one node's join", &[THERE], typo).await
+        let told = Tale::of(all).says("c", UNMET, &format!("{nobody}: nobody listens there"));
+        self.event(percent, "a typo in one node's join", told.leaves("c").comes("c"), typo).await
     }
 }
 
-fn has(line: &str, lines: Lines) -> bool {
-    lines.iter().any(|words| words.iter().all(|word| line.contains(word)))
+/// Once the others know that their disk is full, node c is started again.
+async fn starts_on_a_full_disk(stage: &mut Stage) -> anyhow::Result<()> {
+    let (last, marks) = (stage.len() - 1, stage.marks());
+    for other in ["a", "b"] {
+        anyhow::ensure!(stage.says(&marks, other, FULL, LOG_WITHIN).await, "{other} did not tell of the full disk while it was full");
+    }
+    stage.stop(last).await?;
+    stage.start_node(last).await?;
+    let until = Instant::now() + FULL_FOR;
+    let mut said = stage.readiness(last).await;
+    while Instant::now() < until {
+        // As long as it has found nobody it begins no cluster of its own; and it is not as it should be once it has.
+        let honest = said.starts_with("starting") || said.starts_with("degraded: the store cannot be written");
+        anyhow::ensure!(honest, "a node that was started on a full disk says that it is {said:?}");
+        sleep(Duration::from_millis(20)).await;
+        said = stage.readiness(last).await;
+    }
+    anyhow::ensure!(!said.starts_with("starting"), "a node that was started on a full disk has not found the others: {said:?}");
+    Ok(())
 }
 
 /// Writes until nothing fits any more.

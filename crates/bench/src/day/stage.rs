@@ -1,7 +1,8 @@
 //! What stands on the stage: three nodes on one store, HAProxy and the gateway before them, and a log of each.
 
+use super::tale::Said;
 use super::{Args, Via};
-use crate::chaos::browser::{Connections, connections};
+use crate::chaos::browser::{Connections, ask, connections};
 use crate::chaos::nodes::{Process, free_ports, settled};
 use anyhow::Context as _;
 use core::fmt::Write as _;
@@ -188,7 +189,7 @@ impl Stage {
              default-server check inter 200ms fall 1 rise 1\n"
         );
         for node in &self.nodes {
-            let _ = writeln!(config, "  use-server {0} if {{ req.cook(OUTLIVESID-r) .{0} }}", node.process.name);
+            let _ = writeln!(config, "  use-server {0} if {{ req.cook(OUTLIVESID-R) .{0} }}", node.process.name);
         }
         for node in &self.nodes {
             let _ = writeln!(config, "  use-server {0} if {{ req.cook(OUTLIVESID) -m end .{0} }}", node.process.name);
@@ -209,25 +210,47 @@ impl Stage {
         Ok(child)
     }
 
-    /// How long each node's log is.
+    /// How long each log is.
     pub(super) fn marks(&self) -> Vec<u64> {
-        self.logs().map(|path| std::fs::metadata(path).map_or(0, |m| m.len())).collect()
+        self.logs().map(|(_, path)| std::fs::metadata(path).map_or(0, |m| m.len())).collect()
     }
 
-    /// What the nodes wrote since: lines, with the name of the node.
-    pub(super) fn written(&self, marks: &[u64]) -> Vec<String> {
-        let mut lines = Vec::new();
-        for ((path, from), node) in self.logs().zip(marks).zip(&self.nodes) {
+    /// What was said between two marks.
+    pub(super) fn written(&self, from: &[u64], to: &[u64]) -> Vec<Said> {
+        let mut said = Vec::new();
+        for (((who, path), from), to) in self.logs().zip(from).zip(to) {
             let text = std::fs::read(path).unwrap_or_default();
-            let from = usize::try_from(*from).unwrap_or(0).min(text.len());
-            let text = String::from_utf8_lossy(&text[from..]).into_owned();
-            lines.extend(text.lines().map(|line| format!("{}: {line}", node.process.name)));
+            let at = |mark: u64| usize::try_from(mark).unwrap_or(0).min(text.len());
+            let text = String::from_utf8_lossy(text.get(at(*from)..at(*to)).unwrap_or_default());
+            said.extend(text.lines().flat_map(|line| Said::parse(&who, line)));
         }
-        lines
+        said
     }
 
-    fn logs(&self) -> impl Iterator<Item = PathBuf> {
-        self.nodes.iter().map(|node| self.dir.join(format!("{}.log", node.process.name)))
+    /// Waits until somebody has said it; whether that was in time.
+    pub(super) async fn says(&self, from: &[u64], who: &str, begins: &str, within: Duration) -> bool {
+        let said = async {
+            while !self.written(from, &self.marks()).iter().any(|said| said.who == who && said.text.starts_with(begins)) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(within, said).await.is_ok()
+    }
+
+    /// Who runs and has a log.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.logs().map(|(name, _)| name).collect()
+    }
+
+    fn logs(&self) -> impl Iterator<Item = (String, PathBuf)> {
+        let names = self.nodes.iter().map(|node| &node.process.name).chain(self.gateway.iter().map(|(gateway, _)| &gateway.name));
+        names.map(|name| (name.clone(), self.dir.join(format!("{name}.log"))))
+    }
+
+    /// What a node says of itself: whether it is fit for requests, and why not.
+    pub(super) async fn readiness(&self, index: usize) -> String {
+        let answer = ask(&self.connections, self.nodes[index].http, "/ready").await;
+        answer.map_or_else(|| "no answer".to_owned(), |answer| answer.body)
     }
 
     /// Ends all processes; the folder if it stays.
