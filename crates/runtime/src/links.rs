@@ -13,6 +13,7 @@ use outlive_core::engine::{Engine, LinkEvent};
 use outlive_core::member::Node;
 use outlive_core::output::{LinkId, Live};
 use outlive_core::stamp::Life;
+use outlive_core::wire::FrameError;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -194,6 +195,8 @@ async fn read<L: Live>(inner: &Arc<Inner<L>>, id: LinkId, mut reader: Reader, mu
         // The buffer holds less than one frame and one chunk: the engine refuses longer frames by their first bytes.
         match inner.call_timed(|e, now, out| e.handle_bytes(now, id, &buffer, out)) {
             Some(Ok(done)) => buffer.advance(done),
+            // Another connection to this peer has taken its place, and this one is closed in a moment.
+            Some(Err(FrameError::NoLink)) => return,
             Some(Err(error)) => {
                 inner.counters.bad_frames.add();
                 tracing::warn!(%error, "a peer sent what it should not; the link is closed");
@@ -320,6 +323,19 @@ mod tests {
             until(|| node.stats().bad_frames == bad && !node.inner.links.reaches(Life::new(77))).await;
         }
         assert!(node.create(SessionKey::from_bytes([1; 16])).is_ok());
+    }
+
+    /// Of two connections to one peer one goes: what comes on it before its reader has heard of that is no bad frame.
+    #[tokio::test]
+    async fn bytes_on_a_link_that_this_node_has_given_up_are_nobodys_fault() {
+        let node = node().await;
+        let (mut reader, mut writer) = peer(&node).await;
+        let id = *node.inner.links.open.read().keys().next().unwrap();
+        node.inner.call_timed(|e, now, out| e.handle_link(now, id, LinkEvent::Closed, out));
+        writer.write_all(&[0, 0, 0, 0]).await.unwrap();
+        closed(&mut reader).await;
+        until(|| node.inner.links.is_empty()).await;
+        assert_eq!(node.stats().bad_frames, 0);
     }
 
     #[tokio::test]
