@@ -2,7 +2,7 @@
 
 use crate::id::SessionKey;
 use crate::limits::{END_BOUND, ENDED_KEEP, ENDED_MAX};
-use crate::output::{Event, Failure, Live, Outcome, Output, Ticket};
+use crate::output::{Event, Failure, Live, Opened, Outcome, Output, Ticket};
 use crate::plant::Bug;
 use crate::shard::{Cx, Shard, Timer};
 use crate::slot::{Ended, Slot};
@@ -28,19 +28,30 @@ pub(crate) struct Ending {
     waiting: Lives,
     /// The store has not confirmed.
     pub(crate) store: bool,
-    /// The write to the store is on its way.
-    pub(crate) writing: bool,
+    /// What is on its way to the store.
+    pub(crate) writing: Option<EndKind>,
     ticket: Option<(Ticket, Mono)>,
+}
+
+/// An id that ends because the one that it followed was logged out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Following {
+    pub(crate) key: SessionKey,
+    pub(crate) next: SessionKey,
+    /// Who hears that `key` has ended once all know that `next` has.
+    pub(crate) asker: Option<Life>,
 }
 
 impl<L: Live> Shard<L> {
     /// Ends a session on this node, and tells everybody who may hold a copy. Needs no ownership.
-    pub(crate) fn end(&mut self, cx: &mut Cx<'_>, key: SessionKey, kind: EndKind) -> Ticket {
+    pub(crate) fn end(&mut self, cx: &mut Cx<'_>, key: SessionKey, next: Option<SessionKey>) -> Ticket {
         let ticket = cx.ticket();
         if self.ended(key).is_none() {
-            self.mark_ended(cx, key, kind, None, Some(ticket));
+            let kind = if next.is_some() { EndKind::Rotated } else { EndKind::Invalidated };
+            self.mark_ended(cx, key, kind, next, None, Some(ticket));
             return ticket;
         }
+        self.note_next(cx, key, next);
         match self.ends.get_mut(&key) {
             Some(pending) if pending.ticket.is_none() => pending.ticket = Some((ticket, cx.now + END_BOUND)),
             Some(_) => cx.settle(ticket, Outcome::End(false)),
@@ -49,19 +60,78 @@ impl<L: Live> Shard<L> {
         ticket
     }
 
-    /// This node hears of an end, from a peer or the store.
-    pub(crate) fn learn_end(&mut self, cx: &mut Cx<'_>, key: SessionKey, kind: EndKind, from: Option<Life>) {
-        if self.ended(key).is_none() {
-            self.mark_ended(cx, key, kind, from, None);
+    /// Ends a session that goes on as `next`, if that has all there is of it.
+    pub(crate) fn end_rotated(&mut self, cx: &mut Cx<'_>, at: &Opened<L>, next: SessionKey) -> Option<Ticket> {
+        if !cx.planted(Bug::ChangedWhileRotating) {
+            let doubted = self.doubts(cx, at.key);
+            let copy = self.copy(at.key)?;
+            let own = copy.own.as_ref().filter(|own| own.tenure == at.tenure && !doubted)?;
+            own.copied.filter(|(tip, _)| *tip == copy.record.tip)?;
+        }
+        Some(self.end(cx, at.key, Some(next)))
+    }
+
+    /// This node hears of an end, from a peer or the store. A logout is one whatever was heard before.
+    pub(crate) fn learn_end(&mut self, cx: &mut Cx<'_>, key: SessionKey, kind: EndKind, next: Option<SessionKey>, from: Option<Life>) {
+        match self.ended(key) {
+            None => self.mark_ended(cx, key, kind, next, from, None),
+            Some(_) if cx.planted(Bug::FirstEndStays) => {}
+            Some(known) => {
+                if kind.overrides(known.kind) {
+                    self.override_end(cx, key, kind, from);
+                }
+                self.note_next(cx, key, next);
+            }
         }
     }
 
-    fn mark_ended(&mut self, cx: &mut Cx<'_>, key: SessionKey, kind: EndKind, from: Option<Life>, ticket: Option<Ticket>) {
-        let view = self.view.clone();
+    /// All who may have heard of the lesser end hear of this one.
+    fn override_end(&mut self, cx: &mut Cx<'_>, key: SessionKey, kind: EndKind, from: Option<Life>) {
+        let Some(Slot::Ended(ended)) = self.table.get_mut(&key) else { return };
+        ended.kind = kind;
+        let keep = ended.until.since(cx.now);
+        let mut waiting = self.whom_to_tell(key);
+        let before = self.ends.remove(&key);
+        let (ticket, writing) = before.as_ref().map_or((None, None), |e| (e.ticket, e.writing));
+        waiting.extend(before.into_iter().flat_map(|e| e.waiting));
+        cx.out.event(key, Event::Ended(kind));
+        self.begin_telling(cx, key, Ending { kind, keep, waiting, store: cx.config.store, writing, ticket }, from);
+    }
+
+    /// What is known here of the id that this one went on under. If this one was logged out, that one is.
+    fn note_next(&mut self, cx: &Cx<'_>, key: SessionKey, next: Option<SessionKey>) {
+        if let Some(Slot::Ended(ended)) = self.table.get_mut(&key) {
+            ended.next = ended.next.or(next);
+            if let Some(next) = ended.next.filter(|_| ended.kind == EndKind::Invalidated && !cx.planted(Bug::FirstEndStays)) {
+                self.following.push(Following { key, next, asker: None });
+            }
+        }
+    }
+
+    /// The id before this one was logged out. Whether everybody knows of its end.
+    pub(crate) fn end_next(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> bool {
+        self.learn_end(cx, key, EndKind::Invalidated, None, None);
+        !self.ends.contains_key(&key)
+    }
+
+    /// The list, the holders and the owner that this node knows of. While forks may not have met, anybody may own it.
+    fn whom_to_tell(&self, key: SessionKey) -> Lives {
+        let view = &self.view;
+        if view.is_settled() { view.asked(key) } else { view.others().map(|p| p.life).collect() }
+    }
+
+    fn mark_ended(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: SessionKey,
+        kind: EndKind,
+        next: Option<SessionKey>,
+        from: Option<Life>,
+        ticket: Option<Ticket>,
+    ) {
         let mut keep = ENDED_KEEP;
-        // Whoever may hold a copy: the list, the holders, the owner this node knows of. One who hears it tells those that it knows.
-        // While forks may not have met, anybody may own it.
-        let mut waiting = if view.is_settled() { view.asked(key) } else { view.others().map(|p| p.life).collect() };
+        // Whoever may hold a copy. One who hears it tells those that it knows.
+        let mut waiting = self.whom_to_tell(key);
         if let Some(Slot::Facade(f)) = self.table.get(&key) {
             waiting.push(f.claim.life);
         }
@@ -79,20 +149,24 @@ impl<L: Live> Shard<L> {
                 cx.out.push(Output::Failed { key, claim, version, failure: Failure::Ended });
             }
         }
-        waiting.sort_unstable();
-        waiting.dedup();
-        waiting.retain(|l| *l != view.me && Some(*l) != from && view.peer(*l).is_some());
         self.round_ended(cx, key, kind);
         if self.table.len() < ENDED_MAX * 4 {
-            self.table.insert(key, Slot::Ended(Ended { kind, since: cx.now, until: cx.now + keep }));
+            self.table.insert(key, Slot::Ended(Ended { kind, next, since: cx.now, until: cx.now + keep }));
         }
         cx.out.event(key, Event::Ended(kind));
         self.drive_parked(cx, key, false);
-        let store = cx.config.store;
-        self.ends.insert(
-            key,
-            Ending { kind, keep, waiting: waiting.clone(), store, writing: false, ticket: ticket.map(|t| (t, cx.now + END_BOUND)) },
-        );
+        self.note_next(cx, key, next);
+        let ticket = ticket.map(|t| (t, cx.now + END_BOUND));
+        self.begin_telling(cx, key, Ending { kind, keep, waiting, store: cx.config.store, writing: None, ticket }, from);
+    }
+
+    fn begin_telling(&mut self, cx: &mut Cx<'_>, key: SessionKey, mut ending: Ending, from: Option<Life>) {
+        let view = self.view.clone();
+        ending.waiting.sort_unstable();
+        ending.waiting.dedup();
+        ending.waiting.retain(|l| *l != view.me && Some(*l) != from && view.peer(*l).is_some());
+        let (waiting, store) = (ending.waiting.clone(), ending.store);
+        self.ends.insert(key, ending);
         if store {
             self.dirty.push_front(key);
             cx.out.store();
@@ -154,7 +228,7 @@ impl<L: Live> Shard<L> {
             Entry::Occupied(_) => {}
             Entry::Vacant(none) => {
                 let waiting = Lives::from_slice(&[life]);
-                none.insert(Ending { kind, keep, waiting, store: false, writing: false, ticket: None });
+                none.insert(Ending { kind, keep, waiting, store: false, writing: None, ticket: None });
                 self.set_timer(cx.now + AGAIN, key, Timer::Ending);
             }
         }
@@ -173,35 +247,52 @@ impl<L: Live> Shard<L> {
 
     fn send_pending_end(&self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
         if let (Some(e), Some(link)) = (self.ends.get(&key), self.view.link(to)) {
-            link.send(&Message::End { key, kind: e.kind }, None, cx.out);
+            let next = self.ended(key).and_then(|ended| ended.next);
+            link.send(&Message::End { key, kind: e.kind, next }, None, cx.out);
         }
     }
 
     /// Answers whoever speaks of a session that has ended.
     pub(crate) fn send_end(&self, cx: &mut Cx<'_>, key: SessionKey, ended: &Ended, to: Life) {
         if let Some(link) = self.view.link(to) {
-            link.send(&Message::End { key, kind: ended.kind }, None, cx.out);
+            link.send(&Message::End { key, kind: ended.kind, next: ended.next }, None, cx.out);
         }
     }
 
-    pub(crate) fn handle_end(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, kind: EndKind) {
-        self.learn_end(cx, key, kind, Some(from));
-        if let Some(link) = self.view.link(from) {
-            link.send(&Message::EndSeen { key }, None, cx.out);
+    pub(crate) fn handle_end(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, kind: EndKind, next: Option<SessionKey>) {
+        self.learn_end(cx, key, kind, next, Some(from));
+        let next = self.ended(key).and_then(|ended| ended.next);
+        match next.filter(|_| kind == EndKind::Invalidated && !cx.planted(Bug::FirstEndStays)) {
+            // Whoever logs out hears "everywhere" when that is so for every id. Until then it asks again.
+            Some(next) => self.following.push(Following { key, next, asker: Some(from) }),
+            None => self.confirm_end(cx, key, from),
         }
     }
 
-    pub(crate) fn handle_end_seen(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey) {
-        if let Some(e) = self.ends.get_mut(&key) {
+    /// Says how the session has ended here.
+    pub(crate) fn confirm_end(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
+        let kind = self.ended(key).map_or(EndKind::Invalidated, |ended| ended.kind);
+        if let Some(link) = self.view.link(to) {
+            link.send(&Message::EndSeen { key, kind }, None, cx.out);
+        }
+    }
+
+    pub(crate) fn handle_end_seen(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, kind: EndKind) {
+        if self.ended(key).is_some() {
+            self.learn_end(cx, key, kind, None, Some(from));
+        }
+        // One that speaks of a lesser end has not heard of this one yet.
+        if let Some(e) = self.ends.get_mut(&key).filter(|e| !e.kind.overrides(kind) || cx.planted(Bug::FirstEndStays)) {
             e.waiting.retain(|l| *l != from);
             self.settle_end(cx, key);
         }
     }
 
     pub(crate) fn end_stored(&mut self, cx: &mut Cx<'_>, key: SessionKey, done: bool) {
-        if let Some(e) = self.ends.get_mut(&key).filter(|e| e.writing) {
-            e.writing = false;
-            e.store &= !done;
+        if let Some(e) = self.ends.get_mut(&key)
+            && let Some(written) = e.writing.take()
+        {
+            e.store &= !done || written != e.kind;
             self.settle_end(cx, key);
         }
     }
@@ -213,7 +304,7 @@ impl<L: Live> Shard<L> {
             Entry::Occupied(mut pending) => pending.get_mut().store = true,
             Entry::Vacant(none) => {
                 let (kind, keep) = (ended.kind, ended.until.since(cx.now));
-                none.insert(Ending { kind, keep, waiting: Lives::new(), store: true, writing: false, ticket: None });
+                none.insert(Ending { kind, keep, waiting: Lives::new(), store: true, writing: None, ticket: None });
                 self.set_timer(cx.now + AGAIN, key, Timer::Ending);
             }
         }
@@ -247,7 +338,7 @@ impl<L: Live> Shard<L> {
             e.ticket = None;
             cx.settle(ticket, Outcome::End(false));
         }
-        let (waiting, store) = (e.waiting.clone(), e.store && !e.writing);
+        let (waiting, store) = (e.waiting.clone(), e.store && e.writing.is_none());
         if !cx.planted(Bug::EndSentOnce) {
             for life in waiting {
                 self.send_pending_end(cx, key, life);

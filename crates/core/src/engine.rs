@@ -8,6 +8,7 @@
 //! Locks: one per shard, one for the membership, taken before a shard's if both are needed; never two shards at once.
 
 use crate::config::{Checked, Durability};
+use crate::ending::Following;
 use crate::id::SessionKey;
 use crate::limits::VIEWS_MAX;
 use crate::link::Link;
@@ -20,7 +21,7 @@ use crate::stamp::{Life, Stamp};
 use crate::storing::{Loaded, Touch, Write, Written};
 use crate::time::Mono;
 use crate::view::{Health, Peer, View};
-use crate::wire::{EndKind, FrameError, Message, WireMember, WireView, decode, frame_len};
+use crate::wire::{FrameError, Message, WireMember, WireView, decode, frame_len};
 use core::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 use parking_lot::{Mutex, RwLock};
@@ -196,11 +197,34 @@ impl<L: Live> Engine<L> {
     }
 
     fn shard<R>(&self, now: Mono, key: SessionKey, out: &mut Outputs, f: impl FnOnce(&mut Shard<L>, &mut Cx<'_>) -> R) -> R {
-        let at = key.bits() as usize & (self.shards.len() - 1);
-        self.with(now, at, out, f)
+        self.with(now, self.place(key), out, f)
+    }
+
+    fn place(&self, key: SessionKey) -> usize {
+        key.bits() as usize & (self.shards.len() - 1)
     }
 
     fn with<R>(&self, now: Mono, at: usize, out: &mut Outputs, f: impl FnOnce(&mut Shard<L>, &mut Cx<'_>) -> R) -> R {
+        let mut following = Vec::new();
+        let result = self.locked(now, at, out, &mut following, f);
+        // Another shard may have what follows, and two are never locked at once.
+        while let Some(Following { key, next, asker }) = following.pop() {
+            let known = self.locked(now, self.place(next), out, &mut following, |s, cx| s.end_next(cx, next));
+            if let Some(asker) = asker.filter(|_| known) {
+                self.locked(now, self.place(key), out, &mut following, |s, cx| s.confirm_end(cx, key, asker));
+            }
+        }
+        result
+    }
+
+    fn locked<R>(
+        &self,
+        now: Mono,
+        at: usize,
+        out: &mut Outputs,
+        following: &mut Vec<Following>,
+        f: impl FnOnce(&mut Shard<L>, &mut Cx<'_>) -> R,
+    ) -> R {
         let mut shard = self.shards[at].lock();
         let mut cx = Cx { now, config: &self.config, out, shared: &self.shared };
         let result = f(&mut shard, &mut cx);
@@ -210,6 +234,7 @@ impl<L: Live> Engine<L> {
         if let Some((due, _, _)) = shard.timers.first() {
             self.earliest.fetch_min(due.micros(), Ordering::Relaxed);
         }
+        following.append(&mut shard.following);
         result
     }
 
@@ -258,16 +283,22 @@ impl<L: Live> Engine<L> {
         self.shard(now, at.key, out, |s, cx| s.finish_read(cx, at))
     }
 
-    /// Ends a session for good, on every node that hears of it. Needs no ownership.
-    pub fn end(&self, now: Mono, key: SessionKey, kind: EndKind, out: &mut Outputs) -> Ticket {
-        self.shard(now, key, out, |s, cx| s.end(cx, key, kind))
+    /// Ends a session for good, on every node that hears of it; it may go on as `next`. Needs no ownership. One that is known to have
+    /// gone on under another id stays what it is: whoever would end it is to ask for it by that.
+    pub fn end(&self, now: Mono, key: SessionKey, next: Option<SessionKey>, out: &mut Outputs) -> Ticket {
+        self.shard(now, key, out, |s, cx| s.end(cx, key, next))
+    }
+
+    /// The last step of a rotation, see [`rotate`](Engine::rotate). `None` if the session has ended, is not owned here any more, or has
+    /// changed since it was copied: then `next` is to end instead.
+    pub fn end_rotated(&self, now: Mono, at: &Opened<L>, next: SessionKey, out: &mut Outputs) -> Option<Ticket> {
+        self.shard(now, at.key, out, |s, cx| s.end_rotated(cx, at, next))
     }
 
     /// The first step of a rotation: the session's committed content becomes the first commit of `key`, with the same live
-    /// session. The caller waits until that is durable, then [`end`](Engine::end)s the old one as
-    /// [`EndKind::Rotated`], then answers. `None` if the session is not owned here any more.
+    /// session. The caller waits until that is durable, then [ends the old one](Engine::end_rotated), then answers. `None` if the session is not owned here any more.
     pub fn rotate(&self, now: Mono, at: &Opened<L>, key: SessionKey, out: &mut Outputs) -> Option<Opened<L>> {
-        let from = self.shard(now, at.key, out, |s, _| s.fork_from(at))?;
+        let from = self.shard(now, at.key, out, |s, cx| s.fork_from(cx, at))?;
         self.shard(now, key, out, |s, cx| s.fork_to(cx, key, from))
     }
 

@@ -52,6 +52,8 @@ pub const MOVES_MAX: u8 = 2;
 pub const MOVES_WINDOW: Duration = Duration::from_secs(10);
 /// How long an ended marker is kept if the session's absolute lifetime is longer.
 pub const ENDED_KEEP: Duration = Duration::from_secs(24 * 3600);
+/// How long other nodes' changes wait for a rotation; one that takes longer fails if there are any.
+pub const ROTATION_BOUND: Duration = Duration::from_secs(1);
 /// How long an unanswered end waits before the application hears "pending".
 pub const END_BOUND: Duration = Duration::from_secs(1);
 /// Ended markers of one node.

@@ -72,7 +72,9 @@ impl<L: Live> Shard<L> {
         if list.is_empty() {
             return;
         }
-        if self.own(key).is_some() {
+        if self.is_rotating(cx, key) {
+            // They come too late for the new id, unless nothing comes of that.
+        } else if self.own(key).is_some() {
             for p in core::mem::take(&mut list) {
                 self.commit_parked(cx, key, &p);
             }
@@ -202,9 +204,14 @@ impl<L: Live> Shard<L> {
             // It came over another link before, and is answered when it is durable.
             return Some(());
         }
-        let result = match self.own(key) {
-            None => Some(LateResult::NotOwner),
-            Some(_) => self.commit_late_here(cx, key, read, &changes, late),
+        if let Some(ended) = self.ended(key) {
+            self.send_end(cx, key, &ended, from);
+        }
+        let result = if self.own(key).is_none() || self.is_rotating(cx, key) {
+            // It is sent again in a moment, and finds out what has become of the session.
+            Some(LateResult::NotOwner)
+        } else {
+            self.commit_late_here(cx, key, read, &changes, late)
         };
         if let Some(result) = result {
             answer_late(cx, key, &self.view, &late, result);

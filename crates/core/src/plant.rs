@@ -53,6 +53,10 @@ bugs! {
     CasGreaterWins = "cas_greater_wins",
     /// An ended marker yields to a copy (rule 16).
     TombstoneYields = "tombstone_yields",
+    /// An end stays what it was first heard to be (rule 18).
+    FirstEndStays = "first_end_stays",
+    /// A session takes changes on while a rotation copies it, and ends whatever they were (rule 19).
+    ChangedWhileRotating = "changed_while_rotating",
     /// A marker is sent once, and not again (rule 16).
     EndSentOnce = "end_sent_once",
     /// Who comes to be on the list of an ended session does not hear of the end (rules 15 and 16).

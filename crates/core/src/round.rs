@@ -107,6 +107,13 @@ pub(crate) struct Round {
 }
 
 impl Round {
+    /// Somebody knows that the session has ended. Of several who do, the one who knows of a logout is believed.
+    fn note_end(&mut self, kind: EndKind) {
+        if self.ended.is_none_or(|known| kind.overrides(known)) {
+            self.ended = Some(kind);
+        }
+    }
+
     /// Where the state with this tip came from, at a node whose own copy ends with `mine`.
     fn source(&self, mine: Stamp, tip: Stamp, merged: bool) -> Source {
         if merged {
@@ -447,7 +454,7 @@ impl<L: Live> Shard<L> {
                 round.stored = round.stored.max(*stored);
                 round.answers.push(Answer { life: from, tip: record.tip, accepted, record: Some(record) });
             }
-            Held::Ended(kind) => round.ended = Some(*kind),
+            Held::Ended(kind) => round.note_end(*kind),
             Held::Told(stamp) => round.told.push(*stamp),
             Held::Expired(lineage) => round.outlived.push((accepted, lineage.into())),
         }
@@ -485,7 +492,7 @@ impl<L: Live> Shard<L> {
                 }
                 self.track(cx, key, from);
             }
-            Held::Ended(kind) => self.learn_end(cx, key, *kind, Some(from)),
+            Held::Ended(kind) => self.learn_end(cx, key, *kind, None, Some(from)),
         }
         Some(())
     }
@@ -609,7 +616,7 @@ impl<L: Live> Shard<L> {
         round.store = StoreReply::Answered;
         match loaded {
             Loaded::Missing => {}
-            Loaded::Ended(kind) => round.ended = Some(*kind),
+            Loaded::Ended(kind) => round.note_end(*kind),
             Loaded::Here { record, age, touched } => match Record::from_bytes(record, now, *age, *touched) {
                 Ok(record) => {
                     round.heard = round.heard.max(record.tip.claim);
@@ -639,7 +646,7 @@ impl<L: Live> Shard<L> {
         };
         let Some(round) = self.rounds.get(&key) else { return false };
         if let Some(kind) = round.ended.filter(|_| !cx.planted(Bug::TombstoneYields)) {
-            self.learn_end(cx, key, kind, None);
+            self.learn_end(cx, key, kind, None, None);
             return false;
         }
         if promised > round.claim && !cx.planted(Bug::NoPromise) {

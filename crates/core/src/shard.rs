@@ -2,7 +2,7 @@
 
 use crate::config::{Checked, Durability, Level};
 use crate::id::SessionKey;
-use crate::limits::{NOT_FOUND_KEEP, PROMISE_KEEP, PROMISES_MAX, WAITING_MAX};
+use crate::limits::{NOT_FOUND_KEEP, PROMISE_KEEP, PROMISES_MAX, ROTATION_BOUND, WAITING_MAX};
 use crate::link::{Sent, What};
 use crate::output::{Commit, Event, Info, Live, Open, Opened, Outcome, Output, Outputs, Ticket, Unavailable};
 use crate::parked::Parked;
@@ -109,6 +109,8 @@ pub(crate) struct Shard<L> {
     /// Touches on their way to the store, with the use that they tell.
     pub(crate) touching: Map<SessionKey, Mono>,
     pub(crate) ends: Map<SessionKey, crate::ending::Ending>,
+    /// Ids that follow those that have ended: they end too.
+    pub(crate) following: Vec<crate::ending::Following>,
     /// Since when there may be copies that no end of a session reaches, because members are missing.
     pub(crate) cut_since: Option<Mono>,
     /// Peers that must learn who owns a session, until they acknowledged it.
@@ -147,6 +149,7 @@ impl<L: Live> Shard<L> {
             touches: VecDeque::new(),
             touching: Map::default(),
             ends: Map::default(),
+            following: Vec::new(),
             cut_since: None,
             informs: Map::default(),
             parked: Map::default(),
@@ -418,7 +421,7 @@ impl<L: Live> Shard<L> {
     }
 
     /// Whether the owner must ask before it serves: its loop stalled, or the link to a holder broke since the last round.
-    fn doubts(&mut self, cx: &Cx<'_>, key: SessionKey) -> bool {
+    pub(crate) fn doubts(&mut self, cx: &Cx<'_>, key: SessionKey) -> bool {
         let Some((copy, view)) = self.own(key) else { return true };
         let Some(own) = copy.own.as_mut() else { return true };
         if own.confirmed >= view.doubt || cx.planted(Bug::NoSelfDoubt) {
@@ -507,6 +510,7 @@ impl<L: Live> Shard<L> {
             return Commit::UnderReplicated;
         }
         own.version += 1;
+        own.copied = None;
         let stamp = own.claim.at(own.version);
         copy.record.commit(stamp, changes);
         copy.record.note_commit(cx.now);
@@ -547,9 +551,10 @@ impl<L: Live> Shard<L> {
     }
 
     /// The first commit of another id with the content of this one. The live session goes with it.
-    pub(crate) fn fork_from(&mut self, at: &Opened<L>) -> Option<(Record, Arc<L>)> {
+    pub(crate) fn fork_from(&mut self, cx: &Cx<'_>, at: &Opened<L>) -> Option<(Record, Arc<L>)> {
         let copy = self.copy(at.key)?;
-        let own = copy.own.as_ref().filter(|own| own.tenure == at.tenure)?;
+        let own = copy.own.as_mut().filter(|own| own.tenure == at.tenure)?;
+        own.copied = Some((copy.record.tip, cx.now + ROTATION_BOUND));
         Some((copy.record.clone(), own.live.clone()))
     }
 
@@ -561,6 +566,12 @@ impl<L: Live> Shard<L> {
         let claim = Claim { epoch: 1, life: self.view.me };
         let record = from.0.fork(claim.at(1), cx.now);
         Some(self.adopt_live(cx, key, record, 1, from.1))
+    }
+
+    /// Whether a rotation copies the session just now: another node's change would not go along.
+    pub(crate) fn is_rotating(&mut self, cx: &Cx<'_>, key: SessionKey) -> bool {
+        let until = self.own(key).and_then(|(copy, _)| copy.own.as_ref()?.copied).map_or(Mono::ZERO, |(_, until)| until);
+        cx.now < until && !cx.planted(Bug::ChangedWhileRotating)
     }
 
     pub(crate) fn note_not_found(&mut self, cx: &Cx<'_>, key: SessionKey) {
@@ -689,8 +700,8 @@ impl<L: Live> Shard<L> {
             Message::Have { claim, tip, idle_ms, lineage, .. } => self.handle_have(cx, from, key, claim, tip, idle_ms, &lineage)?,
             Message::Drop { claim, tip, lineage, .. } => self.handle_drop(cx, from, key, claim, tip, &lineage),
             Message::Dropped { .. } => self.handle_dropped(cx, from, key),
-            Message::End { kind, .. } => self.handle_end(cx, from, key, kind),
-            Message::EndSeen { .. } => self.handle_end_seen(cx, from, key),
+            Message::End { kind, next, .. } => self.handle_end(cx, from, key, kind, next),
+            Message::EndSeen { kind, .. } => self.handle_end_seen(cx, from, key, kind),
             Message::Touch { claim, idle_ms, .. } => self.handle_touch(cx, key, claim, idle_ms),
             Message::Invite { .. } => self.handle_invite(cx, from, key),
             Message::Late { id, read, sets, .. } => self.handle_late(cx, from, key, id, read, &sets)?,

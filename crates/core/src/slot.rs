@@ -34,6 +34,8 @@ pub(crate) struct Facade {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended {
     pub(crate) kind: EndKind,
+    /// The id that the session went on under, if that is known: it ends too if this was a logout after all.
+    pub(crate) next: Option<SessionKey>,
     pub(crate) since: Mono,
     pub(crate) until: Mono,
 }
@@ -155,6 +157,8 @@ pub(crate) struct Own<L> {
     /// Requests that have it open.
     pub(crate) running: u32,
     pub(crate) external: u32,
+    /// A rotation has copied this commit: until then no other node's changes are taken.
+    pub(crate) copied: Option<(Stamp, Mono)>,
     /// A claimant that waits for running requests and acknowledgements.
     pub(crate) closing: Option<Closing>,
     /// Requests that wait for the end of `closing`.
@@ -335,6 +339,7 @@ impl<L> Own<L> {
             refused: false,
             running: 0,
             external: 0,
+            copied: None,
             closing: None,
             waiting: Vec::new(),
             offered: false,

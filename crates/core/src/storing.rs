@@ -163,8 +163,8 @@ impl<L: Live> Shard<L> {
                 continue;
             }
             if let Some(e) = self.ends.get_mut(&key) {
-                if e.store && !e.writing {
-                    e.writing = true;
+                if e.store && e.writing.is_none() {
+                    e.writing = Some(e.kind);
                     into.push(Write::End { key, kind: e.kind, keep: e.keep });
                 }
                 continue;
@@ -251,7 +251,7 @@ impl<L: Live> Shard<L> {
                 self.load(cx, key);
             }
             Written::Mismatch => {}
-            Written::Ended(kind) => self.learn_end(cx, key, kind, None),
+            Written::Ended(kind) => self.learn_end(cx, key, kind, None, None),
             Written::Failed | Written::Unknown => self.set_timer(now + AGAIN.max(step / 2), key, Timer::Touch),
         }
     }
@@ -291,7 +291,7 @@ impl<L: Live> Shard<L> {
                 self.writing.insert(key, Writing { stamp, used, stage: Stage::Read });
                 self.load(cx, key);
             }
-            Written::Ended(kind) => self.learn_end(cx, key, kind, None),
+            Written::Ended(kind) => self.learn_end(cx, key, kind, None, None),
             Written::Failed => self.write_again(cx, key, writing),
         }
     }
@@ -351,7 +351,7 @@ impl<L: Live> Shard<L> {
             _ => None,
         };
         let first = self.dirty.front().into_iter().chain(self.writing.keys()).filter_map(since).min().unwrap_or(Mono::NEVER);
-        let ends = self.ends.values().filter(|e| e.writing).count();
+        let ends = self.ends.values().filter(|e| e.writing.is_some()).count();
         ((self.dirty.len() + self.writing.len() + ends) as u64, first)
     }
 
@@ -378,7 +378,7 @@ impl<L: Live> Shard<L> {
         let Some(own) = copy.own.as_mut() else { return };
         match loaded {
             Loaded::Missing => copy.stored = None,
-            Loaded::Ended(kind) => return self.learn_end(cx, key, *kind, None),
+            Loaded::Ended(kind) => return self.learn_end(cx, key, *kind, None, None),
             Loaded::Failed => return self.write_again(cx, key, writing),
             Loaded::Here { record, age, touched } => {
                 let Ok(mut row) = Record::from_bytes(record, now, *age, *touched) else {

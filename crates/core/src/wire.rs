@@ -27,6 +27,13 @@ pub enum EndKind {
     Rotated,
 }
 
+impl EndKind {
+    /// Whether a session that has ended as `other` has ended as this from now on: a logout ends it under every id.
+    pub(crate) fn overrides(self, other: EndKind) -> bool {
+        (self, other) == (EndKind::Invalidated, EndKind::Rotated)
+    }
+}
+
 /// Why a node asks for a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Why {
@@ -221,9 +228,14 @@ pub enum Message<'a> {
     /// Done.
     Dropped { key: SessionKey },
     /// The session has ended.
-    End { key: SessionKey, kind: EndKind },
-    /// Known.
-    EndSeen { key: SessionKey },
+    End {
+        key: SessionKey,
+        kind: EndKind,
+        /// The id that it went on under, if that is known.
+        next: Option<SessionKey>,
+    },
+    /// Known there, as one of this kind.
+    EndSeen { key: SessionKey, kind: EndKind },
     /// The session was used so long ago.
     Touch { key: SessionKey, claim: Claim, idle_ms: u32 },
     /// Claim this session, please.
@@ -266,7 +278,7 @@ impl Message<'_> {
             | Message::Drop { key, .. }
             | Message::Dropped { key }
             | Message::End { key, .. }
-            | Message::EndSeen { key }
+            | Message::EndSeen { key, .. }
             | Message::Touch { key, .. }
             | Message::Invite { key }
             | Message::Late { key, .. }

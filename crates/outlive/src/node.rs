@@ -207,8 +207,13 @@ impl Node {
         }
     }
 
-    pub(crate) fn end(&self, key: SessionKey, kind: EndKind) -> Step<bool> {
-        now_or_later(self.runtime.end(key, kind))
+    pub(crate) fn end(&self, key: SessionKey) -> Step<bool> {
+        now_or_later(self.runtime.end(key, None))
+    }
+
+    /// The session goes on under another key.
+    pub(crate) fn end_for(&self, key: SessionKey, next: SessionKey) -> Step<bool> {
+        now_or_later(self.runtime.end(key, Some(next)))
     }
 
     /// The session goes on under a new key with the same live session, and the old one ends. The new one can be committed to at once;
@@ -277,7 +282,7 @@ impl Node {
         if self.ended_as(old) != Some(EndKind::Invalidated) {
             return Ok(());
         }
-        self.end(new, EndKind::Invalidated).answer().await;
+        self.end(new).answer().await;
         Err(CommitFailure::Ended)
     }
 

@@ -436,7 +436,7 @@ impl Session {
                 At::Here(_, opened) => {
                     self.inner.close(&place);
                     let next = place.live.successor().filter(|key| *key != opened.key);
-                    let end = |key| self.inner.node.end(key, EndKind::Invalidated);
+                    let end = |key| self.inner.node.end(key);
                     Some((opened.key, end(opened.key), next.map(end)))
                 }
             };
@@ -677,10 +677,10 @@ impl Session {
             let durable = step.answer().await?;
             let (node, new) = (&session.inner.node, session.id().key(&session.inner.node.keys));
             if let Err(failure) = node.rotating_elsewhere(old, tip, held).await {
-                node.end(new, EndKind::Invalidated).answer().await;
+                node.end(new).answer().await;
                 return Err(failed(failure));
             }
-            node.end(old, EndKind::Rotated).answer().await;
+            node.end_for(old, new).answer().await;
             node.refuse_if_ended(old, new).await.map_err(failed)?;
             Ok(durable)
         }))
@@ -747,7 +747,7 @@ impl Session {
         let known = durable.is_some() || self.inner.known.load(Ordering::Relaxed);
         if !known && born {
             // Nobody will ever hear of this session.
-            drop(node.end(opened.key, EndKind::Invalidated));
+            drop(node.end(opened.key));
         }
         // An id that was ended or rotated by somebody else meanwhile never causes a cookie.
         if brought.mute || !known || !born && self.inner.gone.load(Ordering::Relaxed) {

@@ -15,7 +15,6 @@ use outlive_core::config::Config as EngineConfig;
 use outlive_core::id::SessionKey;
 use outlive_core::record::Change;
 use outlive_core::stamp::{Life, Stamp};
-use outlive_core::wire::EndKind;
 use outlive_runtime::{CommitFailure, Node, NodeConfig, Open, OpenFailure, Readiness};
 use outlive_store::{Answer, End, LoadError, Loaded, MemoryStore, Put, PutError, RowResult, Store, Swept, Touch};
 use std::sync::Arc;
@@ -381,7 +380,7 @@ async fn no_expiry_no_delete_on_logout_no_index_unrestricted_deserialisation() {
         let stamp = set(&a, key(n), true, n).await.unwrap();
         until_stored(&store, key(n), stamp).await;
     }
-    assert!(a.end(key(1), EndKind::Invalidated).await, "everywhere, the store included");
+    assert!(a.end(key(1), None).await, "everywhere, the store included");
     assert!(matches!(store.load(vec![key(1)]).await.unwrap()[..], [Loaded::Ended(_)]), "the record is gone, a marker stays");
     assert!(store.sweep(10).await.unwrap().sessions.is_empty());
     store.advance(Duration::from_secs(2 * 24 * 3600));

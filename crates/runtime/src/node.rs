@@ -493,8 +493,11 @@ impl<L: Live> Inner<L> {
         })
     }
 
-    fn end(self: &Arc<Self>, key: SessionKey, kind: EndKind) -> Waiting<bool> {
-        let ticket = self.call_timed(|e, now, out| e.end(now, key, kind, out));
+    fn end(self: &Arc<Self>, key: SessionKey, next: Option<SessionKey>) -> Waiting<bool> {
+        self.ending(self.call_timed(|e, now, out| e.end(now, key, next, out)))
+    }
+
+    fn ending(self: &Arc<Self>, ticket: Option<Ticket>) -> Waiting<bool> {
         let answer = ticket.map(|ticket| self.tickets.wait(ticket));
         let inner = self.clone();
         Box::pin(async move {
@@ -551,7 +554,7 @@ impl<L: Live> Drop for NewId<L> {
             self.inner.call(|e, now, out| e.close(now, &opened, out));
             if !self.ended_old {
                 // Nobody has been told this id.
-                drop(self.inner.end(opened.key, EndKind::Invalidated));
+                drop(self.inner.end(opened.key, None));
             }
         }
     }
@@ -655,14 +658,16 @@ impl<L: Live> Node<L> {
         commit
     }
 
-    /// Ends a session for good, on every node that hears of it; needs no ownership. `true`: all live holders and the store know;
-    /// `false`: one of them is silent, and is told again.
-    pub fn end(&self, key: SessionKey, kind: EndKind) -> Waiting<bool> {
-        self.inner.end(key, kind)
+    /// Ends a session for good, on every node that hears of it; needs no ownership. `next` is the id that it goes on under, if it does;
+    /// should somebody log out meanwhile, that one ends too. `true`: all live holders and the store know; `false`: one of them is
+    /// silent, and is told again.
+    pub fn end(&self, key: SessionKey, next: Option<SessionKey>) -> Waiting<bool> {
+        self.inner.end(key, next)
     }
 
     /// The session goes on under another id: its committed content becomes the first commit of `key`; when that is durable the old id
-    /// ends. Commit first what is to go along; close `at` as ever. If it fails, the old id stays as it was.
+    /// ends. Commit first what is to go along; close `at` as ever. If it fails, because somebody has changed or taken over the session
+    /// meanwhile perhaps, the old id stays as it was.
     pub fn rotate(&self, at: &Opened<L>, key: SessionKey) -> Waiting<Result<Rotated<L>, CommitFailure>> {
         let mut out = Outputs::new();
         let opened = self.inner.enter(&mut out, |e, now, out| e.rotate(now, at, key, out)).flatten();
@@ -670,11 +675,16 @@ impl<L: Live> Node<L> {
         let Some(opened) = opened else { return Box::pin(core::future::ready(Err(CommitFailure::Ended))) };
         let first = self.finish_read(&opened);
         let mut new = NewId { inner: self.inner.clone(), opened: Some(opened), ended_old: false };
-        let (inner, old) = (self.inner.clone(), at.key);
+        let (inner, at) = (self.inner.clone(), at.clone());
         Box::pin(async move {
             let committed = first.done().await?;
-            new.ended_old = true;
-            inner.end(old, EndKind::Rotated).await;
+            let ticket = inner.call_timed(|e, now, out| e.end_rotated(now, &at, key, out)).ok_or(CommitFailure::Dead)?;
+            new.ended_old = ticket.is_some();
+            if ticket.is_none() {
+                let ended = inner.enter_at(Mono::ZERO, &mut Outputs::new(), |e, _, _| e.info(at.key)).flatten().is_none();
+                return Err(if ended { CommitFailure::Ended } else { CommitFailure::Conflict });
+            }
+            inner.ending(ticket).await;
             let opened = new.opened.take().ok_or(CommitFailure::Unknown)?;
             Ok(Rotated { opened, committed: Committed { stamp: committed.tip, ..committed } })
         })

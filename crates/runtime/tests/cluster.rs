@@ -90,7 +90,7 @@ async fn a_drain_of_the_only_node_says_what_it_abandons() {
 async fn a_logout_is_known_everywhere_when_it_says_so() {
     let nodes = cluster(3).await;
     created(&nodes[0], key(4), b"a").await;
-    assert!(nodes[1].end(key(4), EndKind::Invalidated).await);
+    assert!(nodes[1].end(key(4), None).await);
     assert!(matches!(open(&nodes[0], key(4), None).await, Ok(Open::Ended(EndKind::Invalidated, _))));
 }
 
@@ -196,7 +196,7 @@ async fn a_node_whose_engine_panicked_serves_nobody_any_more_and_the_others_go_o
     assert!(node.create(key(1)).is_err());
     assert_eq!(node.readiness(), Readiness::Dead);
     assert!(node.open(key(2), None).answer().await.is_err());
-    assert!(!node.end(key(2), EndKind::Invalidated).await);
+    assert!(!node.end(key(2), None).await);
     until("the other one sees that it is gone", || other.stats().engine.members == 1).await;
     assert_eq!(created(&other, key(1), b"a").await.level, Level::Owner);
 }

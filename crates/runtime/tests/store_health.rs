@@ -8,7 +8,6 @@
 mod common;
 
 use common::*;
-use outlive_core::wire::EndKind;
 use outlive_runtime::{Node, NodeConfig, Open, Readiness, StoreHealth};
 use outlive_store::{Health, Loaded, MemoryStore, Store};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -199,7 +198,7 @@ async fn a_store_that_was_gone_gets_all_that_it_lacks_when_it_is_back() {
         let at = nodes[usize::from(n) % 2].create(key(n)).unwrap();
         append(&nodes[usize::from(n) % 2], &at, b"a").await.unwrap();
     }
-    assert!(nodes[0].end(key(20), EndKind::Invalidated).await);
+    assert!(nodes[0].end(key(20), None).await);
     until("all is written", || nodes.iter().all(|n| n.stats().engine.dirty == 0)).await;
     store.set_health(Health::Gone);
     until("they see it", || nodes.iter().all(|n| health(n) == StoreHealth::Gone)).await;
@@ -235,7 +234,7 @@ async fn an_older_copy_of_the_store_that_was_restored_under_running_nodes_gets_a
         let at = nodes[usize::from(n) % 2].create(key(n)).unwrap();
         append(&nodes[usize::from(n) % 2], &at, b"a").await.unwrap();
     }
-    assert!(nodes[0].end(key(20), EndKind::Invalidated).await);
+    assert!(nodes[0].end(key(20), None).await);
     until("all is written", || nodes.iter().all(|n| n.stats().engine.dirty == 0)).await;
     // No call fails.
     store.forget();

@@ -17,6 +17,8 @@ use outlive_core::wire::EndKind;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+pub(crate) mod ending;
+
 /// One browser.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -112,8 +114,9 @@ pub(crate) struct Req {
     seen: BTreeSet<u32>,
     value: Option<u32>,
     stamp: Option<Stamp>,
-    /// The session that a rotation makes.
+    /// The session that a rotation makes, and how durable its first commit is.
     next: Option<usize>,
+    made: Option<(Option<Stamp>, Option<Level>)>,
     gone: bool,
     /// The last commit of what was read.
     read: Option<Stamp>,
@@ -226,6 +229,12 @@ impl World {
 
     /// Sends a request; its number.
     pub(crate) fn request(&mut self, client: usize, node: usize, kind: Kind) -> Option<u64> {
+        let id = self.new_request(client, node, kind)?;
+        self.at(200, Ev::Arrive(id));
+        Some(id)
+    }
+
+    fn new_request(&mut self, client: usize, node: usize, kind: Kind) -> Option<u64> {
         let Some(p) = self.nodes[node].proc.as_ref() else {
             self.clients[client].node = None;
             self.think(client);
@@ -269,15 +278,23 @@ impl World {
             value: None,
             stamp: None,
             next: None,
+            made: None,
             gone: false,
             read: None,
         };
         let id = self.next_req;
         self.next_req += 1;
         self.reqs.insert(id, req);
-        self.at(200, Ev::Arrive(id));
         self.at(20 * S, Ev::Deadline(id));
         Some(id)
+    }
+
+    fn step_later(&mut self, id: u64, after: i64) {
+        self.at(after, Ev::Step(id));
+    }
+
+    fn unanswered_later(&mut self, id: u64, tries: u32) {
+        self.at(60 * S, Ev::Unanswered(id, tries));
     }
 
     fn key(&self, id: u64) -> Option<SessionKey> {
@@ -499,71 +516,6 @@ impl World {
         }
     }
 
-    fn logout(&mut self, id: u64) {
-        let Some(r) = self.reqs.get(&id) else { return };
-        let (node, session, opened, tries, generation) = (r.node, r.session, r.opened.clone(), r.tries, r.generation);
-        let key = self.sessions[session].key;
-        self.log(node, || format!("{key:?} request {id} logs out"));
-        self.sessions[session].end_asked = true;
-        let ticket = self.call(node, |e, now, out| e.end(now, key, EndKind::Invalidated, out));
-        if let Some(opened) = opened {
-            self.call(node, |e, now, out| e.close(now, &opened, out));
-        }
-        if let (Some(ticket), Some(r)) = (ticket, self.reqs.get_mut(&id)) {
-            r.stage = Stage::Ending;
-            self.tickets.insert((node, generation, ticket), id);
-            self.at(60 * S, Ev::Unanswered(id, tries));
-        }
-    }
-
-    fn rotate(&mut self, id: u64) {
-        let Some(r) = self.reqs.get(&id) else { return };
-        let (node, session, opened) = (r.node, r.session, r.opened.clone());
-        let Some(opened) = opened else { return self.answer(id, Answer::Failed("a guest cannot rotate")) };
-        let next = self.rotated_session(session);
-        let key = self.sessions[next].key;
-        let Some(Some(new)) = self.call(node, |e, now, out| e.rotate(now, &opened, key, out)) else {
-            self.sessions[next].abandoned = true;
-            self.call(node, |e, now, out| e.close(now, &opened, out));
-            return self.answer(id, Answer::Failed("moved away"));
-        };
-        self.log(node, || format!("{:?} request {id} rotates to {key:?}", opened.key));
-        if let Some(r) = self.reqs.get_mut(&id) {
-            r.next = Some(next);
-        }
-        self.forked(next, node, &new);
-        let commit = self.call(node, |e, now, out| e.finish_read(now, &new, out));
-        self.call(node, |e, now, out| e.close(now, &new, out));
-        self.call(node, |e, now, out| e.close(now, &opened, out));
-        self.committed(id, key, commit);
-    }
-
-    /// The new id is durable: the old one ends, then the answer leaves.
-    fn rotated(&mut self, id: u64, tip: Option<Stamp>, level: Option<Level>) {
-        let Some(r) = self.reqs.get_mut(&id) else { return };
-        let Some(next) = r.next.take() else { return };
-        let (node, session, client, gone, came) = (r.node, r.session, r.client, r.gone, r.came);
-        let (key, new) = (self.sessions[session].key, self.sessions[next].key);
-        self.mark(Mark::Rotated);
-        self.sessions[session].end_asked = true;
-        self.call(node, |e, now, out| e.end(now, key, EndKind::Rotated, out));
-        if gone {
-            self.sessions[next].abandoned = true;
-        } else {
-            self.sessions[next].created = true;
-            let now =
-                self.nodes[node].proc.as_ref().and_then(|p| p.engine.peek(new, |r, _| (r.clock().deadline(r.used), r.clock().step())));
-            let deadline = now.map_or(i64::MAX, |until| self.deadline(node, until.0));
-            self.used(next, came);
-            let c = &mut self.clients[client];
-            (c.session, c.token, c.deadline) = (Some(next), tip, deadline);
-            c.seen = self.sessions[next].all();
-            let seen = c.seen.clone();
-            self.acknowledge(node, next, &seen, level);
-        }
-        self.answer(id, Answer::Failed("rotated"));
-    }
-
     // ---- answers of engines ---------------------------------------------------------------------------------------------
 
     pub(crate) fn settled(&mut self, node: usize, generation: u32, ticket: Ticket, outcome: Outcome) {
@@ -609,10 +561,7 @@ impl World {
                 self.mark(Mark::LateCommitConflict);
                 self.answer(id, Answer::Failed("late conflict"));
             }
-            Outcome::End(done) => {
-                self.mark(if done { Mark::EndConfirmed } else { Mark::EndPending });
-                self.answer(id, Answer::Ended(EndKind::Invalidated));
-            }
+            Outcome::End(done) => self.end_answered(id, done),
             _ => {}
         }
     }
@@ -710,6 +659,7 @@ impl World {
     fn answer(&mut self, id: u64, answer: Answer) {
         if let (Answer::Ok { tip, level }, Some(r)) = (&answer, self.reqs.get(&id))
             && r.next.is_some()
+            && r.made.is_none()
         {
             return self.rotated(id, *tip, *level);
         }
@@ -726,7 +676,7 @@ impl World {
             // The old id stays in use; nobody has the new one.
             self.sessions[next].abandoned = true;
             let key = self.sessions[next].key;
-            self.call(node, |e, now, out| e.end(now, key, EndKind::Invalidated, out));
+            self.call(node, |e, now, out| e.end(now, key, None, out));
         }
         if r.opened.is_some()
             && r.stage == Stage::Running
@@ -833,7 +783,7 @@ impl World {
             self.sessions[r.session].end_asked = true;
             let key = self.sessions[r.session].key;
             if self.proc_mut(r.node, r.generation).is_some() {
-                self.call(r.node, |e, now, out| e.end(now, key, EndKind::Invalidated, out));
+                self.call(r.node, |e, now, out| e.end(now, key, None, out));
             }
         }
     }

@@ -148,6 +148,15 @@ impl Session {
         }
     }
 
+    /// What an owner has answered, and nothing has taken away since.
+    pub(crate) fn answered_by(&self, owner: Life) -> impl Iterator<Item = u32> + '_ {
+        self.expected().filter(move |(_, v)| v.stamp.is_some_and(|s| s.claim.life == owner)).map(|(n, _)| n)
+    }
+
+    pub(crate) fn has(&self, value: u32) -> bool {
+        self.values.contains_key(&value)
+    }
+
     /// What must be there.
     fn expected(&self) -> impl Iterator<Item = (u32, &Value)> {
         self.values.iter().filter(|(_, v)| v.acked.is_some() && !v.lost && !v.cleared).map(|(n, v)| (*n, v))
@@ -276,6 +285,7 @@ impl World {
                 }
             }
         }
+        self.all_under_new_id(session);
         if let Some((n, nodes)) = missing
             && !self.sessions[session].over()
         {
@@ -372,6 +382,7 @@ impl World {
         let (node, generation, session, token, must) = (r.node, r.generation, r.session, r.token, r.must.clone());
         let (client, came, before) = (r.client, r.came, r.before);
         self.served_late(session, came, before, token.is_some());
+        self.check_logged_out(node, session, came);
         self.see(node, session, record, "served");
         let s = &self.sessions[session];
         let key = s.key;
@@ -715,7 +726,7 @@ impl World {
 
     pub(crate) fn end_seen(&mut self, r: &Req) {
         let s = &self.sessions[r.session];
-        if !s.end_asked {
+        if !s.end_asked && !self.was_logged_out_before(r.session) {
             let key = s.key;
             self.violate(format!("n{} says that {key:?} has ended, and nobody ended it", r.node));
         }

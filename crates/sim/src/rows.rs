@@ -154,7 +154,10 @@ impl World {
                 }
             },
             Write::End { key, kind, .. } => {
-                self.rows.insert(key, Row::Ended(kind));
+                // A logout is one whatever was there before.
+                if !matches!(self.rows.get(&key), Some(Row::Ended(EndKind::Invalidated))) {
+                    self.rows.insert(key, Row::Ended(kind));
+                }
                 Written::Applied
             }
             _ => Written::Failed,

@@ -73,6 +73,9 @@ scenarios! {
     read_of_an_owner_that_hands_over,
     balancer_without_stickiness,
     rotation_with_parallel_requests,
+    a_logout_and_a_rotation_at_one_moment,
+    a_logout_that_was_cut_off_ends_the_new_id,
+    what_is_answered_goes_along_to_the_new_id,
     both_sides_go_on,
     branches_that_are_too_large_together,
     crash_of_any_one_node,
@@ -750,6 +753,75 @@ fn rotation_with_parallel_requests(s: &mut Script) {
     let (answer, _) = s.ask(without, 1, Kind::Read);
     s.check(matches!(answer, Answer::Ended(_)), "the old id answers nothing");
     s.ok(with, 1, Kind::Append);
+    s.end();
+}
+
+impl Script {
+    /// A session of which 1 logs out and to which 0 gives another id, while neither hears the other; who has which cookie, and both requests.
+    fn ends_twice(&mut self) -> ([usize; 2], [u64; 2]) {
+        self.w.opts.durability = Durability::Owner;
+        self.nodes(3);
+        let (with, without) = self.session(&[0, 1]);
+        // It began before the session moved to 0.
+        let logout = self.begin(without, 1, Kind::Logout, 3000);
+        self.run(10);
+        let rotation = self.begin(with, 0, Kind::Rotate, 1900);
+        self.run(2700);
+        for (a, b) in [(0, 1), (2, 1)] {
+            self.cut(a, b);
+        }
+        self.run(600);
+        let both = [logout, rotation].iter().all(|id| self.w.reqs.contains_key(id));
+        self.check(both, "each waits for the other's node");
+        ([with, without], [logout, rotation])
+    }
+}
+
+fn a_logout_and_a_rotation_at_one_moment(s: &mut Script) {
+    let ([with, without], [logout, rotation]) = s.ends_twice();
+    s.mend();
+    s.wait(logout);
+    s.wait(rotation);
+    let ended = matches!(s.w.clients[without].last, Some((Answer::Ended(_), _)));
+    s.check(ended, "the logout is answered");
+    let (answer, _) = s.ask(with, 0, Kind::Read);
+    s.check(matches!(answer, Answer::Ended(_)), "no id of it is served");
+    s.end();
+}
+
+fn a_logout_that_was_cut_off_ends_the_new_id(s: &mut Script) {
+    let ([with, _], [logout, rotation]) = s.ends_twice();
+    s.wait(logout);
+    s.wait(rotation);
+    // Both were told that a node is cut off. The new id is in use, at another node by now.
+    s.ok(with, 0, Kind::Append);
+    s.ok(with, 2, Kind::Append);
+    s.mend();
+    s.run(3000);
+    let (answer, _) = s.ask(with, 2, Kind::Read);
+    s.check(matches!(answer, Answer::Ended(_)), "it ends as well once the logout has come through");
+    s.end();
+}
+
+fn what_is_answered_goes_along_to_the_new_id(s: &mut Script) {
+    s.nodes(4);
+    let mut waited = false;
+    for _ in 0..12 {
+        let (with, without) = s.session_at(2, &[0, 1]);
+        // After two moves the owner stays, and 2 serves a copy.
+        s.ok(without, 1, Kind::Read);
+        s.ok(without, 0, Kind::Read);
+        let guest = s.begin(without, 2, Kind::Append, 300);
+        s.run(20);
+        // If the new id is to have its copy at 3, it is not durable before the guest's change has come.
+        s.hold(3, 0);
+        let rotation = s.begin(with, 0, Kind::Rotate, 1);
+        s.wait(guest);
+        waited |= s.w.reqs.contains_key(&rotation);
+        s.mend();
+        s.wait(rotation);
+    }
+    s.check(waited, "a change comes while a rotation waits");
     s.end();
 }
 

@@ -1,5 +1,6 @@
 //! The world of one seed: nodes with real engines, one clock, one queue of events.
 
+use crate::client::ending::Endings;
 use crate::client::{Client, Req};
 use crate::marks::Mark;
 use crate::net::Conn;
@@ -172,6 +173,7 @@ pub(crate) struct World {
     pub(crate) next_req: u64,
     pub(crate) next_value: u32,
     pub(crate) tickets: BTreeMap<(usize, u32, Ticket), u64>,
+    pub(crate) endings: Endings,
     todo: VecDeque<Todo>,
     out: Outputs,
     pub(crate) phase: Phase,
@@ -236,6 +238,7 @@ impl World {
             next_req: 1,
             next_value: 1,
             tickets: BTreeMap::new(),
+            endings: Endings::default(),
             todo: VecDeque::new(),
             out: Outputs::new(),
             phase: Phase::Chaos,
@@ -608,6 +611,7 @@ impl World {
         let generation = p.generation;
         self.log(node, || if crash { "crashes".into() } else { "exits".into() });
         self.account_for_loss(node, crash);
+        self.endings.stops += 1;
         self.nodes[node].proc = None;
         self.drop_conns(node, generation);
         self.trouble_all(node);

@@ -229,9 +229,9 @@ impl State {
     fn end(&mut self, end: End, now: Duration) {
         let until = now.saturating_add(end.keep);
         match self.entries.get(&end.key) {
-            Some(Entry { until: old, held: Held::Ended(first) }) => {
-                let (until, first) = (until.max(*old), *first);
-                self.set(end.key, until, Held::Ended(first));
+            Some(Entry { until: old, held: Held::Ended(kind) }) => {
+                let (until, kind) = (until.max(*old), end.kind.min(*kind));
+                self.set(end.key, until, Held::Ended(kind));
             }
             _ => self.set(end.key, until, Held::Ended(end.kind)),
         }

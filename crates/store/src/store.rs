@@ -53,8 +53,8 @@ pub trait Store: Send + Sync + 'static {
     /// included, and its ages start at zero. One round trip.
     fn put(&self, rows: Vec<Put>) -> Answer<'_, Result<Vec<RowResult>, PutError>>;
 
-    /// Leaves a marker for each key, whatever is there, a row or nothing; the record's bytes are removed. Ending again keeps the first kind
-    /// and the later of the two times. One round trip.
+    /// Leaves a marker for each key, whatever is there, a row or nothing; the record's bytes are removed. Ending again keeps the lesser
+    /// kind and the later of the two times. One round trip.
     fn end(&self, ends: Vec<End>) -> Answer<'_, Result<(), PutError>>;
 
     /// Notes that sessions were used: moves the expiry, and [`Row::touched`] to the use, if the row has exactly this stamp. A use from
@@ -151,7 +151,7 @@ pub enum Expect {
 pub struct End {
     /// The session.
     pub key: SessionKey,
-    /// Why it ended; the caller's numbering.
+    /// Why it ended; the caller's numbering, in which a lesser one takes the place of a greater one.
     pub kind: u8,
     /// How long the marker is to stay.
     pub keep: Duration,

@@ -5,6 +5,7 @@ use crate::config::{Config, Durability, Level};
 use crate::output::Outcome;
 use crate::record::LOST;
 use crate::stamp::{Claim, Stamp};
+use crate::wire::EndKind;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -404,7 +405,7 @@ fn a_logout_reaches_every_holder_and_nothing_comes_back() {
     let mut net = Net::new(3, Config::default());
     let opened = net.create(0);
     waited(net.append(0, &opened, 1));
-    let ticket = net.call(0, |e, now, out| e.end(now, KEY, EndKind::Invalidated, out));
+    let ticket = net.call(0, |e, now, out| e.end(now, KEY, None, out));
     net.deliver();
     assert!(matches!(net.settled.remove(&ticket), Some(Outcome::End(true))));
     for at in 0..3 {
@@ -526,7 +527,7 @@ fn an_end_outlives_the_nodes_that_heard_of_it() {
     let mut net = Net::new(3, Config::default());
     let opened = net.create(0);
     let stamp = waited(net.append(0, &opened, 1));
-    net.call(0, |e, now, out| e.end(now, KEY, EndKind::Invalidated, out));
+    net.call(0, |e, now, out| e.end(now, KEY, None, out));
     for at in 0..3 {
         net.run(Duration::from_secs(1));
         net.kill(at);
@@ -545,7 +546,7 @@ fn an_end_that_somebody_on_the_list_has_not_heard_counts_as_a_missing_copy() {
     let mut net = Net::new(3, Config::default());
     let opened = net.create(0);
     waited(net.append(0, &opened, 1));
-    net.call(0, |e, now, out| e.end(now, KEY, EndKind::Invalidated, out));
+    net.call(0, |e, now, out| e.end(now, KEY, None, out));
     net.run(Duration::from_secs(1));
     let first = net.nodes[0].engine.placed(KEY)[0];
     let gone = (0..3).find(|at| net.nodes[*at].engine.life() == first).unwrap();

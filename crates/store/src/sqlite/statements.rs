@@ -80,7 +80,7 @@ pub(super) fn end(db: &Connection, now: i64, ends: &[End]) -> Result<()> {
     let mut mark = db.prepare_cached(
         "INSERT INTO session (key, ended, expires, due, written, touched) VALUES (?1, ?2, ?3, ?3, ?4, ?4)
          ON CONFLICT DO UPDATE SET
-             ended = coalesce(ended, excluded.ended),
+             ended = min(coalesce(ended, excluded.ended), excluded.ended),
              expires = iif(ended IS NULL, excluded.expires, max(expires, excluded.expires)),
              due = min(due, excluded.due), stamp = NULL, user = NULL, record = NULL",
     )?;
