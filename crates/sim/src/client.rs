@@ -114,9 +114,9 @@ pub(crate) struct Req {
     seen: BTreeSet<u32>,
     value: Option<u32>,
     stamp: Option<Stamp>,
-    /// The session that a rotation makes, and how durable its first commit is.
+    /// The session that a rotation makes, and what its token is to name once it is durable.
     next: Option<usize>,
-    made: Option<(Option<Stamp>, Option<Level>)>,
+    made: Option<Option<Stamp>>,
     gone: bool,
     /// The last commit of what was read.
     read: Option<Stamp>,

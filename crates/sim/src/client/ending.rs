@@ -137,8 +137,11 @@ impl World {
             return self.answer(id, Answer::Failed("changed meanwhile"));
         };
         if let Some(r) = self.reqs.get_mut(&id) {
-            r.made = Some((tip, level));
+            r.made = Some(tip);
         }
+        // The level that the answer tells is the one of this moment, although it leaves later.
+        let all = self.sessions[next].all();
+        self.acknowledge(next, &all, level);
         self.sessions[session].end_asked = true;
         self.wait_for_end(id, Some(ticket), tries, generation);
     }
@@ -147,7 +150,7 @@ impl World {
     fn rotation_done(&mut self, id: u64) {
         let Some(r) = self.reqs.get(&id) else { return };
         let (node, session, client, gone, came) = (r.node, r.session, r.client, r.gone, r.came);
-        let (Some(next), Some((tip, level))) = (r.next, r.made) else { return };
+        let (Some(next), Some(tip)) = (r.next, r.made) else { return };
         if self.ended_as(node, session) == Some(EndKind::Invalidated) {
             self.mark(Mark::RotationOfEnded);
             return self.answer(id, Answer::Failed("logged out meanwhile"));
@@ -169,8 +172,6 @@ impl World {
             let c = &mut self.clients[client];
             (c.session, c.token, c.deadline) = (Some(next), tip, deadline);
             c.seen = self.sessions[next].all();
-            let seen = c.seen.clone();
-            self.acknowledge(next, &seen, level);
         }
         self.answer(id, Answer::Failed("rotated"));
     }
