@@ -17,7 +17,7 @@ pub(crate) struct Endings {
     /// By the session that it made.
     rotations: BTreeMap<usize, Rotation>,
     /// When each was answered, and whether every node there was had confirmed it.
-    logouts: BTreeMap<usize, (i64, bool)>,
+    logouts: BTreeMap<usize, (i64, bool, u64)>,
     /// Those that somebody has asked for.
     asked: BTreeSet<usize>,
     /// Processes that have ended: what they alone knew is gone.
@@ -69,10 +69,10 @@ impl World {
             return self.answer(id, Answer::Failed("rotated meanwhile"));
         }
         if !gone {
-            let (now, runs) = (self.now, self.running().len() as u64);
+            let (now, runs, stops) = (self.now, self.running().len() as u64, self.endings.stops);
             // Who is cut off takes those for dead whom it cannot hear, and they hear of the end when they are back.
             let sees_all = self.nodes[node].proc.as_ref().is_some_and(|p| p.engine.stats(self.clock(node)).members == runs);
-            self.endings.logouts.entry(session).or_insert((now, done && sees_all));
+            self.endings.logouts.entry(session).or_insert((now, done && sees_all, stops));
         }
         self.answer(id, Answer::Ended(EndKind::Invalidated));
     }
@@ -141,7 +141,7 @@ impl World {
         }
         // The level that the answer tells is the one of this moment, although it leaves later.
         let all = self.sessions[next].all();
-        self.acknowledge(next, &all, level);
+        self.acknowledge(node, next, &all, level);
         self.sessions[session].end_asked = true;
         self.wait_for_end(id, Some(ticket), tries, generation);
     }
@@ -182,7 +182,7 @@ impl World {
         let Some(by) = self.nodes[node].proc.as_ref().map(|p| p.engine.life()) else { return };
         let stops = self.endings.stops;
         self.endings.rotations.insert(next, Rotation { old, by, stops });
-        if let Some((_, true)) = self.endings.logouts.get(&old) {
+        if let Some((_, true, _)) = self.endings.logouts.get(&old) {
             let (key, new) = (self.sessions[old].key, self.sessions[next].key);
             self.violate(format!("I6 n{node} gives {key:?} the id {new:?}, and it was logged out everywhere"));
         }
@@ -210,12 +210,13 @@ impl World {
     pub(crate) fn check_logged_out(&mut self, node: usize, session: usize, came: i64) {
         let mut at = session;
         while let Some(r) = self.endings.rotations.get(&at).copied() {
-            // Who knew that the one id follows the other must not have gone before it heard of the logout.
+            // Who knew that the one id follows the other must not have gone before it heard of the logout, nor who knew of that.
             if r.stops != self.endings.stops {
                 return;
             }
             at = r.old;
-            if let Some((answered, everywhere)) = self.endings.logouts.get(&at).copied()
+            if let Some((answered, everywhere, stops)) = self.endings.logouts.get(&at).copied()
+                && stops == self.endings.stops
                 && answered < came
                 && (everywhere || self.phase == Phase::Reading)
             {
