@@ -29,11 +29,13 @@ fn rows<'a>(text: &'a str, heading: &str) -> Vec<(usize, &'a str)> {
     cells.collect()
 }
 
-/// The names of all tests.
+/// The names of all tests, the simulator's scenarios among them: each is one by a macro.
 fn there(files: &[File]) -> BTreeSet<&str> {
     let mut names = BTreeSet::new();
     for file in files.iter().filter(|f| f.path.ends_with(".rs")) {
         let mut is_test = false;
+        let scenarios = file.text.split_once("\nscenarios! {\n").and_then(|(_, rest)| rest.split_once("\n}")).map(|(list, _)| list);
+        names.extend(scenarios.into_iter().flat_map(str::lines).map(|line| line.trim().trim_end_matches(',')));
         for line in file.text.lines().map(str::trim) {
             if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
                 is_test = true;
@@ -53,7 +55,7 @@ mod tests {
     fn found(rows: &str) -> Vec<String> {
         let page =
             File { path: "A.md".into(), text: format!("# A\n\n## Promises\n\n| a | b |\n|---|---|\n{rows}\n## Next\n\n| x | y |\n") };
-        let source = "#[test]\nfn it_is_so() {}\n#[tokio::test(flavor = \"x\")]\nasync fn and_so() {}\nfn no_test() {}\n";
+        let source = "#[test]\nfn it_is_so() {}\n#[tokio::test(flavor = \"x\")]\nasync fn and_so() {}\nfn no_test() {}\nscenarios! {\n    played,\n}\n";
         tests(&page, "## Promises", &[File { path: "a.rs".into(), text: source.into() }])
     }
 
@@ -65,6 +67,7 @@ mod tests {
     #[test]
     fn a_row_without_a_test_and_one_whose_test_is_not_there_are_found() {
         assert_eq!(found("| one | soon |\n"), ["A.md:7: a row without a test"]);
+        assert!(found("| one | `played` |\n").is_empty());
         assert_eq!(found("| one | `it_was_so` |\n"), ["A.md:7: no test is called it_was_so"]);
         assert_eq!(found("| one | `no_test` |\n"), ["A.md:7: no test is called no_test"]);
         assert_eq!(found(""), ["A.md: no table under `## Promises`"]);
