@@ -69,7 +69,7 @@ fn values_are_dropped_when_no_lock_is_held() {
     begin(&engine, now, false);
     assert_eq!(DROPPED.get(), 1, "nothing was put in");
     begin(&engine, now, true);
-    call(|out| engine.end(now, KEY, crate::wire::EndKind::Invalidated, out));
+    call(|out| engine.end(now, KEY, None, out));
     assert_eq!(DROPPED.get(), 2, "it was ended");
 }
 
