@@ -13,7 +13,7 @@ use crate::id::SessionKey;
 use crate::limits::VIEWS_MAX;
 use crate::link::Link;
 use crate::member::{Member, MemberConfig, MemberOutput, Membership, Node, NodeError, State};
-use crate::output::{Commit, Info, LinkId, Live, Open, Opened, Output, Outputs, Ticket, Unavailable};
+use crate::output::{Commit, Info, LinkId, Live, Open, Opened, Output, Outputs, Over, Ticket, Unavailable};
 use crate::placement::name_hash;
 use crate::record::{Change, Record};
 use crate::shard::{Brought, Cx, Map, Shard, Shared};
@@ -703,6 +703,11 @@ impl<L: Live> Engine<L> {
     /// What this node knows of a session.
     pub fn info(&self, key: SessionKey) -> Option<Info> {
         self.shards[key.bits() as usize & (self.shards.len() - 1)].lock().info(key, &self.config)
+    }
+
+    /// How a session is over, if that is known here.
+    pub fn over(&self, key: SessionKey) -> Option<Over> {
+        self.shards[key.bits() as usize & (self.shards.len() - 1)].lock().over(key)
     }
 
     /// The members, this node included.

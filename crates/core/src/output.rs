@@ -131,14 +131,26 @@ pub enum Output {
 pub enum Failure {
     /// It went out, and nobody knows whether it survives.
     Unknown,
-    /// A merge preferred another value.
+    /// An attribute was changed since it was read, or what was read is gone. Nothing was kept.
     Conflict,
     /// The session ended.
     Ended,
     /// Fewer copies could be made than `min_backups` of its owner. Nothing was kept.
     UnderReplicated,
+    /// It reached nobody: who owns the session is silent. Nothing was kept.
+    Unreached,
     /// The session would be larger than the limit. Nothing was kept.
     TooLarge(Excess),
+}
+
+/// How a session is over, as far as a node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Over {
+    /// Somebody ended it.
+    Ended(EndKind),
+    /// It was not used for too long, or lived too long.
+    Expired,
 }
 
 /// The answer to a ticket.

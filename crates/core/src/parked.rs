@@ -31,6 +31,15 @@ pub(crate) struct Parked {
     sent: Option<(Life, LinkId)>,
     /// It was sent before, and may have been committed.
     resent: bool,
+    /// Who was taken for the owner and says that it is not.
+    denied: Option<Life>,
+}
+
+impl Parked {
+    /// What is said of one that is given up: an owner that had it may have committed it, and otherwise nothing was kept.
+    fn given_up(&self, kept_nowhere: Failure) -> Outcome {
+        Outcome::LateFailed(if self.resent || self.sent.is_some() { Failure::Unknown } else { kept_nowhere })
+    }
 }
 
 impl<L: Live> Shard<L> {
@@ -45,6 +54,7 @@ impl<L: Live> Shard<L> {
             due,
             sent: None,
             resent: false,
+            denied: None,
         });
         self.set_timer(due, key, Timer::Parked);
         self.drive_parked(cx, key, true);
@@ -65,7 +75,7 @@ impl<L: Live> Shard<L> {
         list.retain(|p| {
             let expired = cx.now >= p.due;
             if expired {
-                cx.settle(p.ticket, Outcome::LateFailed(Failure::Unknown));
+                cx.settle(p.ticket, p.given_up(Failure::Unreached));
             }
             !expired
         });
@@ -74,16 +84,25 @@ impl<L: Live> Shard<L> {
         }
         if self.is_rotating(cx, key) {
             // They come too late for the new id, unless nothing comes of that.
-        } else if self.own(key).is_some() {
-            for p in core::mem::take(&mut list) {
-                self.commit_parked(cx, key, &p);
-            }
-        } else {
-            self.send_parked(cx, key, &mut list, may_ask);
-        }
-        if !list.is_empty() {
             self.parked.entry(key).or_default().extend(list);
             self.set_timer(cx.now + AGAIN, key, Timer::Parked);
+            return;
+        }
+        if self.own(key).is_some() {
+            for p in list {
+                self.commit_parked(cx, key, &p);
+            }
+            return;
+        }
+        let asks = !self.send_parked(cx, key, &mut list) && may_ask && !self.rounds.contains_key(&key);
+        if asks {
+            list.iter_mut().for_each(|p| p.denied = None);
+        }
+        self.parked.entry(key).or_default().extend(list);
+        self.set_timer(cx.now + AGAIN, key, Timer::Parked);
+        if asks {
+            // With nobody to ask it ends at once, and answers them.
+            let _ = self.request_round(cx, key, Why::Open, None, None);
         }
     }
 
@@ -147,10 +166,12 @@ impl<L: Live> Shard<L> {
         }
     }
 
-    /// Nobody has the session any more: there is nothing that these could be in.
-    pub(crate) fn end_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+    /// Nobody has the session any more. Unless it has `expired`, it went with those who had it, and nobody ended it.
+    pub(crate) fn end_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, expired: bool) {
         for p in self.parked.remove(&key).into_iter().flatten() {
-            cx.settle(p.ticket, Outcome::LateFailed(Failure::Ended));
+            // What it started from is gone.
+            let outcome = if expired { Outcome::LateFailed(Failure::Ended) } else { p.given_up(Failure::Conflict) };
+            cx.settle(p.ticket, outcome);
         }
     }
 
@@ -161,19 +182,17 @@ impl<L: Live> Shard<L> {
         }
     }
 
-    fn send_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, list: &mut [Parked], may_ask: bool) {
+    /// Sends them to the owner, if one is known and reached.
+    fn send_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, list: &mut [Parked]) -> bool {
         let owner = match self.table.get(&key) {
             Some(Slot::Held(c)) => c.heard,
             Some(Slot::Facade(f)) => f.claim,
             _ => Claim::NONE,
         };
-        let link = self.view.link(owner.life).filter(|_| owner.life != self.view.me && !self.view.is_away(owner.life)).cloned();
-        let Some(link) = link else {
-            if may_ask && !self.rounds.contains_key(&key) {
-                let _ = self.request_round(cx, key, Why::Open, None, None);
-            }
-            return;
-        };
+        // Whoever denies it has not told yet who owns it, or nobody does.
+        let denied = list.iter().any(|p| p.denied == Some(owner.life));
+        let link = self.view.link(owner.life).filter(|_| owner.life != self.view.me && !self.view.is_away(owner.life) && !denied).cloned();
+        let Some(link) = link else { return false };
         let to = Some((owner.life, link.id));
         for p in list.iter_mut().filter(|p| p.sent != to) {
             let sets =
@@ -182,6 +201,7 @@ impl<L: Live> Shard<L> {
             p.resent |= p.sent.is_some();
             p.sent = to;
         }
+        true
     }
 
     /// A peer's late commit.
@@ -225,7 +245,7 @@ impl<L: Live> Shard<L> {
         let result = match result {
             LateResult::NotOwner => {
                 if let Some(p) = list.get_mut(at) {
-                    p.sent = None;
+                    (p.sent, p.denied) = (None, Some(from));
                 }
                 return self.set_timer(cx.now + AGAIN, key, Timer::Parked);
             }

@@ -667,6 +667,7 @@ impl<L: Live> Shard<L> {
         let own_branch = copy.and_then(|c| c.branch.as_deref());
         let mut candidates: Vec<&Record> =
             own_record.into_iter().chain(own_branch).chain(answers).chain(&round.branches).chain(&round.row).collect();
+        let found = candidates.len();
         // A client whose token has not run out was told that the session lives: then it is the copy that has not heard of its last use.
         candidates.retain(|r| lives(&r.tip) && cx.now <= if round.expired { r.over() } else { r.clock().end });
         let maximal = maximal(&candidates, cx.planted(Bug::CompareEpochFirst));
@@ -717,7 +718,9 @@ impl<L: Live> Shard<L> {
                 None => self.give_up(cx, key, Unavailable::Stale, Duration::from_secs(1)),
             }
         } else if combined.is_none() && (round.tickets.is_empty() || round.expired && !told || !outlived.is_empty() && wanted.is_empty()) {
-            self.not_found(cx, key);
+            let unheard = matches!(self.table.get(&key), Some(Slot::Facade(f)) if f.tip.version > 0 && cx.now > f.expires);
+            let expired = found > 0 || !outlived.is_empty() || unheard;
+            self.not_found(cx, key, expired);
         } else if cx.config.store && !round.reread && !wanted.is_empty() {
             // An owner that has left since may have written it after this round had read the row.
             if let Some(round) = self.rounds.get_mut(&key) {
@@ -754,7 +757,8 @@ impl<L: Live> Shard<L> {
             && view.nobody_may_return(wanted, cx.now, cx.config.lost_after)
     }
 
-    fn not_found(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+    /// Nobody has it: it has `expired`, or there never was one, or it went with those who had it.
+    fn not_found(&mut self, cx: &mut Cx<'_>, key: SessionKey, expired: bool) {
         let Some(round) = self.rounds.remove(&key) else { return };
         if self.copy(key).is_some() {
             self.expire(cx, key);
@@ -766,7 +770,7 @@ impl<L: Live> Shard<L> {
         for ticket in round.tickets {
             cx.settle(ticket, Outcome::NotFound);
         }
-        self.end_parked(cx, key);
+        self.end_parked(cx, key, expired);
     }
 
     /// An owner that doubted itself still owns the session, and cannot serve it to those who know of more. Given up, its promises

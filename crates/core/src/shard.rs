@@ -4,7 +4,7 @@ use crate::config::{Checked, Durability, Level};
 use crate::id::SessionKey;
 use crate::limits::{NOT_FOUND_KEEP, PROMISE_KEEP, PROMISES_MAX, ROTATION_BOUND, WAITING_MAX};
 use crate::link::{Sent, What};
-use crate::output::{Commit, Event, Info, Live, Open, Opened, Outcome, Output, Outputs, Ticket, Unavailable};
+use crate::output::{Commit, Event, Info, Live, Open, Opened, Outcome, Output, Outputs, Over, Ticket, Unavailable};
 use crate::parked::Parked;
 use crate::plant::Bug;
 use crate::record::{Change, Clock, Record};
@@ -643,6 +643,15 @@ impl<L: Live> Shard<L> {
                     bytes: c.record.bytes(),
                 })
             }
+        }
+    }
+
+    /// How the session is over, if it is known here to be. It asks nobody.
+    pub(crate) fn over(&self, key: SessionKey) -> Option<Over> {
+        match self.table.get(&key)? {
+            Slot::Ended(ended) => Some(Over::Ended(ended.kind)),
+            Slot::Facade(facade) if facade.over.is_some() => Some(Over::Expired),
+            Slot::Facade(_) | Slot::Held(_) => None,
         }
     }
 

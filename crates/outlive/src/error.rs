@@ -45,13 +45,16 @@ pub enum NotNow {
     /// Other nodes want the session at the same time, again and again.
     #[error("other nodes want the session at the same time")]
     Contended,
+    /// Who has the session, or is to keep its change, is silent, and may still answer: a node, or the store.
+    #[error("who has the session, or is to keep its change, is silent")]
+    Silent,
     /// It has left its cluster, or was shut out of it.
     #[error("it has left its cluster")]
     Ended,
 }
 
 /// Why a session could not be opened. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// No session layer wraps this handler. The application's fault: axum layers wrap only the routes that are already there.
@@ -75,6 +78,10 @@ pub enum OpenError {
     /// that brings such an id is a visitor without a session.
     #[error("the session is over, or goes on under another id")]
     Ended,
+    /// What had been changed could not be committed, so that the session was not opened again. Only
+    /// [`refresh`](crate::Session::refresh) says so.
+    #[error(transparent)]
+    Uncommitted(CommitError),
     /// Other requests of this session took too long, under `exclusive`.
     #[error("too many requests of this session at once")]
     Busy {
@@ -89,6 +96,7 @@ impl OpenError {
         match self {
             OpenError::NoLayer | OpenError::Busy { .. } | OpenError::Ended => Fault::Caller,
             OpenError::Unavailable { .. } | OpenError::Stale { .. } => Fault::Peer,
+            OpenError::Uncommitted(error) => error.fault(),
         }
     }
 
@@ -96,6 +104,7 @@ impl OpenError {
     pub fn retry(&self) -> Retry {
         match self {
             OpenError::NoLayer => Retry::Never,
+            OpenError::Uncommitted(error) => error.retry(),
             OpenError::Ended => Retry::After(Duration::ZERO),
             OpenError::Unavailable { why: NotNow::Ended, .. } => Retry::OtherNode,
             OpenError::Unavailable { after, .. } | OpenError::Stale { after } | OpenError::Busy { after } => Retry::After(*after),
@@ -106,6 +115,7 @@ impl OpenError {
     pub fn status(&self) -> StatusCode {
         match self {
             OpenError::NoLayer => StatusCode::INTERNAL_SERVER_ERROR,
+            OpenError::Uncommitted(error) => error.status(),
             OpenError::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
             OpenError::Unavailable { .. } | OpenError::Stale { .. } | OpenError::Ended => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -157,7 +167,7 @@ pub enum CommitError {
     NoCookie,
     /// The session moved while the request ran, and there an attribute that it changes was changed meanwhile, or what it had read is gone.
     /// Nothing was kept.
-    #[error("what the request started from was changed on another node meanwhile; nothing was kept")]
+    #[error("what the request started from was changed on another node meanwhile, or is gone; nothing was kept")]
     Conflict,
     /// This node takes no changes, or no new sessions, now. Nothing was kept.
     #[error("this node cannot take the change for now: {why}; nothing was kept")]

@@ -13,7 +13,7 @@ use core::time::Duration;
 use outlive_core::Brought;
 use outlive_core::config::{Level, Limits};
 use outlive_core::id::{IdKeys, SessionId, SessionKey};
-use outlive_core::output::{self, Unavailable};
+use outlive_core::output::{self, Over, Unavailable};
 use outlive_core::record::{Change, ROTATING, Record};
 use outlive_core::stamp::{Life, Stamp};
 use outlive_core::time::{Mono, WallSeconds};
@@ -288,12 +288,8 @@ impl Node {
 
     /// How a session ended, if it is known here to have.
     pub(crate) fn ended_as(&self, key: SessionKey) -> Option<EndKind> {
-        match ready(self.runtime.open(key, None))? {
-            Ok(outlive_runtime::Open::Ended(kind, _)) => Some(kind),
-            Ok(outlive_runtime::Open::Here(opened)) => {
-                self.runtime.close(&opened);
-                None
-            }
+        match self.runtime.over(key)? {
+            Over::Ended(kind) => Some(kind),
             _ => None,
         }
     }
@@ -302,8 +298,8 @@ impl Node {
     fn why_left(&self, key: SessionKey) -> CommitFailure {
         match self.runtime.readiness() {
             outlive_runtime::Readiness::Dead => CommitFailure::Dead,
-            _ if self.runtime.info(key).is_none() => CommitFailure::Ended,
-            // It went to another node, and nobody knows here what was done to it there.
+            _ if self.runtime.over(key).is_some() => CommitFailure::Ended,
+            // It went to another node, and nobody knows here what was done to it there, or whether it went with that node.
             _ => CommitFailure::Conflict,
         }
     }

@@ -313,6 +313,7 @@ pub(crate) fn seal<B: Default>(
     mut answer: http::Response<B>,
     debug_header: bool,
 ) -> http::Response<B> {
+    let result = result.map_err(|error| session.as_told(error));
     if let Err(error) = &result {
         tracing::error!(%error, "a session could not be committed");
         answer = http::Response::new(B::default());

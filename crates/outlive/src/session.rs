@@ -13,7 +13,7 @@ use core::time::Duration;
 use http::HeaderMap;
 use outlive_core::config::{Level, Limits};
 use outlive_core::id::{SessionId, SessionKey};
-use outlive_core::output::Event;
+use outlive_core::output::{Event, Over};
 use outlive_core::record::{Excess, LIMITS, LOST, ROTATING, USER};
 use outlive_core::stamp::Stamp;
 use outlive_core::token::Token;
@@ -473,7 +473,7 @@ impl Session {
 
     /// Opens the session again, after a while: what others have committed meanwhile, here or on another node, is there then.
     ///
-    /// What was not committed yet is committed first, and counts as a use of the session. Without it this is only a look, as a stream takes
+    /// What was not committed yet is committed first, and counts as a use of the session; if that fails, so does this. Without it this is only a look, as a stream takes
     /// one all the time: it does not keep the session alive. [`touch`](Session::touch) does.
     ///
     /// # Errors
@@ -488,7 +488,7 @@ impl Session {
             }
         };
         if self.has_writes() {
-            let _ = self.flush().await;
+            self.flush().await.map_err(OpenError::Uncommitted)?;
         }
         let opened = match self.inner.node.open(key, None, false).answer().await {
             Open::Here(opened) => opened,
@@ -532,8 +532,13 @@ impl Session {
             let mut look = true;
             loop {
                 key = live.successor().unwrap_or(key);
-                if look && node.runtime.info(key).is_none() {
-                    return EndReason::Unknown;
+                if look {
+                    match node.runtime.over(key) {
+                        Some(Over::Ended(EndKind::Invalidated)) => return EndReason::Invalidated,
+                        Some(Over::Expired) => return EndReason::Expired,
+                        _ if node.runtime.info(key).is_none() => return EndReason::Unknown,
+                        _ => {}
+                    }
                 }
                 match events.recv().await {
                     Ok((of, Event::Ended(EndKind::Invalidated))) if of == key => return EndReason::Invalidated,
@@ -727,6 +732,21 @@ impl Session {
 
     pub(crate) fn vary(&self, headers: &mut HeaderMap) {
         self.inner.node.carrier.vary(headers);
+    }
+
+    /// What is true of a failed commit once its response leaves. A session that begins with it and gets no cookie ends: nothing of it is
+    /// kept, wherever it has come.
+    pub(crate) fn as_told(&self, error: CommitError) -> CommitError {
+        match error {
+            CommitError::Unknown if self.is_untold() => failed(CommitFailure::Unreached),
+            error => error,
+        }
+    }
+
+    /// Whether its id is new, and no client may be told of it yet.
+    fn is_untold(&self) -> bool {
+        let born = matches!(&self.inner.place.read_recursive().at, At::Here(id, _) if self.inner.brought.id != Some(*id));
+        born && !self.inner.known.load(Ordering::Relaxed)
     }
 
     /// Puts the cookies that the client needs into the response; whether there was one.
@@ -959,6 +979,7 @@ fn failed(failure: CommitFailure) -> CommitError {
         CommitFailure::Conflict => CommitError::Conflict,
         CommitFailure::Ended => CommitError::Ended,
         CommitFailure::UnderReplicated => CommitError::UnderReplicated,
+        CommitFailure::Unreached => CommitError::Unavailable { why: NotNow::Silent, after: Duration::from_secs(1) },
         CommitFailure::Dead => CommitError::Unavailable { why: NotNow::Ended, after: Duration::from_secs(1) },
         // Only where the owner is another node: here it is known which attribute it is.
         CommitFailure::TooLarge(excess) => too_large("".into(), excess),

@@ -1,5 +1,5 @@
-//! What a handler is told, by what happens to its session while it runs: one table, and each cell is tried. The same table, with what to
-//! do, is in `docs/errors.md`.
+//! What a handler is told, by what happens to its session while it runs, and after: two tables, and each cell is tried. The same tables,
+//! with what to do, are in `docs/errors.md`.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
@@ -9,16 +9,16 @@ use axum::Router;
 use axum::extract::Path;
 use axum::routing::get;
 use outlive::testing::Client;
-use outlive::{CommitError, LoginError, NotNow, OpenError, Outlive, Retry, Session};
+use outlive::{CommitError, EndReason, Key, LoginError, NotNow, OpenError, Outlive, Retry, Session};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use support::{LAST, VISITS, browser, cluster, in_time, insist, routes, until};
-use tokio::sync::watch;
+use support::{LAST, VISITS, Wired, browser, cluster, in_time, insist, routes, until};
+use tokio::sync::{mpsc, watch};
 
 /// What a handler may do, in the order of the table's columns.
 const CALLS: [&str; 8] = ["get", "commit", "flush", "refresh", "rotate", "login", "touch", "invalidate"];
 
-/// What happens between the opening of the session and the call, and what the calls then say.
+/// What has happened when the call comes, and what it and the response then say.
 const TABLE: &[(&str, [&str; 8])] = &[
     ("nothing, and there is no session", ["ok", "ok", "ok", "ok", "ok", "ok", "ok", "Everywhere"]),
     ("nothing", ["ok", "ok", "ok", "ok", "ok", "ok", "ok", "Everywhere"]),
@@ -26,13 +26,39 @@ const TABLE: &[(&str, [&str; 8])] = &[
     ("a login in another request", ["ok", "ok", "ok", "ok", "Ended", "Ended", "ok", "Everywhere"]),
     ("it moves to another node", ["ok", "ok", "ok", "ok", "Conflict", "Conflict", "ok", "Everywhere"]),
     ("it moves, and is changed there", ["ok", "Conflict", "Conflict", "ok", "Conflict", "Conflict", "ok", "Everywhere"]),
+    ("it moves, and its new node dies", ["ok", "Silent", "Silent", "Stale", "Conflict", "Conflict", "ok", "Everywhere"]),
+    ("it is lost, and begins anew", ["ok", "Conflict", "Conflict", "ok", "Conflict", "Conflict", "ok", "Everywhere"]),
+    ("it is lost, and what is left is served", ["ok", "ok", "ok", "ok", "Conflict", "Conflict", "ok", "Everywhere"]),
+    ("it is lost, and nobody has it", ["ok", "Conflict", "Conflict", "ok", "Conflict", "Conflict", "ok", "Everywhere"]),
     ("this node leaves in order", ["ok", "Gone", "Gone", "Gone", "Gone", "Gone", "ok", "Pending"]),
     ("this node dies to its cluster", ["ok", "Gone", "Gone", "Gone", "Gone", "Gone", "ok", "Pending"]),
     (
         "too few nodes are left",
         ["ok", "UnderReplicated", "UnderReplicated", "ok", "UnderReplicated", "UnderReplicated", "ok", "Everywhere"],
     ),
+    #[cfg(feature = "sqlite")]
+    ("the store is down, at `backup(1)`", ["ok", "ok", "ok", "ok", "ok", "ok", "ok", "Pending"]),
+    #[cfg(feature = "sqlite")]
+    ("the store is down, at `store`", ["ok", "Unknown", "Unknown", "ok", "Silent", "Silent", "ok", "Pending"]),
+    #[cfg(feature = "sqlite")]
+    (
+        "the store is down, at `store`, and there is no session",
+        ["ok", "Silent", "Silent", "ok", "ok", "Silent", "ok", "Everywhere"],
+    ),
+    ("it has set more than fits", ["TooLarge", "TooLarge", "TooLarge", "TooLarge", "TooLarge", "TooLarge", "TooLarge", "Everywhere"]),
+    ("it has set what has no bytes", ["Encode", "Encode", "Encode", "Encode", "Encode", "Encode", "Encode", "Everywhere"]),
 ];
+
+/// The same for a handle that outlives its request. `rotate` and `login` are followed by `flush`.
+const LATER: &[(&str, [&str; 7])] = &[
+    ("nothing", ["ok", "ok", "ok", "ok", "ok", "ok", "Everywhere"]),
+    ("the response has left without a cookie", ["ok", "NoCookie", "ok", "ok", "NoCookie", "ok", "Everywhere"]),
+    ("a logout", ["ok", "Ended", "Ended", "Ended", "Ended", "ok", "Everywhere"]),
+    ("it expires", ["ok", "Ended", "Ended", "Ended", "Ended", "ok", "Everywhere"]),
+    ("it moves, and is changed there", ["ok", "Conflict", "ok", "Conflict", "Conflict", "ok", "Everywhere"]),
+    ("this node leaves in order", ["ok", "Gone", "Gone", "Gone", "Gone", "ok", "Pending"]),
+];
+const LATER_CALLS: [&str; 7] = ["get", "flush", "refresh", "rotate", "login", "touch", "invalidate"];
 
 fn commit_error(error: &CommitError) -> &'static str {
     match error {
@@ -45,6 +71,7 @@ fn commit_error(error: &CommitError) -> &'static str {
         CommitError::NoCookie => "NoCookie",
         CommitError::Conflict => "Conflict",
         CommitError::Unavailable { why: NotNow::Ended, .. } => "Gone",
+        CommitError::Unavailable { why: NotNow::Silent, .. } => "Silent",
         _ => "another error",
     }
 }
@@ -52,6 +79,7 @@ fn commit_error(error: &CommitError) -> &'static str {
 fn open_error(error: &OpenError) -> &'static str {
     match error {
         OpenError::Ended => "Ended",
+        OpenError::Uncommitted(error) => commit_error(error),
         OpenError::Unavailable { why: NotNow::Ended, .. } => "Gone",
         OpenError::Unavailable { why: NotNow::Starting, .. } => "Starting",
         OpenError::Stale { .. } => "Stale",
@@ -91,138 +119,284 @@ async fn call(session: &Session, call: &str) -> String {
     text.to_owned()
 }
 
-/// `/calls/WHAT` opens its session, waits until `go`, and then calls.
+/// `/calls/WHAT` opens its session, waits until `go`, and then calls; `/later/WHAT` does that after its response.
 struct Shop {
     reached: Arc<AtomicUsize>,
     go: watch::Sender<bool>,
+    /// What a handler has done when it waits.
+    first: fn(&Session),
+    said: mpsc::UnboundedSender<(String, String)>,
 }
 
 impl Shop {
     fn new() -> Shop {
-        Shop { reached: Arc::default(), go: watch::Sender::new(false) }
+        Shop { reached: Arc::default(), go: watch::Sender::new(false), first: |_| {}, said: mpsc::unbounded_channel().0 }
     }
 
     fn app(&self, outlive: &Outlive) -> Router {
-        let (reached, go) = (self.reached.clone(), self.go.subscribe());
+        let (reached, go, first, said) = (self.reached.clone(), self.go.subscribe(), self.first, self.said.clone());
+        let (mut waits, tells) = (go.clone(), said);
         let calls = move |Path(what): Path<String>, session: Session| async move {
+            first(&session);
             reached.fetch_add(1, Ordering::Relaxed);
-            let mut go = go;
-            go.wait_for(|go| *go).await.unwrap();
+            waits.wait_for(|go| *go).await.unwrap();
             call(&session, &what).await
         };
-        routes().route("/calls/{what}", get(calls)).layer(outlive.layer())
+        let later = move |Path(what): Path<String>, session: Session| async move {
+            let mut go = go;
+            tokio::spawn(async move {
+                go.wait_for(|go| *go).await.unwrap();
+                let mut said = call(&session, &what).await;
+                if what == "rotate" || what == "login" {
+                    said = session.flush().await.as_ref().map_or_else(commit_error, |_| "ok").to_owned();
+                }
+                tells.send((what, said)).unwrap();
+            });
+        };
+        routes().route("/calls/{what}", get(calls)).route("/later/{what}", get(later)).layer(outlive.layer())
     }
 }
 
-/// What happens to the sessions of all these visitors, at node `a` of two.
-async fn happens(what: &str, nodes: &[Outlive], visitors: &[Client<Router>]) {
-    let there = |visitor: &Client<Router>| support::at(visitor, support::app(&nodes[1]));
-    match what {
-        "nothing" | "nothing, and there is no session" => {}
-        "a logout" => {
-            for visitor in visitors {
-                assert_eq!(visitor.copy().get("/logout").await.text, "Everywhere");
-            }
-        }
-        "a login in another request" => {
-            for visitor in visitors {
-                assert!(visitor.copy().get("/login").await.status.is_success());
-            }
-        }
-        "it moves to another node" => {
-            for visitor in visitors {
-                let there = there(visitor);
-                in_time(async { while insist(&there, "/info").await.split(' ').next() != Some("b") {} }).await;
-            }
-        }
-        "it moves, and is changed there" => {
-            for visitor in visitors {
-                let there = there(visitor);
-                in_time(async { while there.get("/").await.text != "2" {} }).await;
-            }
-        }
-        "this node leaves in order" => drop(nodes[0].drain().await.unwrap()),
-        "this node dies to its cluster" => nodes[0].shutdown_now(),
-        "too few nodes are left" => {
-            nodes[1].shutdown_now();
-            until("it is alone", || nodes[0].members() == 1).await;
-        }
-        other => panic!("{other} is not played"),
+/// What cannot be encoded.
+#[derive(Clone, Default, serde::Deserialize)]
+struct NoBytes;
+
+impl serde::Serialize for NoBytes {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("it has no bytes"))
     }
+}
+
+const NO_BYTES: Key<NoBytes> = Key::new("no-bytes");
+
+/// The nodes of a row, and what else it needs.
+struct Play {
+    wired: Wired,
+    /// Where its store is.
+    folder: Option<Folder>,
+}
+
+/// A folder of its own, removed at the end.
+struct Folder(std::path::PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A file that stays behind does no harm.
+        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(self.0.with_extension("away"));
+    }
+}
+
+impl Play {
+    async fn of(what: &str, name: &str) -> Play {
+        let folder = what.starts_with("the store").then(|| {
+            let path = std::env::temp_dir().join(format!("outlive-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        });
+        let store = folder.as_ref().map(|folder| format!("store=sqlite:{}/s.db", folder.0.display()));
+        let mut settings: Vec<&str> = match what {
+            "too few nodes are left" => vec!["min_backups=1"],
+            "it expires" => vec!["session.idle_timeout=1s"],
+            "it moves, and its new node dies" => vec!["durability=owner", "backups=0"],
+            "it is lost, and nobody has it" => vec!["durability=owner", "backups=0", "lost_after=0s"],
+            "it is lost, and begins anew" => vec!["lost_after=0s"],
+            "it is lost, and what is left is served" => vec!["lost_after=0s", "on_lost=serve"],
+            _ if what.starts_with("the store is down, at `store`") => vec!["durability=store", "commit_bound=500ms"],
+            _ => vec![],
+        };
+        settings.extend(store.as_deref());
+        Play { wired: Wired::start(name, 2, &settings).await, folder }
+    }
+
+    fn here(&self) -> &Outlive {
+        &self.wired.nodes[0]
+    }
+
+    /// What happens to the sessions of all these visitors, at the first node of two.
+    async fn happens(&mut self, what: &str, visitors: &[Client<Router>]) {
+        let nodes = &self.wired.nodes;
+        let there = |visitor: &Client<Router>| support::at(visitor, support::app(&nodes[1]));
+        match what {
+            "a logout" => {
+                for visitor in visitors {
+                    assert_eq!(visitor.copy().get("/logout").await.text, "Everywhere");
+                }
+            }
+            "a login in another request" => {
+                for visitor in visitors {
+                    assert!(visitor.copy().get("/login").await.status.is_success());
+                }
+            }
+            "it moves to another node" => {
+                for visitor in visitors {
+                    moves(&there(visitor)).await;
+                }
+            }
+            "it moves, and is changed there" => {
+                for visitor in visitors {
+                    in_time(async { while there(visitor).get("/").await.text != "2" {} }).await;
+                }
+            }
+            "it moves, and its new node dies" | "it is lost, and nobody has it" => {
+                for visitor in visitors {
+                    moves(&there(visitor)).await;
+                }
+                self.dies().await;
+            }
+            "it is lost, and begins anew" | "it is lost, and what is left is served" => {
+                let mut moved = Vec::new();
+                for visitor in visitors {
+                    let there = there(visitor);
+                    moves(&there).await;
+                    moved.push(there);
+                }
+                // What is acknowledged there alone goes with that node.
+                self.wired.cut();
+                until("they are apart", || self.wired.nodes.iter().all(|node| node.members() == 1)).await;
+                for moved in &moved {
+                    assert_eq!(insist(moved, "/").await, "2");
+                }
+                self.dies().await;
+                for moved in &moved {
+                    let left = if what.ends_with("anew") { 0 } else { 1 };
+                    let here = support::at(moved, support::app(self.here()));
+                    assert_eq!(insist(&here, "/loss").await, format!("lost=true visits={left}"));
+                }
+            }
+            "this node leaves in order" => drop(nodes[0].drain().await.unwrap()),
+            "this node dies to its cluster" => nodes[0].shutdown_now(),
+            "too few nodes are left" => self.dies().await,
+            "it expires" => until("all are over", || nodes[0].stats().expired == visitors.len() as u64).await,
+            _ => {}
+        }
+        if let Some(folder) = &self.folder {
+            std::fs::rename(&folder.0, folder.0.with_extension("away")).unwrap();
+            until("it is noticed", || self.here().readiness().answer().1.contains("the store")).await;
+        }
+    }
+
+    /// The other node is killed.
+    async fn dies(&mut self) {
+        self.wired.nodes.remove(1).shutdown_now();
+        until("it is alone", || self.here().members() == 1).await;
+    }
+}
+
+/// The session goes to this node.
+async fn moves(there: &Client<Router>) {
+    in_time(async { while insist(there, "/info").await.split(' ').next() != Some("b") {} }).await;
 }
 
 #[test]
-fn the_page_of_errors_has_the_table() {
+fn the_page_of_errors_has_the_tables() {
     let page = include_str!("../../../docs/errors.md");
-    for (what, cells) in TABLE {
+    let rows = TABLE.iter().map(|(what, cells)| (what, &cells[..])).chain(LATER.iter().map(|(what, cells)| (what, &cells[..])));
+    for (what, cells) in rows {
         let row = format!("| {what} | {} |", cells.join(" | "));
         assert!(page.lines().any(|line| line == row), "{row}");
     }
     assert!(page.contains(&format!("| meanwhile | {} |", CALLS.join(" | "))));
+    assert!(page.contains(&format!("| since | {} |", LATER_CALLS.join(" | "))));
+}
+
+/// Visitors of the shop, one for each call.
+async fn visitors(what: &str, shop: &Shop, play: &Play, calls: &[&str]) -> Vec<Client<Router>> {
+    let visitors: Vec<_> = calls.iter().map(|_| browser(shop.app(play.here()))).collect();
+    if !what.ends_with("there is no session") && !what.ends_with("without a cookie") {
+        for visitor in &visitors {
+            assert_eq!(insist(visitor, "/").await, "1");
+            insist(visitor, "/read").await;
+        }
+    }
+    visitors
+}
+
+/// Plays one row of the first table; what is wrong.
+async fn row(what: &str, want: &[&str; 8], name: String) -> Vec<String> {
+    let mut play = Play::of(what, &name).await;
+    let mut shop = Shop::new();
+    match what {
+        "it has set more than fits" => shop.first = |session| session.set(LAST, "x".repeat(2 << 20)),
+        "it has set what has no bytes" => shop.first = |session| session.set(NO_BYTES, NoBytes),
+        _ => {}
+    }
+    let visitors = visitors(what, &shop, &play, &CALLS).await;
+    let mut running = Vec::new();
+    for (visitor, call) in visitors.iter().zip(CALLS) {
+        let visitor = visitor.copy();
+        running.push(tokio::spawn(async move { visitor.get(&format!("/calls/{call}")).await }));
+    }
+    until("all are open", || shop.reached.load(Ordering::Relaxed) == CALLS.len()).await;
+    play.happens(what, &visitors).await;
+    shop.go.send_replace(true);
+    let mut wrong = Vec::new();
+    for ((call, want), answer) in CALLS.iter().zip(want).zip(running) {
+        let answer = in_time(answer).await.unwrap();
+        let said = match answer.extensions.get() {
+            Some(error) => commit_error(error),
+            None => &answer.text,
+        };
+        if said != *want {
+            wrong.push(format!("{what}, {call}: {said} instead of {want}"));
+        }
+    }
+    wrong
+}
+
+/// Plays one row of the second table.
+async fn later_row(what: &str, want: &[&str; 7], name: String) -> Vec<String> {
+    let mut play = Play::of(what, &name).await;
+    let (said, mut hear) = mpsc::unbounded_channel();
+    let shop = Shop { said, ..Shop::new() };
+    let visitors = visitors(what, &shop, &play, &LATER_CALLS).await;
+    for (visitor, call) in visitors.iter().zip(LATER_CALLS) {
+        assert!(visitor.get(&format!("/later/{call}")).await.status.is_success());
+    }
+    play.happens(what, &visitors).await;
+    shop.go.send_replace(true);
+    let mut wrong = Vec::new();
+    for _ in LATER_CALLS {
+        let (call, said) = in_time(hear.recv()).await.unwrap();
+        let want = want[LATER_CALLS.iter().position(|c| *c == call).unwrap()];
+        if said != want {
+            wrong.push(format!("{what}, {call}: {said} instead of {want}"));
+        }
+    }
+    wrong
+}
+
+/// Most of a row is waiting, so they are played together.
+async fn all_right(rows: impl Iterator<Item = impl Future<Output = Vec<String>> + Send + 'static>) {
+    let rows: tokio::task::JoinSet<Vec<String>> = rows.collect();
+    let wrong = rows.join_all().await.concat();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_happens_to_a_session_each_call_says_what_is_true_of_it() {
-    let mut wrong = Vec::new();
-    for (n, (what, want)) in TABLE.iter().enumerate() {
-        let settings: &[&str] = match *what {
-            "too few nodes are left" => &["min_backups=1"],
-            _ => &[],
-        };
-        let nodes = cluster(&format!("errors-{n}"), 2, settings).await;
-        let shop = Shop::new();
-        let visitors: Vec<_> = CALLS.iter().map(|_| browser(shop.app(&nodes[0]))).collect();
-        if *what != "nothing, and there is no session" {
-            for visitor in &visitors {
-                assert_eq!(insist(visitor, "/").await, "1");
-                insist(visitor, "/read").await;
-            }
-        }
-        let mut running = Vec::new();
-        for (visitor, call) in visitors.iter().zip(CALLS) {
-            let visitor = visitor.copy();
-            running.push(tokio::spawn(async move { visitor.get(&format!("/calls/{call}")).await }));
-        }
-        until("all are open", || shop.reached.load(Ordering::Relaxed) == CALLS.len()).await;
-        happens(what, &nodes, &visitors).await;
-        shop.go.send_replace(true);
-        for ((call, want), answer) in CALLS.iter().zip(want).zip(running) {
-            let answer = in_time(answer).await.unwrap();
-            let said = match answer.extensions.get() {
-                Some(error) => commit_error(error),
-                None => &answer.text,
-            };
-            if said != *want {
-                wrong.push(format!("{what}, {call}: {said} instead of {want}"));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    all_right(TABLE.iter().enumerate().map(|(n, (what, want))| row(what, want, format!("errors-{n}")))).await;
 }
 
 /// A session does not expire under a request that runs; a handle that outlives its request may see the end of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_written_into_a_session_that_has_expired_since_is_called_ended_and_not_unknown() {
-    for what in ["flush", "refresh"] {
-        let nodes = cluster(&format!("errors-expired-{what}"), 2, &["session.idle_timeout=1s"]).await;
-        let (told, hear) = tokio::sync::oneshot::channel();
-        let (go, told) = (watch::Sender::new(false), Arc::new(std::sync::Mutex::new(Some(told))));
-        let waits = go.subscribe();
-        let later = move |session: Session| async move {
-            let mut waits = waits;
-            tokio::spawn(async move {
-                waits.wait_for(|go| *go).await.unwrap();
-                let said = call(&session, what).await;
-                let told = told.lock().unwrap().take().unwrap();
-                told.send(said).unwrap();
-            });
-        };
-        let client = browser(routes().route("/later", get(later)).layer(nodes[0].layer()));
+async fn whatever_happens_to_a_session_after_its_request_each_call_says_what_is_true_of_it() {
+    all_right(LATER.iter().enumerate().map(|(n, (what, want))| later_row(what, want, format!("errors-later-{n}")))).await;
+}
+
+/// What is asked after the event has passed makes no event any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_the_end_of_a_session_that_is_over_hears_how_it_ended() {
+    for (what, want) in [("it expires", EndReason::Expired), ("a logout", EndReason::Invalidated)] {
+        let mut play = Play::of(what, &format!("errors-ended-{}", what.len())).await;
+        let (keep, mut kept) = mpsc::unbounded_channel();
+        let keeps = move |session: Session| async move { keep.send(session).unwrap() };
+        let client = browser(routes().route("/keeps", get(keeps)).layer(play.here().layer()));
         client.get("/").await;
-        client.get("/later").await;
-        until("it has expired", || nodes[0].stats().expired == 1).await;
-        go.send_replace(true);
-        assert_eq!(in_time(hear).await.unwrap(), "Ended", "{what}");
+        client.get("/keeps").await;
+        let session: Session = kept.recv().await.unwrap();
+        play.happens(what, core::slice::from_ref(&client)).await;
+        assert_eq!(in_time(session.ended()).await, want);
     }
 }
 

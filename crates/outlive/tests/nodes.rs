@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::routing::get;
 use core::time::Duration;
 use outlive::testing::{self, Client};
-use outlive::{CommitError, Committed, Durability, EventKind, Level, OpenError, Outlive, RunError, Session, Source, StartError};
+use outlive::{CommitError, Committed, Durability, EventKind, Level, NotNow, OpenError, Outlive, RunError, Session, Source, StartError};
 use std::sync::Arc;
 use support::{LAST, VISITS, Wired, app, browser, builder, cluster, heard, in_time, insist, met, routes, until};
 use tokio::sync::Notify;
@@ -238,7 +238,8 @@ async fn a_first_commit_of_which_nobody_knows_is_answered_503_and_leaves_no_cook
     pair.cut();
     let answer = client.get("/").await;
     assert_eq!((answer.status, answer.text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
-    assert!(matches!(answer.extensions.get(), Some(CommitError::Unknown)));
+    let error = answer.extensions.get::<CommitError>().unwrap();
+    assert!(matches!(error, CommitError::Unavailable { why: NotNow::Silent, .. }), "{error}");
     assert_eq!(answer.headers[header::RETRY_AFTER], "1");
     assert!(client.cookies().is_empty());
     until("nothing is left of it", || pair.nodes[0].stats().engine.owned == 0).await;

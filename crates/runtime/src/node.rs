@@ -22,7 +22,7 @@ use outlive_core::config::{Durability, Level};
 use outlive_core::engine::Engine;
 use outlive_core::id::{IdKeys, Secret, SessionId, SessionKey};
 use outlive_core::member::Member;
-use outlive_core::output::{self, Event, Guest, Info, Live, Opened, Outcome, Output, Outputs, Ticket, Unavailable};
+use outlive_core::output::{self, Event, Guest, Info, Live, Opened, Outcome, Output, Outputs, Over, Ticket, Unavailable};
 use outlive_core::record::{Change, Record};
 use outlive_core::stamp::{Life, Stamp};
 use outlive_core::time::{Mono, WallSeconds};
@@ -677,7 +677,11 @@ impl<L: Live> Node<L> {
         let mut new = NewId { inner: self.inner.clone(), opened: Some(opened), ended_old: false };
         let (inner, at) = (self.inner.clone(), at.clone());
         Box::pin(async move {
-            let committed = first.done().await?;
+            let committed = first.done().await.map_err(|failure| match failure {
+                // Whatever becomes of the copy, it ends under the new id, and the old one is as it was.
+                CommitFailure::Unknown => CommitFailure::Unreached,
+                failure => failure,
+            })?;
             let ticket = inner.call_timed(|e, now, out| e.end_rotated(now, &at, key, out)).ok_or(CommitFailure::Dead)?;
             new.ended_old = ticket.is_some();
             if ticket.is_none() {
@@ -712,6 +716,11 @@ impl<L: Live> Node<L> {
     /// What this node knows of a session.
     pub fn info(&self, key: SessionKey) -> Option<Info> {
         self.inner.enter_at(Mono::ZERO, &mut Outputs::new(), |e, _, _| e.info(key)).flatten()
+    }
+
+    /// How a session is over, if that is known here. Asks nobody.
+    pub fn over(&self, key: SessionKey) -> Option<Over> {
+        self.inner.enter_at(Mono::ZERO, &mut Outputs::new(), |e, _, _| e.over(key)).flatten()
     }
 
     /// The nodes that would hold a session, in order.

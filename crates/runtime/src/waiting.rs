@@ -121,6 +121,9 @@ pub enum CommitFailure {
     /// Fewer copies could be made than `min_backups`. Nothing was kept. Try again later.
     #[error("fewer copies can be made than min_backups")]
     UnderReplicated,
+    /// Who owns the session, or is to keep it, is silent. Nothing was kept. Try again later.
+    #[error("who owns the session, or is to keep it, is silent")]
+    Unreached,
     /// This node has ended. Nothing went out.
     #[error("this node has ended")]
     Dead,
@@ -134,6 +137,7 @@ impl From<Failure> for CommitFailure {
         match failure {
             Failure::Conflict => CommitFailure::Conflict,
             Failure::Ended => CommitFailure::Ended,
+            Failure::Unreached => CommitFailure::Unreached,
             Failure::UnderReplicated => CommitFailure::UnderReplicated,
             Failure::TooLarge(excess) => CommitFailure::TooLarge(excess),
             _ => CommitFailure::Unknown,

@@ -547,10 +547,10 @@ impl World {
                 self.mark(Mark::LateCommitUnknown);
                 self.answer(id, Answer::Unknown("late commit"));
             }
-            // Nobody has it any more: it has expired, or went with the nodes that had it.
+            // It has expired.
             Outcome::LateFailed(Failure::Ended) if self.reqs.get(&id).is_some_and(|r| !self.sessions[r.session].end_asked) => {
                 self.mark(Mark::LateCommitNowhere);
-                self.answer(id, Answer::Unknown("late, and nobody has the session"));
+                self.answer(id, Answer::Unknown("late, and it has expired"));
             }
             Outcome::LateFailed(Failure::Ended) => self.answer(id, Answer::Ended(EndKind::Invalidated)),
             Outcome::LateFailed(Failure::TooLarge(_)) => {

@@ -1,8 +1,8 @@
 //! A few engines on a virtual network.
 
 use super::*;
-use crate::config::{Config, Durability, Level};
-use crate::output::Outcome;
+use crate::config::{Config, Durability, Level, Limits};
+use crate::output::{Failure, Outcome};
 use crate::record::LOST;
 use crate::stamp::{Claim, Stamp};
 use crate::wire::EndKind;
@@ -596,6 +596,72 @@ fn a_change_that_a_broken_link_took_along_goes_again_and_is_done_once() {
         assert!(matches!(outcome, Some(Outcome::Late { .. })), "{outcome:?}");
         assert_eq!(net.read(1 - guest, None).unwrap(), [1, 2]);
     }
+}
+
+/// A request that runs at node 0 while its session moves to node 1, which takes it along when it dies.
+fn taken_along(net: &mut Net, known: bool) -> (Opened<()>, Change) {
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    let running = net.open(0, None).unwrap();
+    let change = Change { name: "other".into(), base: None, value: Some(Bytes::from_static(&[2])) };
+    assert_eq!(net.read(1, None).unwrap(), [1]);
+    assert_eq!((net.owned(0), net.owned(1)), (0, 1));
+    if known {
+        net.kill(1);
+        net.run(Duration::from_secs(1));
+    }
+    (running, change)
+}
+
+fn lonely(lost_after: Duration) -> Config {
+    Config { durability: Durability::Owner, backups: 0, lost_after, ..Config::default() }
+}
+
+#[test]
+fn a_late_commit_of_a_session_that_went_with_its_node_is_not_called_one_of_a_session_that_ended() {
+    // With a third node that has to be asked, and with nobody.
+    for nodes in [3, 2] {
+        let mut net = Net::new(nodes, lonely(Duration::ZERO));
+        let (running, change) = taken_along(&mut net, true);
+        let Commit::Late(ticket) = net.call(0, |e, now, out| e.commit(now, &running, &[change], out)) else { panic!("it is here") };
+        net.run(Duration::from_secs(1));
+        // It went nowhere, and what it started from is gone.
+        let outcome = net.settled.remove(&ticket);
+        assert!(matches!(outcome, Some(Outcome::LateFailed(Failure::Conflict))), "{nodes} nodes: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_late_commit_that_its_owner_took_along_is_unknown() {
+    let mut net = Net::new(3, lonely(Duration::ZERO));
+    let (running, change) = taken_along(&mut net, false);
+    let Commit::Late(ticket) = net.call(0, |e, now, out| e.commit(now, &running, &[change], out)) else { panic!("it is here") };
+    // It is on its way, or there, when the owner dies.
+    net.kill(1);
+    net.run(Duration::from_secs(1));
+    let outcome = net.settled.remove(&ticket);
+    assert!(matches!(outcome, Some(Outcome::LateFailed(Failure::Unknown))), "{outcome:?}");
+}
+
+#[test]
+fn a_late_commit_that_reached_nobody_is_not_unknown() {
+    let mut net = Net::new(3, lonely(Duration::from_secs(30)));
+    let (running, change) = taken_along(&mut net, true);
+    let Commit::Late(ticket) = net.call(0, |e, now, out| e.commit(now, &running, &[change], out)) else { panic!("it is here") };
+    net.run(Duration::from_secs(6));
+    let outcome = net.settled.remove(&ticket);
+    assert!(matches!(outcome, Some(Outcome::LateFailed(Failure::Unreached))), "{outcome:?}");
+}
+
+#[test]
+fn a_late_commit_of_a_session_that_has_expired_is_called_one_of_a_session_that_ended() {
+    let mut net = Net::new(3, Config { limits: Limits { idle: Duration::from_secs(2), ..Limits::default() }, ..lonely(Duration::ZERO) });
+    let (running, change) = taken_along(&mut net, false);
+    net.run(Duration::from_secs(10));
+    let Commit::Late(ticket) = net.call(0, |e, now, out| e.commit(now, &running, &[change], out)) else { panic!("it is here") };
+    net.run(Duration::from_secs(1));
+    let outcome = net.settled.remove(&ticket);
+    assert!(matches!(outcome, Some(Outcome::LateFailed(Failure::Ended))), "{outcome:?}");
 }
 
 #[test]
