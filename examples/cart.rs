@@ -1,6 +1,7 @@
 //! A cart: a value with a type, changed in place. What two requests change at once in different attributes is merged; one attribute is
 //! changed by one of them at a time.
 
+use anyhow::Context;
 use axum::extract::{Form, Query};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
@@ -48,7 +49,7 @@ async fn remove(session: Session, Form(item): Form<Item>) -> Redirect {
 
 async fn show(session: Session) -> String {
     // A snapshot: no lock, and it may be kept across an `.await`.
-    let cart = session.get(CART).unwrap_or_default();
+    let cart = session.get_or_default(CART);
     cart.items.iter().map(|(sku, n)| format!("{n} x {sku}\n")).collect()
 }
 
@@ -71,7 +72,7 @@ async fn main() -> anyhow::Result<()> {
     let outlive = Outlive::builder().store("sqlite:sessions.db").start().await?;
     let app = Router::new().route("/", get(show)).route("/add", post(add)).route("/remove", post(remove)).route("/draft", get(draft));
     let app = app.layer(outlive.layer());
-    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |p| p.parse()).context("a bad PORT")?)).await?;
     println!("http://{}", listener.local_addr()?);
     Ok(outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await?)
 }

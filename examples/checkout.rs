@@ -4,6 +4,7 @@
 //! Start it three times in one folder, each with another `PORT`, and kill one of them. It reads its environment: `OUTLIVE_NODE=a` names
 //! a node, `OUTLIVE_MIN_BACKUPS=1` refuses a payment that no other node would know of.
 
+use anyhow::Context;
 use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -58,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
     let app = Router::new().route("/pay", get(pay)).route("/place", get(place)).layer(outlive.layer());
     // A balancer asks here whether to send requests: 503 as soon as this node begins to leave.
     let app = app.route("/ready", get(outlive.readiness()));
-    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |p| p.parse()).context("a bad PORT")?)).await?;
     println!("http://{}", listener.local_addr()?);
     Ok(outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await?)
 }

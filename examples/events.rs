@@ -1,6 +1,7 @@
 //! Server-sent events: a page that shows what other pages of the visitor change. The stream is open for hours; the session must not live
 //! longer for it, and it must end with the session and with the server.
 
+use anyhow::Context;
 use axum::Router;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -16,7 +17,7 @@ const ITEMS: Key<u64> = Key::new("items");
 
 async fn add(session: Session) -> String {
     session.update(ITEMS, |n| *n += 1);
-    format!("{} items\n", session.get(ITEMS).unwrap_or_default())
+    format!("{} items\n", session.get_or_default(ITEMS))
 }
 
 async fn events(State(outlive): State<Outlive>, session: Session) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
@@ -35,7 +36,7 @@ async fn events(State(outlive): State<Outlive>, session: Session) -> Sse<impl St
             if session.refresh().await.is_err() {
                 return None;
             }
-            let items = session.get(ITEMS).unwrap_or_default();
+            let items = session.get_or_default(ITEMS);
             if last.as_ref() != Some(&items) {
                 let event = Event::default().data(items.to_string());
                 return Some((Ok(event), (session, ended, draining, Some(items))));
@@ -55,7 +56,7 @@ async fn main() -> anyhow::Result<()> {
     let outlive = Outlive::builder().store("sqlite:sessions.db").env().start().await?;
     let app = Router::new().route("/add", post(add)).route("/events", get(events)).route("/logout", post(logout));
     let app = app.layer(outlive.layer()).with_state(outlive.clone());
-    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |p| p.parse()).context("a bad PORT")?)).await?;
     println!("http://{}", listener.local_addr()?);
     Ok(outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await?)
 }

@@ -1,5 +1,6 @@
 //! A login. The id changes whenever rights do, so that an id which somebody has seen or planted before is worth nothing after.
 
+use anyhow::Context;
 use axum::extract::{Form, Request};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
@@ -21,7 +22,8 @@ struct Login {
 }
 
 async fn login(session: Session, Form(form): Form<Login>) -> Result<Response, LoginError> {
-    if form.password != "open sesame" {
+    // `login` refuses a user without a name: 500, because asking for one is this handler's business.
+    if form.user.is_empty() || form.password != "open sesame" {
         return Ok(StatusCode::UNAUTHORIZED.into_response());
     }
     // A new id, bound to the user; the one before the login is dead. What the visitor had stays.
@@ -79,7 +81,7 @@ async fn main() -> anyhow::Result<()> {
     let app = inside.route("/", get(home)).route("/login", post(login)).route("/logout", post(logout));
     // After the last route: a layer wraps only what is there already.
     let app = app.layer(outlive.layer());
-    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |p| p.parse()).context("a bad PORT")?)).await?;
     println!("http://{}", listener.local_addr()?);
     Ok(outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await?)
 }

@@ -1,5 +1,6 @@
 //! A WebSocket that writes into its visitor's session for as long as it is open, and ends with the session and with the server.
 
+use anyhow::Context;
 use axum::Router;
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
@@ -50,7 +51,7 @@ async fn talk(mut socket: WebSocket, session: Session, outlive: Outlive) {
 }
 
 async fn said(session: Session) -> String {
-    session.get(SAID).unwrap_or_default().join("\n")
+    session.get_or_default(SAID).join("\n")
 }
 
 async fn logout(session: Session) -> Result<String, outlive::CommitError> {
@@ -63,7 +64,7 @@ async fn main() -> anyhow::Result<()> {
     let outlive = Outlive::builder().store("sqlite:sessions.db").env().start().await?;
     let app = Router::new().route("/socket", get(upgrade)).route("/said", get(said)).route("/logout", post(logout));
     let app = app.layer(outlive.layer()).with_state(outlive.clone());
-    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |p| p.parse()).context("a bad PORT")?)).await?;
     println!("http://{}", listener.local_addr()?);
     Ok(outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await?)
 }

@@ -1,6 +1,7 @@
 //! Handlers with tests: called directly with a session, or through the whole application by a client with a cookie jar. The feature
 //! `testing` of outlive, for `[dev-dependencies]`.
 
+use anyhow::Context;
 use axum::{Router, http::StatusCode, routing::get, routing::post};
 use outlive::{Key, Outlive, Session};
 use std::io::IsTerminal;
@@ -17,7 +18,7 @@ async fn vote(session: Session) -> Result<String, StatusCode> {
 }
 
 async fn count(session: Session) -> String {
-    session.get(VOTES).unwrap_or_default().to_string()
+    session.get_or_default(VOTES).to_string()
 }
 
 fn app(outlive: &Outlive) -> Router {
@@ -28,7 +29,7 @@ fn app(outlive: &Outlive) -> Router {
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let outlive = Outlive::builder().store("sqlite:sessions.db").start().await?;
-    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
+    let listener = TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |p| p.parse()).context("a bad PORT")?)).await?;
     println!("http://{}", listener.local_addr()?);
     let app = app(&outlive);
     Ok(outlive.run(|drained| axum::serve(listener, app).with_graceful_shutdown(drained)).await?)

@@ -256,6 +256,7 @@ fn the_login_changes_the_id_and_signing_out_ends_it() {
     assert_eq!(browser.get(&program, "/account").status, 401);
     assert_eq!(browser.get(&program, "/no-such-page").status, 404, "a path that does not exist asks for no login");
     assert_eq!(browser.post(&program, "/login", "user=ada&password=guess").status, 401);
+    assert_eq!(browser.post(&program, "/login", "user=&password=open+sesame").status, 401, "nobody");
     assert_eq!(browser.post(&program, "/login", "user=ada&password=open+sesame").status, 303);
     assert_eq!(browser.get(&program, "/").text, "hello ada\n");
     let mut before = browser.clone();
@@ -414,9 +415,12 @@ fn a_socket_is_closed_at_sigterm_and_all_that_it_was_told_is_at_the_next_server(
 #[test]
 fn without_a_port_there_is_one_and_a_bad_one_is_a_sentence() {
     let folder = Folder::new("port");
-    let mut program = Command::new(Program::path("counter"));
-    let output = program.current_dir(&folder.0).env("PORT", "eighty").output().unwrap();
-    assert!(String::from_utf8(output.stderr).unwrap().contains("invalid digit"));
+    for port in ["eighty", "99999", ""] {
+        let mut program = Command::new(Program::path("counter"));
+        let output = program.current_dir(&folder.0).env("PORT", port).env("RUST_BACKTRACE", "0").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("Error: a bad PORT") && !said.contains("backtrace"), "{said}");
+    }
     for path in sources() {
         let text = std::fs::read_to_string(&path).unwrap();
         let address = text.contains("map_or(Ok(3000)") || text.contains("\"127.0.0.1:8080\"");

@@ -120,7 +120,18 @@ impl Builder {
         self
     }
 
-    /// Settings from a file; they win over those in code.
+    /// Settings from a TOML file, as [`Config`] describes them; they win over those in code. What is wrong with it is told when the node
+    /// starts, with all the rest, and so is that it is not there.
+    #[cfg(feature = "toml")]
+    pub fn file(mut self, path: impl AsRef<std::path::Path>) -> Builder {
+        match crate::config::file::read(path.as_ref()) {
+            Ok(config) => self.file.merge(config),
+            Err(errors) => self.errors.extend(errors.0),
+        }
+        self
+    }
+
+    /// Settings that were read from somewhere; they win over those in code.
     pub fn config(mut self, config: Config) -> Builder {
         self.file.merge(config);
         self
@@ -325,6 +336,25 @@ mod tests {
         let config = settings(Outlive::builder().config(file).node("code").namespace("code").env(), &[("OUTLIVE_ZONE", "env")]).unwrap();
         assert_eq!((config.node.as_deref(), config.zone.as_deref()), (Some("file"), Some("env")));
         assert_eq!((config.namespace(), config.cluster.as_deref()), ("code", None));
+    }
+
+    #[cfg(feature = "toml")]
+    #[test]
+    fn what_is_wrong_in_code_in_the_file_and_in_the_environment_is_said_at_once() {
+        let path = std::env::temp_dir().join(format!("outlive-builder-{}.toml", std::process::id()));
+        std::fs::write(&path, "zone = 'file'\n[session]\nidle_timeout = '30'\n").unwrap();
+        let wrong = Outlive::builder().peer("nowhere").node("a.b").file(&path).file("no/such.toml").env();
+        let error = settings(wrong, &[("OUTLIVE_BACKUPS", "many")]).unwrap_err().to_string();
+        let line = format!("{}:3: session.idle_timeout is \"30\"", path.display());
+        for part in ["peer is \"nowhere\"", "node is \"a.b\"", &line, "no/such.toml cannot be read", "OUTLIVE_BACKUPS: backups is \"many\""]
+        {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+        assert_eq!(error.lines().count(), 5, "{error}");
+        std::fs::write(&path, "zone = 'file'\nnode = 'file'").unwrap();
+        let right = settings(Outlive::builder().node("code").file(&path).env(), &[("OUTLIVE_ZONE", "env")]).unwrap();
+        assert_eq!((right.node.as_deref(), right.zone.as_deref()), (Some("file"), Some("env")));
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! One table names every setting: its path (`session.idle_timeout`), which is its name in a file and, in capitals with `OUTLIVE_`
 //! before it, in the environment; what it may be; and where it goes. Later sources win: defaults, code, file, environment.
 
+#[cfg(feature = "toml")]
+pub(crate) mod file;
+
 use crate::cookie::Cookie;
 use core::fmt;
 use core::time::Duration;
@@ -43,20 +46,36 @@ pub(crate) enum OnUndecodable {
 
 /// Settings. What is not set keeps its default; [`PATHS`](Config::PATHS) lists them all.
 ///
-/// It deserialises from a file in any format that serde knows, with the paths of the settings as names, in sections where they have two parts, and
-/// the texts of the environment; every error is reported at once, an unknown name among them. For TOML, with the crate `toml`:
+/// # From a file
+/// With the feature `toml`, [`Builder::file`](crate::Builder::file) reads one, and [`Config::from_file`] where it is wanted as a value. The
+/// paths of the settings are its names, in sections where they have two parts. Later sources win: defaults, code, file, environment. All
+/// errors of all of them are reported at once when the node starts, those of the file with its line, and an unknown name is one.
 ///
 /// ```
-/// let file = r#"
-///     store = "sqlite:sessions.db"
+/// # #[cfg(feature = "toml")] {
+/// let outlive_toml = r#"
 ///     durability = "backup(2)"
+///     peer = ":7400"
 ///     join = ["10.0.0.7:7400", "10.0.0.8:7400"]
 ///     [session]
 ///     idle_timeout = "30m"
 ///     [cookie]
 ///     name = "SHOP"
-/// "#;                                          // std::fs::read_to_string("outlive.toml")?
-/// let config: outlive::Config = toml::from_str(file)?;
+/// "#;
+/// # let path = std::env::temp_dir().join(format!("outlive-config-{}.toml", std::process::id()));
+/// # std::fs::write(&path, outlive_toml).unwrap();
+/// let builder = outlive::Outlive::builder().file(&path).env();            // "outlive.toml"
+/// # outlive::Config::from_file(&path).unwrap();
+/// # std::fs::remove_file(&path).unwrap();
+/// # drop(builder);
+/// # }
+/// ```
+///
+/// It deserialises from any other format that serde knows, too, for [`Builder::config`](crate::Builder::config):
+///
+/// ```
+/// let text = "session.idle_timeout = '30m'";                              // std::fs::read_to_string(...)?
+/// let config: outlive::Config = toml::from_str(text)?;
 /// let builder = outlive::Outlive::builder().config(config).env();
 /// # drop(builder);
 /// # Ok::<_, toml::de::Error>(())
@@ -167,7 +186,7 @@ settings! {
     "cookie.name" "1 to 48 letters, digits, `-`, `_`, `.`; default `__Host-` and the namespace, `__Secure-` with a domain or a path"
         |c, t| some_cookie(c, Some(t.to_owned()), |cookie, name| cookie.name(name), "text");
     "cookie.secure" "`auto` or `danger_plain_http`; default `auto`"
-        |c, t| some_cookie(c, secure(t), |cookie, plain| if plain { cookie.danger_plain_http() } else { cookie }, "`auto` or `danger_plain_http`");
+        |c, t| some_cookie(c, secure(t), |cookie, plain| if plain { cookie.danger_plain_http() } else { cookie.auto() }, "`auto` or `danger_plain_http`");
     "cookie.same_site" "`lax`, `strict`, or `none` for a front end on another site; default `lax`"
         |c, t| some_cookie(c, same_site(t), |cookie, with| with(cookie), "`lax`, `strict` or `none`");
     "cookie.domain" "a domain like `example.com`, whose hosts then share the cookie; default: this host alone"
@@ -255,7 +274,10 @@ impl Config {
     pub(crate) fn merge(&mut self, later: Config) {
         macro_rules! take { ($($field:ident)*) => { $(if later.$field.is_some() { self.$field = later.$field; })* } }
         take!(store durability consistency backups min_backups on_lost on_undecodable lost_after namespace cluster node zone peer advertise http join secret idle_timeout);
-        take!(lifetime max_size cookie drain_notice drain_timeout shutdown_grace commit_bound open_bound danger_plain_peers);
+        take!(lifetime max_size drain_notice drain_timeout shutdown_grace commit_bound open_bound danger_plain_peers);
+        if let Some(later) = later.cookie {
+            self.cookie = Some(self.cookie.take().unwrap_or_default().merged(later));
+        }
     }
 
     /// What is wrong with the settings that the library itself uses; the engine checks its own.
@@ -542,25 +564,106 @@ mod tests {
 
     #[test]
     fn the_page_of_limits_says_what_the_code_does() {
-        use outlive_core::limits::{ATTRIBUTES_MAX, BACKUPS_MAX, FIRST_LIFETIME, NAME_MAX};
+        use outlive_core::limits as core;
+        use outlive_core::name::{NAMESPACE_MAX, NODE_MAX};
         let page = include_str!("../../../docs/limits.md");
-        for (what, limit) in [
+        // What another crate keeps to itself is held against its text.
+        let private = |text: &str, line: &str, value: u64| {
+            assert!(text.contains(line), "{line}");
+            value
+        };
+        let waiting = include_str!("../../runtime/src/waiting.rs");
+        let parked = include_str!("../../core/src/parked.rs");
+        let record = include_str!("../../core/src/record.rs");
+        let storing = include_str!("../../runtime/src/storing.rs");
+        let carrier = include_str!("cookie/carrier.rs");
+        let node = include_str!("../../runtime/src/node.rs");
+        let rows = [
             ("a session, names and values and 64 bytes for each attribute", RECORD_MAX as u64),
-            ("attributes of a session", ATTRIBUTES_MAX as u64),
-            ("an attribute's name, with scope and item", NAME_MAX as u64),
+            ("attributes of a session", core::ATTRIBUTES_MAX as u64),
+            ("an attribute's name, with scope and item", core::NAME_MAX as u64),
             ("a key's name, and its scope", crate::key::NAME_MAX as u64),
             ("a user's name", crate::session::USER_MAX as u64),
             ("`remember`", crate::session::REMEMBER_MAX.as_secs()),
-            ("backups", u64::from(BACKUPS_MAX)),
+            ("an idle timeout, at least", private(record, "IDLE_MIN: Duration = Duration::from_secs(1);", 1)),
+            ("the first life of a session whose cookie has not come back", core::FIRST_LIFETIME.as_secs()),
+            ("how long it is known of a session that it ended, unless it would not have lived that long", core::ENDED_KEEP.as_secs()),
+            ("moves within 10 seconds", u64::from(core::MOVES_MAX)),
+            ("losses that a session remembers", core::GAPS_MAX as u64),
             ("requests that wait for one session, under `exclusive`", crate::turn::WAITERS_MAX as u64),
             ("how long each of them waits", crate::turn::WAIT_MAX.as_secs()),
             ("ids of ours in one request's cookies", crate::request::IDS_MAX as u64),
+            ("version tokens in one request's cookies", private(carrier, "TOKENS_MAX: usize = 8;", 8)),
             ("how long one thread waits for another's closure", crate::live::LOCK_MAX_S),
-            ("the first life of a session whose cookie has not come back", FIRST_LIFETIME.as_secs()),
-        ] {
+            ("requests that wait for one session's commits", private(waiting, "PER_SESSION: usize = 256;", 256)),
+            ("how long a change goes after a session that has moved", private(parked, "BOUND: Duration = Duration::from_secs(5);", 5)),
+            ("how long a logout waits for every node", core::END_BOUND.as_secs()),
+            ("how long a rotation keeps others of its session away, if its node goes", crate::node::ROTATING_S.into()),
+            ("events that a reader has not fetched", private(node, "events: broadcast::Sender::new(4096)", 4096)),
+            ("sessions that it owns", outlive_core::config::Config::default().sessions_max),
+            ("sessions that it asks for at once", core::ROUNDS_MAX as u64),
+            ("requests that wait for one session while its owner changes", core::WAITING_MAX as u64),
+            ("how long \"nobody has it\" is remembered", core::NOT_FOUND_KEEP.as_secs()),
+            ("bytes that wait for a slow peer", core::OUTBOX_MAX as u64),
+            ("changes that wait for a peer's acknowledgement", core::UNACKED_MAX as u64),
+            ("a frame between nodes", core::FRAME_MAX as u64),
+            ("rows that wait to be read from the store", private(storing, "QUEUE: usize = 65_536;", 65_536)),
+            ("backups", u64::from(core::BACKUPS_MAX)),
+            ("a node's name", NODE_MAX as u64),
+            ("a namespace's name", NAMESPACE_MAX as u64),
+            ("the cluster's name", private(include_str!("../../core/src/member/packet.rs"), "TEXT_MAX: usize = 255;", 255)),
+            ("a cookie's name", private(include_str!("cookie.rs"), "name.len() > 48", 48)),
+            ("`session.max_size`, at least", private(include_str!("config.rs"), "!(1024..=RECORD_MAX)", 1024)),
+            ("`commit_bound` and `open_bound`", private(include_str!("config.rs"), "from_millis(10)..=Duration::from_secs(60)", 10)),
+        ];
+        assert_eq!(page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| what")).count(), rows.len());
+        for (what, limit) in rows {
             let row = page.lines().find(|line| line.starts_with(&format!("| {what} |"))).unwrap_or_else(|| panic!("{what} is not there"));
             let cell = row.split('|').nth(2).unwrap().trim();
             assert_eq!(cell.split([' ', ',']).next(), Some(limit.to_string().as_str()), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_fixed_number_of_the_protocol_is_on_the_page_of_limits_or_nobody_meets_it() {
+        let on_the_page = [
+            "FRAME_MAX",
+            "RECORD_MAX",
+            "ATTRIBUTES_MAX",
+            "NAME_MAX",
+            "GAPS_MAX",
+            "BACKUPS_MAX",
+            "ROUNDS_MAX",
+            "WAITING_MAX",
+            "NOT_FOUND_KEEP",
+            "MOVES_MAX",
+            "MOVES_WINDOW",
+            "ENDED_KEEP",
+            "END_BOUND",
+            "FIRST_LIFETIME",
+            "UNACKED_MAX",
+            "OUTBOX_MAX",
+        ];
+        // How nodes agree; what a handler or an operator meets does not depend on them.
+        let inside = [
+            "LINEAGE_SOFT_MAX",
+            "LINEAGE_MAX",
+            "VIEWS_MAX",
+            "PROMISES_MAX",
+            "PROMISE_KEEP",
+            "ROUND_TRIES",
+            "BACK_OFF",
+            "ORPHANS_MAX",
+            "FORMER_MAX",
+            "HEIR_STEP",
+            "LOOKUP_BOUND_SUSPECT",
+            "LOOKUP_BOUND_SLOW",
+            "SLOW_KEEP",
+            "ENDED_MAX",
+        ];
+        let names = include_str!("../../core/src/limits.rs").lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
+        for name in names {
+            assert!(on_the_page.contains(&name) != inside.contains(&name), "{name}");
         }
     }
 
@@ -569,6 +672,10 @@ mod tests {
         let (mut code, _) = env(&[("OUTLIVE_NODE", "a"), ("OUTLIVE_NAMESPACE", "shop")]);
         code.merge(env(&[("OUTLIVE_NODE", "b")]).0);
         assert_eq!((code.node.as_deref(), code.namespace()), (Some("b"), "shop"));
+        // A cookie has several settings, too.
+        let mut code = Config { cookie: Some(Cookie::new().strict().danger_plain_http().path("/shop")), ..Config::default() };
+        code.merge(env(&[("OUTLIVE_COOKIE_NAME", "SHOP"), ("OUTLIVE_COOKIE_SAME_SITE", "lax"), ("OUTLIVE_COOKIE_SECURE", "auto")]).0);
+        assert_eq!(code.cookie, Some(Cookie::new().name("SHOP").lax().auto().path("/shop")));
     }
 
     #[test]

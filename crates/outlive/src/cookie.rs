@@ -31,8 +31,8 @@ pub struct Cookie {
     name: Option<Cow<'static, str>>,
     header: Option<Cow<'static, str>>,
     header_only: bool,
-    plain_http: bool,
-    site: Site,
+    plain_http: Option<bool>,
+    site: Option<Site>,
     domain: Option<Cow<'static, str>>,
     path: Option<Cow<'static, str>>,
 }
@@ -55,7 +55,33 @@ impl Cookie {
     /// The default cookie.
     #[must_use]
     pub const fn new() -> Cookie {
-        Cookie { name: None, header: None, header_only: false, plain_http: false, site: Site::Lax, domain: None, path: None }
+        Cookie { name: None, header: None, header_only: false, plain_http: None, site: None, domain: None, path: None }
+    }
+
+    fn is_plain_http(&self) -> bool {
+        self.plain_http == Some(true)
+    }
+
+    fn site(&self) -> Site {
+        self.site.unwrap_or(Site::Lax)
+    }
+
+    /// The safe cookie, whatever was said before.
+    pub(crate) fn auto(self) -> Cookie {
+        Cookie { plain_http: Some(false), ..self }
+    }
+
+    /// Takes over what `later` says.
+    pub(crate) fn merged(self, later: Cookie) -> Cookie {
+        Cookie {
+            name: later.name.or(self.name),
+            header_only: if later.header.is_some() { later.header_only } else { self.header_only },
+            header: later.header.or(self.header),
+            plain_http: later.plain_http.or(self.plain_http),
+            site: later.site.or(self.site),
+            domain: later.domain.or(self.domain),
+            path: later.path.or(self.path),
+        }
     }
 
     /// Headers instead of cookies, for clients that are not browsers: `name` carries the id in requests and responses, `name-v` the
@@ -86,7 +112,7 @@ impl Cookie {
     /// replace it.
     #[must_use]
     pub fn danger_plain_http(mut self) -> Cookie {
-        self.plain_http = true;
+        self.plain_http = Some(true);
         self
     }
 
@@ -115,7 +141,7 @@ impl Cookie {
     /// own session, respond with 303 to a page of yours, and do there what was to be done.
     #[must_use]
     pub fn strict(mut self) -> Cookie {
-        self.site = Site::Strict;
+        self.site = Some(Site::Strict);
         self
     }
 
@@ -128,13 +154,13 @@ impl Cookie {
     /// [`Cookie::header`], which CORS then has to list as exposed and allowed.
     #[must_use]
     pub fn cross_site(mut self) -> Cookie {
-        self.site = Site::None;
+        self.site = Some(Site::None);
         self
     }
 
     /// `SameSite=Lax`, the default.
     pub(crate) fn lax(mut self) -> Cookie {
-        self.site = Site::Lax;
+        self.site = Some(Site::Lax);
         self
     }
 
@@ -144,7 +170,7 @@ impl Cookie {
         let bound = self.bound().is_some();
         let usual = match &self.name {
             Some(name) => name.to_string(),
-            None if self.plain_http => namespace.to_owned(),
+            None if self.is_plain_http() => namespace.to_owned(),
             None if bound => format!("__Secure-{namespace}"),
             None => format!("__Host-{namespace}"),
         };
@@ -152,7 +178,7 @@ impl Cookie {
             Some(name) => Some(HeaderNames::new(name).ok_or_else(|| format!("cookie.header is {name:?}, and is not a header's name"))?),
             None => None,
         };
-        let same_site = match self.site {
+        let same_site = match self.site() {
             Site::Lax => SameSite::Lax,
             Site::Strict => SameSite::Strict,
             Site::None => SameSite::None,
@@ -161,10 +187,10 @@ impl Cookie {
         let domain = self.domain.as_deref();
         let dev = format!("{}-dev", &usual[prefix(&usual).len()..]);
         // A front end on another site cannot have a cookie without `Secure`, and `localhost` has no domain.
-        let dev_site = if self.site == Site::None { SameSite::Lax } else { same_site };
+        let dev_site = if self.site() == Site::None { SameSite::Lax } else { same_site };
         let loopback = Names::new(dev, path, None, false, dev_site);
-        let usual = Names::new(usual, path, domain, !self.plain_http, same_site);
-        Ok(Carrier::new(loopback, usual, !self.plain_http, self.site).with_headers(headers, self.header_only))
+        let usual = Names::new(usual, path, domain, !self.is_plain_http(), same_site);
+        Ok(Carrier::new(loopback, usual, !self.is_plain_http(), self.site()).with_headers(headers, self.header_only))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -174,7 +200,7 @@ impl Cookie {
                 return Err(format!("cookie.name is {name:?}, and must be 1 to 48 letters, digits or `-_.`"));
             }
             let prefix = prefix(name);
-            if self.plain_http && !prefix.is_empty() {
+            if self.is_plain_http() && !prefix.is_empty() {
                 return Err(format!("cookie.name is {name:?}, and no browser takes that prefix over plain HTTP"));
             }
             if let (true, Some(setting)) = (prefix.eq_ignore_ascii_case("__Host-"), self.bound()) {
@@ -192,7 +218,7 @@ impl Cookie {
         {
             return Err(format!("cookie.path is {path:?}, and must be a path like `/shop`, of 256 characters at most and without `;`"));
         }
-        if self.plain_http && self.site == Site::None {
+        if self.is_plain_http() && self.site() == Site::None {
             return Err("cookie.secure is `danger_plain_http`, and browsers send a cross-site cookie over HTTPS only".to_owned());
         }
         Ok(())

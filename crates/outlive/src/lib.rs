@@ -37,7 +37,7 @@
 //!         cart.items.push(sku);
 //!         if cart.items.len() > 99 { Err("the cart is full") } else { Ok(cart.items.len()) }
 //!     })?;                                                            // Err: nothing of it is kept
-//!     let cart = session.get(CART).unwrap_or_default();               // Arc<Cart>, fine across .await
+//!     let cart = session.get_or_default(CART);                        // Arc<Cart>, fine across .await
 //!     session.set(DRAFT.of(&form), cart.items.join(","));             // one of a family
 //!     if session.flush().await?.level == Level::Owner {
 //!         // No other node has it: before money moves, one may want to know.
@@ -81,7 +81,7 @@
 //! ```
 //!
 //! # Features
-//! `axum` (default): extractors, error responses. `sqlite`: the store `sqlite:`. `testing`: sessions and a client for an application's tests.
+//! `axum` (default): extractors, error responses. `sqlite`: the store `sqlite:`. `toml`: settings from a file. `testing`: sessions and a client for an application's tests.
 
 #[cfg(feature = "axum")]
 mod axum;

@@ -24,7 +24,7 @@ pub(crate) use outlive_core::wire::EndKind;
 pub(crate) use outlive_runtime::{Commit, CommitFailure, Durable, Step, Waiting};
 
 /// How long a rotation may take; what is older was left by a node that has gone, in seconds.
-const ROTATING_S: u32 = 60;
+pub(crate) const ROTATING_S: u32 = 60;
 
 /// The node of this process, with what the library knows beside it.
 pub(crate) struct Node {

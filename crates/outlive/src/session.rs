@@ -206,12 +206,20 @@ impl Session {
         Session { inner: Arc::new(Inner { node, place, brought, late, outlives, known, gone, told, turn }) }
     }
 
-    /// The value as it is now: a snapshot without a lock, which may live across `.await`. The idiom for a default is
-    /// `.unwrap_or_default()`.
+    /// The value as it is now: a snapshot without a lock, which may live across `.await`.
     #[must_use]
     pub fn get<K: AsKey>(&self, key: K) -> Option<Arc<K::Value>> {
         let place = self.inner.place.read_recursive();
         place.live.get(place.request, &key)
+    }
+
+    /// Like [`get`](Session::get); where there is no value, the type's default. Nothing begins for a visitor who has no session.
+    #[must_use]
+    pub fn get_or_default<K: AsKey>(&self, key: K) -> Arc<K::Value>
+    where
+        K::Value: Default,
+    {
+        self.get(key).unwrap_or_default()
     }
 
     /// The bytes of a value of this name that today's type does not read, or that was put aside by the first write because it did not:

@@ -41,10 +41,7 @@ const TABLE: &[(&str, [&str; 8])] = &[
     #[cfg(feature = "sqlite")]
     ("the store is down, at `store`", ["ok", "Unknown", "Unknown", "ok", "Silent", "Silent", "ok", "Pending"]),
     #[cfg(feature = "sqlite")]
-    (
-        "the store is down, at `store`, and there is no session",
-        ["ok", "Silent", "Silent", "ok", "ok", "Silent", "ok", "Everywhere"],
-    ),
+    ("the store is down, at `store`, and there is no session", ["ok", "Silent", "Silent", "ok", "ok", "Silent", "ok", "Everywhere"]),
     ("it has set more than fits", ["TooLarge", "TooLarge", "TooLarge", "TooLarge", "TooLarge", "TooLarge", "TooLarge", "Everywhere"]),
     ("it has set what has no bytes", ["Encode", "Encode", "Encode", "Encode", "Encode", "Encode", "Encode", "Everywhere"]),
 ];
@@ -125,12 +122,12 @@ struct Shop {
     go: watch::Sender<bool>,
     /// What a handler has done when it waits.
     first: fn(&Session),
-    said: mpsc::UnboundedSender<(String, String)>,
+    said: mpsc::Sender<(String, String)>,
 }
 
 impl Shop {
     fn new() -> Shop {
-        Shop { reached: Arc::default(), go: watch::Sender::new(false), first: |_| {}, said: mpsc::unbounded_channel().0 }
+        Shop { reached: Arc::default(), go: watch::Sender::new(false), first: |_| {}, said: mpsc::channel(8).0 }
     }
 
     fn app(&self, outlive: &Outlive) -> Router {
@@ -150,7 +147,7 @@ impl Shop {
                 if what == "rotate" || what == "login" {
                     said = session.flush().await.as_ref().map_or_else(commit_error, |_| "ok").to_owned();
                 }
-                tells.send((what, said)).unwrap();
+                tells.try_send((what, said)).unwrap();
             });
         };
         routes().route("/calls/{what}", get(calls)).route("/later/{what}", get(later)).layer(outlive.layer())
@@ -347,7 +344,7 @@ async fn row(what: &str, want: &[&str; 8], name: String) -> Vec<String> {
 /// Plays one row of the second table.
 async fn later_row(what: &str, want: &[&str; 7], name: String) -> Vec<String> {
     let mut play = Play::of(what, &name).await;
-    let (said, mut hear) = mpsc::unbounded_channel();
+    let (said, mut hear) = mpsc::channel(8);
     let shop = Shop { said, ..Shop::new() };
     let visitors = visitors(what, &shop, &play, &LATER_CALLS).await;
     for (visitor, call) in visitors.iter().zip(LATER_CALLS) {
@@ -389,8 +386,8 @@ async fn whatever_happens_to_a_session_after_its_request_each_call_says_what_is_
 async fn who_asks_for_the_end_of_a_session_that_is_over_hears_how_it_ended() {
     for (what, want) in [("it expires", EndReason::Expired), ("a logout", EndReason::Invalidated)] {
         let mut play = Play::of(what, &format!("errors-ended-{}", what.len())).await;
-        let (keep, mut kept) = mpsc::unbounded_channel();
-        let keeps = move |session: Session| async move { keep.send(session).unwrap() };
+        let (keep, mut kept) = mpsc::channel(8);
+        let keeps = move |session: Session| async move { keep.try_send(session).unwrap() };
         let client = browser(routes().route("/keeps", get(keeps)).layer(play.here().layer()));
         client.get("/").await;
         client.get("/keeps").await;

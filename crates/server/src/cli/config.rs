@@ -42,8 +42,10 @@ fn docs() -> String {
         Durations are `500ms`, `90s`, `30m`, `24h` or `7d`, sizes `4096`, `64KiB` or `1MiB`. What is not known is an error, and all errors\n\
         are reported at once. What begins with `danger_` gives up some of the safety.\n\n\
         ## In an application\n\n\
-        A default gives way to what the program says with `Outlive::builder()`, that to a file's `Config`, and that to the environment,\n\
-        which is read by `Builder::env()` and `Outlive::from_env()` alone. Variables of the programs below are left alone; any other\n\
+        A default gives way to what the program says with `Outlive::builder()`, that to a file, and that to the environment.\n\
+        The file is TOML, read by `Builder::file(\"outlive.toml\")` with the feature `toml` of the library; a setting of two parts stands in\n\
+        a section (`[session]`, `idle_timeout = \"30m\"`). The environment is read by `Builder::env()` and `Outlive::from_env()`\n\
+        alone. Variables of the programs below are left alone; any other\n\
         unknown `OUTLIVE_` variable is an error.\n\n\
         | setting | in the environment | |\n|---|---|---|\n"
         .to_owned();
