@@ -301,7 +301,7 @@ impl World {
         let s = &mut self.sessions[session];
         let key = s.key;
         let tip = record.tip;
-        let mut wrong: Option<String> = record.size().fits(self.opts.record_max).err().map(|excess| format!("I14 {excess}"));
+        let mut wrong: Option<String> = record.size().fits(self.opts.record_max).err().map(|excess| format!("I15 {excess}"));
         // The engine's own words are nobody's values.
         for a in record.attributes().iter().filter(|a| &*a.name != LIMITS && &*a.name != LOST) {
             let (family, values) = decode(&a.value);
