@@ -195,6 +195,8 @@ impl Day<'_> {
         };
         let full = async |stage: &mut Stage| {
             let ballast = disk.join("ballast");
+            // What the store's own log has room for would be written there for minutes.
+            sqlite3(&stage.store_file(), "pragma wal_checkpoint(truncate)").await?;
             let filling = async {
                 loop {
                     // What the nodes free of their own log is filled, too.
