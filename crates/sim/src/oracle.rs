@@ -224,7 +224,9 @@ impl World {
     pub(crate) fn forked(&mut self, session: usize, node: usize, new: &Opened<()>) {
         let record = self.nodes[node].proc.as_ref().and_then(|p| p.engine.read(new, |r, _| r.clone()));
         let Some(record) = record else { return self.violate(format!("n{node} rotated and cannot read {:?}", new.key)) };
-        let there = own_of(&record);
+        // A merge that had no room may have left a value's own attribute out, and not the list.
+        let mut there = own_of(&record);
+        there.extend(list_of(&record).1);
         self.sessions[session].values.retain(|n, _| there.contains(n));
         self.see(node, session, &record, "rotated");
     }
