@@ -5,6 +5,7 @@ use core::ops::Deref;
 use core::time::Duration;
 
 use crate::limits::{BACKUPS_MAX, FIRST_LIFETIME, RECORD_MAX};
+use crate::plant::Bug;
 
 /// When a response may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -130,7 +131,7 @@ pub struct Config {
     pub shards: u16,
     /// A rule that is switched off, to see whether the checkers notice.
     #[cfg(feature = "__plant")]
-    pub plant: Option<crate::plant::Bug>,
+    pub plant: Option<Bug>,
 }
 
 impl Default for Config {
@@ -190,6 +191,20 @@ impl Checked {
     /// What one part of the session table may have of what a node may have.
     pub(crate) fn of_shard(&self, of_node: usize) -> usize {
         (of_node / usize::from(self.shards)).max(1)
+    }
+}
+
+impl Checked {
+    /// Whether this rule is switched off.
+    #[cfg(feature = "__plant")]
+    pub fn planted(&self, bug: Bug) -> bool {
+        self.plant == Some(bug)
+    }
+
+    /// Whether this rule is switched off: never, in this build.
+    #[cfg(not(feature = "__plant"))]
+    pub const fn planted(&self, _: Bug) -> bool {
+        false
     }
 }
 

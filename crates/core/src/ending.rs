@@ -1,10 +1,12 @@
 //! Ended sessions: absorbing markers, and telling everybody who may hold a copy.
 
+use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::{END_BOUND, ENDED_KEEP, ENDED_MAX};
 use crate::output::{Event, Failure, Live, Opened, Outcome, Output, Ticket};
+use crate::pending::{Ending, Following};
 use crate::plant::Bug;
-use crate::shard::{Cx, Shard, Timer};
+use crate::shard::Shard;
 use crate::slot::{Ended, Slot};
 use crate::stamp::Life;
 use crate::time::Mono;
@@ -18,29 +20,6 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// How long before its death was declared a member may have heard nothing.
 const SILENT: Duration = Duration::from_secs(60);
-
-/// An end that not everybody has confirmed.
-#[derive(Debug)]
-pub(crate) struct Ending {
-    pub(crate) kind: EndKind,
-    pub(crate) keep: Duration,
-    /// Who has not confirmed.
-    waiting: Lives,
-    /// The store has not confirmed.
-    pub(crate) store: bool,
-    /// What is on its way to the store.
-    pub(crate) writing: Option<EndKind>,
-    ticket: Option<(Ticket, Mono)>,
-}
-
-/// An id that ends because the one that it followed was logged out.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Following {
-    pub(crate) key: SessionKey,
-    pub(crate) next: SessionKey,
-    /// Who hears that `key` has ended once all know that `next` has.
-    pub(crate) asker: Option<Life>,
-}
 
 impl<L: Live> Shard<L> {
     /// Ends a session on this node, and tells everybody who may hold a copy. Needs no ownership.

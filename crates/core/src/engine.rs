@@ -8,17 +8,19 @@
 //! Locks: one per shard, one for the membership, taken before a shard's if both are needed; never two shards at once.
 
 use crate::config::{Checked, Durability};
-use crate::ending::Following;
+use crate::cx::{Cx, Map, Shared};
 use crate::id::SessionKey;
 use crate::limits::VIEWS_MAX;
 use crate::link::Link;
 use crate::member::{Member, MemberConfig, MemberOutput, Membership, Node, NodeError, State};
-use crate::output::{Commit, Info, LinkId, Live, Open, Opened, Output, Outputs, Over, Ticket, Unavailable};
+use crate::output::{
+    Brought, Commit, Info, LinkId, Live, Loaded, Open, Opened, Output, Outputs, Over, Ticket, Touch, Unavailable, Write, Written,
+};
+use crate::pending::Following;
 use crate::placement::name_hash;
 use crate::record::{Change, Record};
-use crate::shard::{Brought, Cx, Map, Shard, Shared};
+use crate::shard::Shard;
 use crate::stamp::{Life, Stamp};
-use crate::storing::{Loaded, Touch, Write, Written};
 use crate::time::Mono;
 use crate::view::{Health, Peer, View};
 use crate::wire::{FrameError, Message, WireMember, WireView, decode, frame_len};

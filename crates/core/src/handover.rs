@@ -1,10 +1,11 @@
 //! The asked side of a claim round: promising, answering, handing over, staying, inviting.
 
+use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::MOVES_MAX;
 use crate::link::{Sent, What};
 use crate::output::Live;
-use crate::shard::{Cx, Shard, Timer};
+use crate::shard::Shard;
 use crate::slot::{Closing, Copy, Facade, Slot};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::ms;

@@ -14,7 +14,7 @@
 //! engine.close(Mono::ZERO, &session, &mut out);
 //! ```
 //!
-//! Where a line belongs:
+//! Where a line belongs; imports run one way, and a test holds that:
 //!
 //! | room | what it knows |
 //! |---|---|
@@ -23,10 +23,12 @@
 //! | [`lineage`], [`record`], [`merge`] | content: which commits a copy includes, attributes, how two branches become one |
 //! | [`wire`], `link` | messages, frames, acknowledgements |
 //! | [`member`], [`placement`], `view` | who is alive, who is to hold a copy, and the snapshot of both that shards decide by |
-//! | `slot`, `shard` | what a node has of one session, and what the application does to it: open, commit, close |
+//! | `cx` | what every operation gets: time, settings, where effects go; what a timer is for |
+//! | `slot`, `pending`, `shard` | what a node has of one session, what is under way for it, and what the application does to it: open, commit, close |
 //! | `round`, `handover` | the claim round: the asking side, and the asked side with handing over, staying, inviting |
-//! | `backup` | deltas, records, gaps, divergence, drops; when a commit is durable |
-//! | `parked` | commits of requests whose session moved away while they ran |
+//! | `owner` | where a delta is cut, and when a commit is durable |
+//! | `backup` | records, gaps, divergence, drops: what an owner sends, and what a holder accepts |
+//! | `parked`, `late` | commits of requests whose session moved away while they ran, and what those hear |
 //! | `rebalance` | what a node that owns far less than others is offered |
 //! | `ending`, `storing`, `walk` | ended markers; the way to the store; the walk that repairs, heirs and expiry |
 //! | [`engine`] | all of it behind one face of plain calls |
@@ -35,10 +37,12 @@
 pub mod address;
 mod backup;
 pub mod config;
+mod cx;
 mod ending;
 pub mod engine;
 mod handover;
 pub mod id;
+mod late;
 pub mod limits;
 pub mod lineage;
 mod link;
@@ -46,7 +50,9 @@ pub mod member;
 pub mod merge;
 pub mod name;
 pub mod output;
+mod owner;
 mod parked;
+mod pending;
 pub mod placement;
 #[doc(hidden)]
 pub mod plant;
@@ -64,5 +70,4 @@ mod walk;
 pub mod wire;
 
 pub use engine::Engine;
-pub use shard::Brought;
-pub use storing::{Loaded, Touch, Write, Written};
+pub use output::{Brought, Loaded, Touch, Write, Written};

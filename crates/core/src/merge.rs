@@ -1,6 +1,9 @@
 //! Two branches of a session become one: attribute by attribute, by dots and lineage.
 
+use crate::config::Checked;
+use crate::plant::Bug;
 use crate::record::{Attribute, Record};
+use std::sync::Arc;
 
 /// The result of [`merge`].
 #[derive(Clone, Debug)]
@@ -64,6 +67,53 @@ pub fn merge(a: &Record, b: &Record) -> Merged {
 fn names<'a>(a: &'a Record, b: &'a Record) -> impl Iterator<Item = (Option<&'a Attribute>, Option<&'a Attribute>, bool)> {
     let only_b = b.attributes().iter().filter(move |x| a.get(&x.name).is_none()).map(|x| (Some(x), None, true));
     a.attributes().iter().map(move |x| (Some(x), b.get(&x.name), false)).chain(only_b)
+}
+
+/// The candidates that no other covers.
+pub(crate) fn maximal<'a>(candidates: &[&'a Record], epoch_first: bool) -> Vec<&'a Record> {
+    let mut out: Vec<&Record> = Vec::new();
+    if epoch_first {
+        return candidates.iter().max_by_key(|r| r.tip).into_iter().copied().collect();
+    }
+    for (i, r) in candidates.iter().enumerate() {
+        let covered = candidates.iter().enumerate().any(|(j, other)| {
+            // Of two equal ones the first stays.
+            i != j && other.lineage.covers(&r.lineage) && (!r.lineage.covers(&other.lineage) || j < i)
+        });
+        if !covered {
+            out.push(r);
+        }
+    }
+    out.sort_by_key(|r| r.tip);
+    out
+}
+
+/// Merges branches into one record, and names what was discarded: values that both sides had changed, and those for which there is no
+/// room.
+pub(crate) fn combine(maximal: &[&Record], config: &Checked) -> Option<(Record, Vec<Arc<str>>)> {
+    let keep_removed = config.planted(Bug::MergeKeepsRemoved);
+    let (first, rest) = maximal.split_first()?;
+    let (mut record, mut discarded) = ((*first).clone(), Vec::new());
+    for other in rest {
+        let merged = merge(&record, other);
+        let mut all = merged.record.attributes().to_vec();
+        if keep_removed {
+            let lost = |a: &&crate::record::Attribute| merged.record.get(&a.name).is_none();
+            all.extend(record.attributes().iter().filter(lost).cloned());
+            all.extend(other.attributes().iter().filter(lost).filter(|a| record.get(&a.name).is_none()).cloned());
+        }
+        discarded.extend(merged.discarded.iter().map(|a| a.name.clone()));
+        record = merged.record;
+        if keep_removed {
+            record.replace(all);
+        }
+    }
+    if !rest.is_empty() && !config.planted(Bug::MergeOfAnySize) {
+        // What a branch held before under another node's limit it may go on to hold.
+        let most = maximal.iter().map(|r| r.bytes()).fold(config.record_max, usize::max);
+        discarded.extend(record.shed(most));
+    }
+    Some((record, discarded))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use crate::record::{Excess, Record};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
 use crate::wire::EndKind;
+use bytes::Bytes;
 use core::any::Any;
 use core::time::Duration;
 use smallvec::SmallVec;
@@ -386,4 +387,101 @@ pub struct Info {
     pub level: Option<Level>,
     /// Bytes of its content here.
     pub bytes: usize,
+}
+
+/// A token that a request brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brought {
+    /// The commit it names.
+    pub stamp: Stamp,
+    /// Its deadline has passed: a session that nobody has is called expired, not lost.
+    pub expired: bool,
+}
+
+/// A write for the store. Its comparison is equality with `expect`, never "greater".
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Write {
+    /// Put this record if the row's stamp is exactly `expect` (`None`: if there is no row).
+    Put {
+        /// The session.
+        key: SessionKey,
+        /// The stamp that the row is thought to have.
+        expect: Option<Stamp>,
+        /// The record's stamp.
+        stamp: Stamp,
+        /// The record.
+        record: Bytes,
+        /// After this time the store may sweep the row, unless it is written or touched again.
+        expires_in: Duration,
+    },
+    /// Leave an absorbing marker.
+    End {
+        /// The session.
+        key: SessionKey,
+        /// Why it ended.
+        kind: EndKind,
+        /// How long the marker stays.
+        keep: Duration,
+    },
+}
+
+impl Write {
+    /// The session it is for.
+    pub fn key(&self) -> SessionKey {
+        match self {
+            Write::Put { key, .. } | Write::End { key, .. } => *key,
+        }
+    }
+}
+
+/// A use that the store is to note, if the row's stamp is exactly `stamp`.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Touch {
+    /// The session.
+    pub key: SessionKey,
+    /// The stamp that the row is thought to have.
+    pub stamp: Stamp,
+    /// How long ago it was used.
+    pub ago: Duration,
+    /// After this time the store may sweep the row, unless it is written or touched again.
+    pub expires_in: Duration,
+}
+
+/// What became of a [`Write`] or a [`Touch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Written {
+    /// It is there.
+    Applied,
+    /// The row had another stamp, or there was none or one.
+    Mismatch,
+    /// The session has ended there.
+    Ended(EndKind),
+    /// Nothing happened.
+    Failed,
+    /// Nobody knows: the row must be read before it is written again.
+    Unknown,
+}
+
+/// What the store has of a session.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Loaded {
+    /// No row.
+    Missing,
+    /// An ended marker.
+    Ended(EndKind),
+    /// A record.
+    Here {
+        /// Its bytes.
+        record: Bytes,
+        /// How long ago it was written, by the store's clock.
+        age: Duration,
+        /// How long ago it was written or touched, by the store's clock.
+        touched: Duration,
+    },
+    /// The store could not be asked.
+    Failed,
 }

@@ -1,15 +1,15 @@
 //! Commits of requests whose session moved away while they ran: sent to the owner, with the commits they started from.
 
-use crate::config::Level;
+use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
+use crate::late::{answer_late, late_done, outcome};
 use crate::limits::NAME_MAX;
-use crate::output::{Commit, Failure, LinkId, Live, Outcome, Ticket};
+use crate::output::{Commit, Failure, Live, Outcome, Ticket};
+use crate::pending::Parked;
 use crate::record::Change;
-use crate::shard::{Cx, Shard, Timer};
+use crate::shard::Shard;
 use crate::slot::{Copy, Late, Slot};
 use crate::stamp::{Claim, Life, Stamp};
-use crate::time::Mono;
-use crate::view::View;
 use crate::wire::{LateResult, LateSet, Message, Why};
 use bytes::Bytes;
 use core::time::Duration;
@@ -18,29 +18,6 @@ use core::time::Duration;
 const BOUND: Duration = Duration::from_secs(5);
 /// How long before it is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
-
-/// A late commit that waits for its owner.
-#[derive(Debug)]
-pub(crate) struct Parked {
-    ticket: Ticket,
-    /// The last commit of what the request had read.
-    read: Option<Stamp>,
-    changes: Vec<Change>,
-    due: Mono,
-    /// The owner that has it, and the link over which it went: what a link that breaks took with it, nobody knows.
-    sent: Option<(Life, LinkId)>,
-    /// It was sent before, and may have been committed.
-    resent: bool,
-    /// Who was taken for the owner and says that it is not.
-    denied: Option<Life>,
-}
-
-impl Parked {
-    /// What is said of one that is given up: an owner that had it may have committed it, and otherwise nothing was kept.
-    fn given_up(&self, kept_nowhere: Failure) -> Outcome {
-        Outcome::LateFailed(if self.resent || self.sent.is_some() { Failure::Unknown } else { kept_nowhere })
-    }
-}
 
 impl<L: Live> Shard<L> {
     /// Takes a commit for a session that another node owns.
@@ -259,47 +236,5 @@ impl<L: Live> Shard<L> {
             self.parked.remove(&key);
         }
         cx.settle(ticket, outcome(result));
-    }
-}
-
-fn level_byte(level: Level) -> u8 {
-    match level {
-        Level::Owner => 0,
-        Level::Backup(n) => n,
-        Level::Store => u8::MAX,
-    }
-}
-
-fn byte_level(byte: u8) -> Level {
-    match byte {
-        0 => Level::Owner,
-        u8::MAX => Level::Store,
-        n => Level::Backup(n),
-    }
-}
-
-/// What a late commit hears that is durable at this level.
-pub(crate) fn late_done(stamp: Stamp, level: Level) -> LateResult {
-    LateResult::Done(stamp, level_byte(level))
-}
-
-/// Answers a late commit, a peer's or this node's own.
-pub(crate) fn answer_late(cx: &mut Cx<'_>, key: SessionKey, view: &View, late: &Late, result: LateResult) {
-    if late.from == view.me {
-        cx.settle(Ticket(late.id), outcome(result));
-    } else if let Some(link) = view.link(late.from) {
-        link.send(&Message::LateDone { key, id: late.id, result }, None, cx.out);
-    }
-}
-
-/// What the request hears. Only a session that has ended has no owner to whom its commit could go.
-fn outcome(result: LateResult) -> Outcome {
-    match result {
-        LateResult::Done(stamp, level) => Outcome::Late { stamp, level: byte_level(level) },
-        LateResult::Conflict => Outcome::LateFailed(Failure::Conflict),
-        LateResult::Unknown => Outcome::LateFailed(Failure::Unknown),
-        LateResult::NotOwner => Outcome::LateFailed(Failure::Ended),
-        LateResult::UnderReplicated => Outcome::LateFailed(Failure::UnderReplicated),
-        LateResult::TooLarge(excess) => Outcome::LateFailed(Failure::TooLarge(excess)),
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Without the feature `__plant` every test below is a constant `false`.
 
-use crate::config::Checked;
-
 macro_rules! bugs {
     ($($(#[$doc:meta])* $bug:ident = $name:literal,)*) => {
         /// A rule switched off.
@@ -73,18 +71,4 @@ bugs! {
     TouchNeverStored = "touch_never_stored",
     /// Nobody inherits a dead owner's sessions, and copies are not made again (rule 8, heirs).
     NoRepair = "no_repair",
-}
-
-impl Checked {
-    /// Whether this rule is switched off.
-    #[cfg(feature = "__plant")]
-    pub fn planted(&self, bug: Bug) -> bool {
-        self.plant == Some(bug)
-    }
-
-    /// Whether this rule is switched off: never, in this build.
-    #[cfg(not(feature = "__plant"))]
-    pub const fn planted(&self, _: Bug) -> bool {
-        false
-    }
 }

@@ -5,9 +5,10 @@
 //! another offers it resting sessions for which that one is the placement's first. The next request of such a session still comes to the
 //! node that it knows. There it is a guest once, and the response says who serves the session now.
 
+use crate::cx::Cx;
 use crate::id::SessionKey;
 use crate::output::Live;
-use crate::shard::{Cx, Shard};
+use crate::shard::Shard;
 use crate::slot::{Copy, Slot};
 use crate::stamp::Life;
 use crate::time::Mono;

@@ -4,19 +4,20 @@
 //! and the store. Whoever promises the claim refuses older ones from then on. When all have answered, are gone, or let the
 //! bound pass, the claimant combines the copies with its own *as of that moment* and owns the session.
 
-use crate::backup::orphan;
-use crate::config::Checked;
+use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::{BACK_OFF, ROUND_TRIES, ROUNDS_MAX, WAITING_MAX};
 use crate::lineage::Lineage;
-use crate::merge::merge;
-use crate::output::{Event, Guest, Live, Outcome, Source, Ticket, Unavailable};
+use crate::merge::{combine, maximal};
+use crate::output::Brought;
+use crate::output::{Event, Guest, Live, Loaded, Outcome, Ticket, Unavailable};
+use crate::owner::orphan;
+use crate::pending::{Answer, Phase, Reply, Round, StoreReply};
 use crate::plant::Bug;
 use crate::record::{Change, LOST, Record, WireRecord};
-use crate::shard::{Brought, Cx, Shard, Timer};
+use crate::shard::Shard;
 use crate::slot::{Copy, Facade, Own, Slot, jitter};
 use crate::stamp::{Claim, Life, Stamp};
-use crate::storing::Loaded;
 use crate::time::Mono;
 use crate::view::{Lives, View};
 use crate::wire::{EndKind, Held, Message, Why};
@@ -25,113 +26,6 @@ use core::sync::atomic::Ordering;
 use core::time::Duration;
 use smallvec::SmallVec;
 use std::sync::Arc;
-
-/// How far a round is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Waiting before it starts or tries again.
-    BackOff,
-    /// The last known owner alone is asked: were the backups asked as well, they would refuse its commits meanwhile.
-    Owner,
-    /// The placement list is asked.
-    List,
-    /// Everyone is asked, and the store.
-    Wide,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reply {
-    Due { asked: Mono, due: Mono },
-    Answered,
-    Silent,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum StoreReply {
-    NotAsked,
-    Waiting,
-    Answered,
-    Failed,
-}
-
-/// A copy that came in an answer.
-#[derive(Debug)]
-struct Answer {
-    life: Life,
-    tip: Stamp,
-    accepted: Claim,
-    /// `None`: the same as here.
-    record: Option<Record>,
-}
-
-/// A claim round that runs.
-#[derive(Debug)]
-pub(crate) struct Round {
-    claim: Claim,
-    why: Why,
-    phase: Phase,
-    due: Mono,
-    tickets: Vec<Ticket>,
-    tokens: SmallVec<[Stamp; 1]>,
-    /// No token says that the session should still be alive.
-    expired: bool,
-    asked: SmallVec<[(Life, Reply); 4]>,
-    /// Which commit each of them was told that this node has.
-    haves: SmallVec<[(Life, Stamp); 4]>,
-    answers: Vec<Answer>,
-    branches: Vec<Record>,
-    /// Commits that nodes without a copy know to have been made.
-    told: SmallVec<[Stamp; 2]>,
-    /// What owners had included with whom the session has expired.
-    outlived: SmallVec<[(Claim, Lineage); 1]>,
-    row: Option<Record>,
-    store: StoreReply,
-    /// The row was read again before anything is called lost.
-    reread: bool,
-    stored: Option<Stamp>,
-    /// The owner stays, and this is what it has.
-    stay: Option<(Claim, Record)>,
-    ended: Option<EndKind>,
-    heard: Claim,
-    /// The last ownership that an answer knows of; promises may come to nothing.
-    accepted: Claim,
-    tries: u8,
-    /// Moves of late, as the owner counted them.
-    moves: u8,
-    /// What was promised before the promise to oneself.
-    before: Claim,
-    /// The doubt that this round answers.
-    doubt: u32,
-    /// This node's copy as it was when the round began: for a planted bug alone.
-    snapshot: Option<Box<Record>>,
-}
-
-impl Round {
-    /// Somebody knows that the session has ended. Of several who do, the one who knows of a logout is believed.
-    fn note_end(&mut self, kind: EndKind) {
-        if self.ended.is_none_or(|known| kind.overrides(known)) {
-            self.ended = Some(kind);
-        }
-    }
-
-    /// Where the state with this tip came from, at a node whose own copy ends with `mine`.
-    fn source(&self, mine: Stamp, tip: Stamp, merged: bool) -> Source {
-        if merged {
-            Source::Several
-        } else if tip.version == 0 {
-            Source::Nothing
-        } else if mine == tip {
-            Source::Copy
-        } else if let Some(answer) = self.answers.iter().find(|answer| answer.tip == tip) {
-            Source::Node(answer.life)
-        } else if self.row.as_ref().is_some_and(|row| row.tip == tip) {
-            Source::Store
-        } else {
-            // A branch beside an answer, or one that was offered meanwhile.
-            Source::Several
-        }
-    }
-}
 
 impl<L: Live> Shard<L> {
     /// Starts a round for this session, or joins the one that runs.
@@ -951,56 +845,9 @@ impl<L: Live> Shard<L> {
     }
 }
 
-/// The candidates that no other covers.
-fn maximal<'a>(candidates: &[&'a Record], epoch_first: bool) -> Vec<&'a Record> {
-    let mut out: Vec<&Record> = Vec::new();
-    if epoch_first {
-        return candidates.iter().max_by_key(|r| r.tip).into_iter().copied().collect();
-    }
-    for (i, r) in candidates.iter().enumerate() {
-        let covered = candidates.iter().enumerate().any(|(j, other)| {
-            // Of two equal ones the first stays.
-            i != j && other.lineage.covers(&r.lineage) && (!r.lineage.covers(&other.lineage) || j < i)
-        });
-        if !covered {
-            out.push(r);
-        }
-    }
-    out.sort_by_key(|r| r.tip);
-    out
-}
-
 /// How many commits these stand for, at least: of each claim the last one, and those before it that the record does not include either.
 fn commits_of(lost: &[Stamp], record: &Record) -> u32 {
     let last = lost.iter().filter(|s| !lost.iter().any(|other| other.claim == s.claim && other.version > s.version));
     let each = |s: &Stamp| s.version.saturating_sub(record.lineage.of(s.claim).map_or(0, |mine| mine.version)).max(1);
     last.map(each).fold(0, u32::saturating_add)
-}
-
-/// Merges branches into one record, and names what was discarded: values that both sides had changed, and those for which there is no
-/// room.
-pub(crate) fn combine(maximal: &[&Record], config: &Checked) -> Option<(Record, Vec<Arc<str>>)> {
-    let keep_removed = config.planted(Bug::MergeKeepsRemoved);
-    let (first, rest) = maximal.split_first()?;
-    let (mut record, mut discarded) = ((*first).clone(), Vec::new());
-    for other in rest {
-        let merged = merge(&record, other);
-        let mut all = merged.record.attributes().to_vec();
-        if keep_removed {
-            let lost = |a: &&crate::record::Attribute| merged.record.get(&a.name).is_none();
-            all.extend(record.attributes().iter().filter(lost).cloned());
-            all.extend(other.attributes().iter().filter(lost).filter(|a| record.get(&a.name).is_none()).cloned());
-        }
-        discarded.extend(merged.discarded.iter().map(|a| a.name.clone()));
-        record = merged.record;
-        if keep_removed {
-            record.replace(all);
-        }
-    }
-    if !rest.is_empty() && !config.planted(Bug::MergeOfAnySize) {
-        // What a branch held before under another node's limit it may go on to hold.
-        let most = maximal.iter().map(|r| r.bytes()).fold(config.record_max, usize::max);
-        discarded.extend(record.shed(most));
-    }
-    Some((record, discarded))
 }

@@ -1,95 +1,29 @@
 //! One part of the session table, and the operations of the application on it.
 
-use crate::config::{Checked, Durability, Level};
+use crate::config::{Checked, Level};
+use crate::cx::{Cx, Map, Set, Timer};
 use crate::id::SessionKey;
 use crate::limits::{NOT_FOUND_KEEP, PROMISE_KEEP, PROMISES_MAX, ROTATION_BOUND, WAITING_MAX};
 use crate::link::{Sent, What};
-use crate::output::{Commit, Event, Info, Live, Open, Opened, Outcome, Output, Outputs, Over, Ticket, Unavailable};
-use crate::parked::Parked;
+use crate::output::{Brought, Commit, Event, Info, Live, Open, Opened, Outcome, Over, Unavailable};
+use crate::owner::{level_of, send_delta};
+use crate::pending::{Ending, Following, Parked, Round, Writing};
 use crate::plant::Bug;
 use crate::record::{Change, Clock, Record};
-use crate::round::Round;
 use crate::slot::{Copy, Ended, Facade, Keyed, Own, Promise, Slot};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
 use crate::view::View;
 use crate::wire::{LateResult, Message, Why};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use core::time::Duration;
-use hashbrown::{HashMap, HashSet};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg32;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// Maps with a fixed hasher: keys are hashes already, and one seed must replay to the same bytes.
-pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
-pub(crate) type Set<K> = HashSet<K, foldhash::fast::FixedState>;
-
-/// What every operation gets: the time, the settings, and where effects go.
-pub(crate) struct Cx<'a> {
-    pub(crate) now: Mono,
-    pub(crate) config: &'a Checked,
-    pub(crate) out: &'a mut Outputs,
-    pub(crate) shared: &'a Shared,
-}
-
-/// Numbers that all shards draw from.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    pub(crate) tickets: AtomicU64,
-    pub(crate) owned: AtomicU64,
-    pub(crate) held: AtomicU64,
-    /// Requests that were refused because a bound was reached.
-    pub(crate) busy: AtomicU64,
-    /// Promises that were forgotten before their time, because a bound was reached.
-    pub(crate) forgotten: AtomicU64,
-}
-
-impl Cx<'_> {
-    pub(crate) fn ticket(&self) -> Ticket {
-        Ticket(self.shared.tickets.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// A bound was reached.
-    pub(crate) fn busy(&self) -> Unavailable {
-        self.shared.busy.fetch_add(1, Ordering::Relaxed);
-        Unavailable::Busy
-    }
-
-    pub(crate) fn settle(&mut self, ticket: Ticket, outcome: Outcome) {
-        self.out.push(Output::Settled(ticket, outcome));
-    }
-
-    pub(crate) fn planted(&self, bug: Bug) -> bool {
-        self.config.planted(bug)
-    }
-}
-
 /// Holders are told of a use at least so often, for a session that has a long idle timeout.
 const TOUCH_AT_MOST: Duration = Duration::from_secs(30);
-
-/// What a timer is for. Timers are never cancelled: whoever is woken looks whether it is still due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Timer {
-    Round,
-    Close,
-    Heir,
-    Ending,
-    Parked,
-    Invite,
-    Store,
-    Touch,
-}
-
-/// A token that a request brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Brought {
-    /// The commit it names.
-    pub stamp: Stamp,
-    /// Its deadline has passed: a session that nobody has is called expired, not lost.
-    pub expired: bool,
-}
 
 #[derive(Debug)]
 pub(crate) struct Shard<L> {
@@ -108,9 +42,9 @@ pub(crate) struct Shard<L> {
     pub(crate) touches: VecDeque<SessionKey>,
     /// Touches on their way to the store, with the use that they tell.
     pub(crate) touching: Map<SessionKey, Mono>,
-    pub(crate) ends: Map<SessionKey, crate::ending::Ending>,
+    pub(crate) ends: Map<SessionKey, Ending>,
     /// Ids that follow those that have ended: they end too.
-    pub(crate) following: Vec<crate::ending::Following>,
+    pub(crate) following: Vec<Following>,
     /// Since when there may be copies that no end of a session reaches, because members are missing.
     pub(crate) cut_since: Option<Mono>,
     /// Peers that must learn who owns a session, until they acknowledged it.
@@ -123,7 +57,7 @@ pub(crate) struct Shard<L> {
     /// of the end.
     pub(crate) repairing: Set<SessionKey>,
     /// Puts on their way to the store.
-    pub(crate) writing: Map<SessionKey, crate::storing::Writing>,
+    pub(crate) writing: Map<SessionKey, Writing>,
     /// Rows that are being read, and whether somebody has asked for one since its read began.
     pub(crate) loading: Map<SessionKey, bool>,
     /// Owned sessions that others are to be invited to claim, and those that somebody has been invited to: few at a time.
@@ -514,7 +448,7 @@ impl<L: Live> Shard<L> {
         let stamp = own.claim.at(own.version);
         copy.record.commit(stamp, changes);
         copy.record.note_commit(cx.now);
-        crate::backup::send_delta(cx, key, copy, view, changes);
+        send_delta(cx, key, copy, view, changes);
         self.mark_dirty(cx, key);
         self.advance(cx, key);
         self.leave_when_durable(cx, key, Some(stamp))
@@ -724,20 +658,4 @@ impl<L: Live> Shard<L> {
 /// How often the holders are told of a use.
 fn touch_step(clock: &Clock) -> Duration {
     clock.step().min(TOUCH_AT_MOST)
-}
-
-/// The level of what is durable.
-pub(crate) fn level_of<L>(config: &Checked, own: &Own<L>) -> Level {
-    match config.durability {
-        Durability::Store => Level::Store,
-        Durability::Owner => Level::Owner,
-        Durability::Backup => {
-            // The list may have grown since: only those who have it count.
-            let has = |l: &&Life| own.holders.iter().any(|h| h.life == **l && h.acked >= own.durable);
-            match own.list.iter().take(usize::from(config.backups)).filter(has).count() {
-                0 => Level::Owner,
-                n => Level::Backup(n as u8),
-            }
-        }
-    }
 }

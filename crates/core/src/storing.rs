@@ -2,128 +2,19 @@
 //! answers mean. Beside it the queue of those whose row is as it should be and lacks the last use alone.
 
 use crate::config::Durability;
+use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
-use crate::output::{Live, Output};
+use crate::output::{Live, Loaded, Output, Touch, Write, Written};
+use crate::pending::{Stage, Writing};
 use crate::plant::Bug;
 use crate::record::Record;
-use crate::shard::{Cx, Shard, Timer};
+use crate::shard::Shard;
 use crate::slot::Slot;
-use crate::stamp::Stamp;
 use crate::time::Mono;
-use crate::wire::EndKind;
-use bytes::Bytes;
 use core::time::Duration;
 
 /// How long after a failed write it is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
-
-/// A write for the store. Its comparison is equality with `expect`, never "greater".
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Write {
-    /// Put this record if the row's stamp is exactly `expect` (`None`: if there is no row).
-    Put {
-        /// The session.
-        key: SessionKey,
-        /// The stamp that the row is thought to have.
-        expect: Option<Stamp>,
-        /// The record's stamp.
-        stamp: Stamp,
-        /// The record.
-        record: Bytes,
-        /// After this time the store may sweep the row, unless it is written or touched again.
-        expires_in: Duration,
-    },
-    /// Leave an absorbing marker.
-    End {
-        /// The session.
-        key: SessionKey,
-        /// Why it ended.
-        kind: EndKind,
-        /// How long the marker stays.
-        keep: Duration,
-    },
-}
-
-impl Write {
-    /// The session it is for.
-    pub fn key(&self) -> SessionKey {
-        match self {
-            Write::Put { key, .. } | Write::End { key, .. } => *key,
-        }
-    }
-}
-
-/// A use that the store is to note, if the row's stamp is exactly `stamp`.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Touch {
-    /// The session.
-    pub key: SessionKey,
-    /// The stamp that the row is thought to have.
-    pub stamp: Stamp,
-    /// How long ago it was used.
-    pub ago: Duration,
-    /// After this time the store may sweep the row, unless it is written or touched again.
-    pub expires_in: Duration,
-}
-
-/// What became of a [`Write`] or a [`Touch`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Written {
-    /// It is there.
-    Applied,
-    /// The row had another stamp, or there was none or one.
-    Mismatch,
-    /// The session has ended there.
-    Ended(EndKind),
-    /// Nothing happened.
-    Failed,
-    /// Nobody knows: the row must be read before it is written again.
-    Unknown,
-}
-
-/// What the store has of a session.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Loaded {
-    /// No row.
-    Missing,
-    /// An ended marker.
-    Ended(EndKind),
-    /// A record.
-    Here {
-        /// Its bytes.
-        record: Bytes,
-        /// How long ago it was written, by the store's clock.
-        age: Duration,
-        /// How long ago it was written or touched, by the store's clock.
-        touched: Duration,
-    },
-    /// The store could not be asked.
-    Failed,
-}
-
-/// A put whose outcome is not known yet, or that waits for its next try. It outlives the ownership that sent it: its answer names the
-/// session alone.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Writing {
-    stamp: Stamp,
-    /// The last use that its record tells.
-    used: Mono,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// It is on its way.
-    Put,
-    /// It was answered, and the row is read to see what is there.
-    Read,
-    /// It failed, and is tried again after a while.
-    Again,
-}
 
 impl<L: Live> Shard<L> {
     /// The session has something that the store lacks.

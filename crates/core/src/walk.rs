@@ -1,12 +1,13 @@
 //! The one walk that repairs: after every change of the membership it visits each copy, places it anew, finds heirs, and lets
 //! every fork meet. The sweep that expires sessions lives here too.
 
+use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::HEIR_STEP;
 use crate::link::{Sent, What};
 use crate::output::Live;
 use crate::plant::Bug;
-use crate::shard::{Cx, Shard, Timer};
+use crate::shard::Shard;
 use crate::slot::{Copy, Slot, jitter};
 use crate::time::ms;
 use crate::view::{Lives, View};

@@ -9,8 +9,10 @@
 //! * [`manifest`] what each crate must declare or share with the workspace
 //! * [`text`] words, tags and places that committed text does not contain
 //! * [`links`] where the links of the documentation lead
+//! * [`circles`] whether imports run one way
 //! * [`named`] which tests the documentation names
 
+pub mod circles;
 pub mod licence;
 pub mod links;
 pub mod manifest;

@@ -1,7 +1,7 @@
 //! The house rules over this repository.
 
 use outlive_house::repo::{self, File, Metadata, Package};
-use outlive_house::{licence, links, manifest, named, text, tree};
+use outlive_house::{circles, licence, links, manifest, named, text, tree};
 use std::sync::LazyLock;
 
 static METADATA: LazyLock<Metadata> = LazyLock::new(|| repo::metadata().expect("cargo knows the packages"));
@@ -44,6 +44,11 @@ fn the_engine_is_made_of_nothing_that_acts() {
     let names = repo::cargo(&args).unwrap();
     assert!(names.starts_with("outlive-core "), "{names}");
     none(tree::core_tree(&names));
+}
+
+#[test]
+fn the_engine_imports_one_way() {
+    none(circles::circles("crates/core/src/", &FILES));
 }
 
 #[test]
