@@ -143,6 +143,9 @@ fn the_log_of_a_day_says_what_happened_and_nothing_else() {
         let line = |line: &str| line.contains(what) && line.contains(&format!("member=\"{member}\""));
         until(what, || std::fs::read_to_string(&log).unwrap().lines().any(line).then_some(()));
     };
+    let gateway_too = |what: &str| {
+        until("the gateway says so, too", || std::fs::read_to_string(&log).unwrap().contains(what).then_some(()));
+    };
     ["a", "b", "c"].iter().for_each(|member| gateway_says("a member is there", member));
     says(&machines, "(an observer)");
     for _ in 0..5 {
@@ -154,18 +157,20 @@ fn the_log_of_a_day_says_what_happened_and_nothing_else() {
     assert!(machines.nodes[1].running.ended().success());
     says(&machines, "left: b");
     gateway_says("a member is gone", "b");
+    gateway_too("left: b");
     machines.start(1);
     all_met(&machines);
     // c is killed.
     machines.nodes[2].running.kill();
     says(&machines, "dead: c");
     gateway_says("a member is gone", "c");
+    gateway_too("dead: c");
     machines.start(2);
     all_met(&machines);
     // b stands still for longer than a member may.
     machines.nodes[1].running.signal("-STOP");
     says(&machines, "dead: b");
-    until("the gateway says so, too", || std::fs::read_to_string(&log).unwrap().contains("dead: b").then_some(()));
+    gateway_too("dead: b");
     machines.nodes[1].running.signal("-CONT");
     all_met(&machines);
     // Another secret.

@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) held: AtomicU64,
     /// Requests that were refused because a bound was reached.
     pub(crate) busy: AtomicU64,
-    /// Promises that were forgotten before their time, because a bound was reached.
+    /// Promises and markers of ends that were forgotten before their time, because a bound was reached.
     pub(crate) forgotten: AtomicU64,
 }
 

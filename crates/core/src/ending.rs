@@ -12,6 +12,7 @@ use crate::stamp::Life;
 use crate::time::Mono;
 use crate::view::{Lives, View};
 use crate::wire::{EndKind, LateResult, Message};
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use hashbrown::hash_map::Entry;
 
@@ -129,14 +130,34 @@ impl<L: Live> Shard<L> {
             }
         }
         self.round_ended(cx, key, kind);
-        if self.table.len() < ENDED_MAX * 4 {
-            self.table.insert(key, Slot::Ended(Ended { kind, next, since: cx.now, until: cx.now + keep }));
-        }
+        self.make_room(cx);
+        self.table.insert(key, Slot::Ended(Ended { kind, next, since: cx.now, until: cx.now + keep }));
+        self.marked += 1;
         cx.out.event(key, Event::Ended(kind));
         self.drive_parked(cx, key, false);
         self.note_next(cx, key, next);
         let ticket = ticket.map(|t| (t, cx.now + END_BOUND));
         self.begin_telling(cx, key, Ending { kind, keep, waiting, store: cx.config.store, writing: None, ticket }, from);
+    }
+
+    /// Makes room for one more marker. Of those that all have confirmed the eldest go, some at a time, for it takes a look at all.
+    fn make_room(&mut self, cx: &Cx<'_>) {
+        let most = cx.config.of_shard(ENDED_MAX);
+        if self.marked < most {
+            return;
+        }
+        let confirmed = |(key, slot): (&SessionKey, &Slot<L>)| match slot {
+            Slot::Ended(e) if !self.ends.contains_key(key) => Some((e.since, *key)),
+            _ => None,
+        };
+        let mut eldest: Vec<(Mono, SessionKey)> = self.table.iter().filter_map(confirmed).collect();
+        eldest.sort_unstable();
+        eldest.truncate((most / 16).max(1));
+        for (_, key) in &eldest {
+            self.table.remove(key);
+        }
+        self.marked = self.marked.saturating_sub(eldest.len());
+        cx.shared.forgotten.fetch_add(eldest.len() as u64, Ordering::Relaxed);
     }
 
     fn begin_telling(&mut self, cx: &mut Cx<'_>, key: SessionKey, mut ending: Ending, from: Option<Life>) {

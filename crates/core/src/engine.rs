@@ -88,7 +88,7 @@ pub struct Stats {
     /// Requests that were refused because a bound was reached ([`limits`](crate::limits)): too many sessions, rounds, or requests that wait
     /// for one session. Counted since the start.
     pub refused: u64,
-    /// Promises that were forgotten before their time, because there were too many. Counted since the start.
+    /// Promises and markers of ends that were forgotten before their time, because there were too many. Counted since the start.
     pub forgotten: u64,
     /// Live members, this node included.
     pub members: u64,

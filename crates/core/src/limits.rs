@@ -56,7 +56,7 @@ pub const ENDED_KEEP: Duration = Duration::from_secs(24 * 3600);
 pub const ROTATION_BOUND: Duration = Duration::from_secs(1);
 /// How long an unanswered end waits before the application hears "pending".
 pub const END_BOUND: Duration = Duration::from_secs(1);
-/// Ended markers of one node.
+/// Ended markers of one node. Beyond it those go first that all have confirmed, the eldest first; what is not confirmed stays.
 pub const ENDED_MAX: usize = 1 << 20;
 /// A session whose cookie has not come back yet lives no longer than this without use.
 pub const FIRST_LIFETIME: Duration = Duration::from_secs(300);

@@ -42,6 +42,8 @@ pub(crate) struct Shard<L> {
     pub(crate) touches: VecDeque<SessionKey>,
     /// Touches on their way to the store, with the use that they tell.
     pub(crate) touching: Map<SessionKey, Mono>,
+    /// How many markers of ends the table has, or more.
+    pub(crate) marked: usize,
     pub(crate) ends: Map<SessionKey, Ending>,
     /// Ids that follow those that have ended: they end too.
     pub(crate) following: Vec<Following>,
@@ -82,6 +84,7 @@ impl<L: Live> Shard<L> {
             dirty: VecDeque::new(),
             touches: VecDeque::new(),
             touching: Map::default(),
+            marked: 0,
             ends: Map::default(),
             following: Vec::new(),
             cut_since: None,

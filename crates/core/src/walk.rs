@@ -206,9 +206,14 @@ impl<L: Live> Shard<L> {
     pub(crate) fn sweep(&mut self, cx: &mut Cx<'_>) {
         let now = cx.now;
         let mut due = Vec::new();
+        self.marked = 0;
         self.table.retain(|key, slot| match slot {
             Slot::Facade(f) => now <= f.expires + FACADE_KEEP,
-            Slot::Ended(e) => now <= e.until,
+            Slot::Ended(e) => {
+                let stays = now <= e.until;
+                self.marked += usize::from(stays);
+                stays
+            }
             Slot::Held(copy) => {
                 let old = match &copy.own {
                     Some(own) => own.running == 0 && now > copy.ends(),

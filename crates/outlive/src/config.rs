@@ -603,6 +603,8 @@ mod tests {
             ("sessions that it owns", outlive_core::config::Config::default().sessions_max),
             ("sessions that it asks for at once", core::ROUNDS_MAX as u64),
             ("requests that wait for one session while its owner changes", core::WAITING_MAX as u64),
+            ("how long other nodes' changes of a session wait for its rotation", core::ROTATION_BOUND.as_secs()),
+            ("ended sessions that it knows of", core::ENDED_MAX as u64),
             ("how long \"nobody has it\" is remembered", core::NOT_FOUND_KEEP.as_secs()),
             ("bytes that wait for a slow peer", core::OUTBOX_MAX as u64),
             ("changes that wait for a peer's acknowledgement", core::UNACKED_MAX as u64),
@@ -640,6 +642,8 @@ mod tests {
             "MOVES_WINDOW",
             "ENDED_KEEP",
             "END_BOUND",
+            "ROTATION_BOUND",
+            "ENDED_MAX",
             "FIRST_LIFETIME",
             "UNACKED_MAX",
             "OUTBOX_MAX",
@@ -659,7 +663,6 @@ mod tests {
             "LOOKUP_BOUND_SUSPECT",
             "LOOKUP_BOUND_SLOW",
             "SLOW_KEEP",
-            "ENDED_MAX",
         ];
         let names = include_str!("../../core/src/limits.rs").lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
         for name in names {

@@ -89,7 +89,8 @@ impl Net {
             backups: 1,
             stores: false,
         };
-        let config = Config { shards: 2, ..self.config.clone() }.check().unwrap();
+        let shards = if self.config.shards == Config::default().shards { 2 } else { self.config.shards };
+        let config = Config { shards, ..self.config.clone() }.check().unwrap();
         let engine = Engine::new(config, node, self.next_life, self.now).unwrap();
         let machine = Machine { engine, links: BTreeMap::new(), alive: true };
         if at < self.nodes.len() {

@@ -1,7 +1,7 @@
 //! What is bounded for a node is bounded for the node, however many parts its table has.
 
 use super::*;
-use crate::limits::{PROMISES_MAX, ROUNDS_MAX, WAITING_MAX};
+use crate::limits::{ENDED_MAX, PROMISES_MAX, ROUNDS_MAX, WAITING_MAX};
 use crate::output::Unavailable;
 
 fn key(n: usize) -> SessionKey {
@@ -63,4 +63,20 @@ fn promises_are_bounded_for_the_node_and_the_eldest_is_forgotten() {
     assert!(stats.forgotten > 0, "{stats:?}");
     let promises: usize = net.nodes[0].engine.shards.iter().map(|s| s.lock().promises.len()).sum();
     assert!(promises <= PROMISES_MAX, "{promises}");
+}
+
+#[test]
+fn markers_are_bounded_for_the_node_and_the_eldest_goes_that_all_have_confirmed() {
+    let shards = 1024;
+    let mut net = Net::new(1, Config { shards: shards as u16, ..Config::default() });
+    let ended = |net: &mut Net, key| matches!(net.call(0, |e, now, out| e.open(now, key, None, out)), Open::Ended(..));
+    // As many as the part of the table may have, and one more.
+    let keys: Vec<SessionKey> = (0..).map(key).filter(|k| k.bits() % shards == 0).take(ENDED_MAX / shards as usize + 1).collect();
+    for (n, key) in keys.iter().enumerate() {
+        net.now = Mono::from_micros(3_000_000 + n as i64);
+        net.call(0, |e, now, out| e.end(now, *key, None, out));
+    }
+    let stats = net.nodes[0].engine.stats(net.now);
+    assert_eq!(stats.forgotten as usize, ENDED_MAX / shards as usize / 16);
+    assert!(!ended(&mut net, keys[0]) && ended(&mut net, keys[keys.len() - 1]) && ended(&mut net, keys[keys.len() / 2]));
 }
