@@ -16,7 +16,7 @@
 //!
 //! Where a line belongs; imports run one way, and a test holds that:
 //!
-//! | room | what it knows |
+//! | module | what it knows |
 //! |---|---|
 //! | [`address`], [`name`] | where to listen, whom to dial, what others are told; what nodes may be called |
 //! | [`id`], [`stamp`], [`token`] | names: of sessions, of ownerships and commits, and the one that travels with the client |
@@ -33,6 +33,8 @@
 //! | `ending`, `storing`, `walk` | ended markers; the way to the store; the walk that repairs, heirs and expiry |
 //! | [`engine`] | all of it behind one face of plain calls |
 //! | [`config`], [`limits`] | numbers that a deployment chooses, and those that are fixed |
+//!
+#![doc = include_str!("glossary.md")]
 
 pub mod address;
 mod backup;
