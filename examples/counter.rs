@@ -1,4 +1,4 @@
-//! A counter that outlives its server. Start it several times in one folder, each with another `PORT`; end one of them.
+//! A counter that outlives its server. Start it several times in one folder, each on its own `PORT`, then kill one.
 
 use anyhow::Context;
 use axum::{Router, routing::get};

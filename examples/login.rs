@@ -1,4 +1,4 @@
-//! A login. The id changes whenever rights do, so that an id which somebody has seen or planted before is worth nothing after.
+//! A login. The id changes whenever rights do, so that an id which an attacker has seen or planted before stops working.
 
 use anyhow::Context;
 use axum::extract::{Form, Request};
@@ -31,14 +31,14 @@ async fn login(session: Session, Form(form): Form<Login>) -> Result<Response, Lo
     Ok(Redirect::to("/").into_response())
 }
 
-/// More rights: a new id as well. It is made when the answer leaves, and does not touch what is set before or after.
+/// More rights: a new id as well. It is made when the response leaves, and does not touch what is set before or after.
 async fn become_admin(session: Session) -> Redirect {
     session.rotate();
     session.set(ADMIN, true);
     Redirect::to("/account")
 }
 
-/// `invalidate` acts at once, even if this answer should become a 500. What is set after it goes to a new, anonymous session.
+/// `invalidate` acts at once, even if this response should become a 500. What is set after it goes to a new, anonymous session.
 async fn logout(session: Session) -> Result<Response, CommitError> {
     let theme = session.get(THEME);
     let ended = session.invalidate().await?;

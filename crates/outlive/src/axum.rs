@@ -15,7 +15,7 @@ async fn open(parts: &Parts) -> Result<Session, OpenError> {
     request::open(&parts.extensions, head).answer().await
 }
 
-/// Opens the session; 503 with `Retry-After` if it cannot be had. For an answer of your own take `Result<Session, OpenError>`.
+/// Opens the session; 503 with `Retry-After` if it cannot be had. For a response of your own take `Result<Session, OpenError>`.
 impl<S: Sync> FromRequestParts<S> for Session {
     type Rejection = OpenError;
 

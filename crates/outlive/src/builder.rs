@@ -36,7 +36,7 @@ impl Builder {
         self
     }
 
-    /// When an answer may leave. Default `Backup(1)`.
+    /// When a response may leave. Default `Backup(1)`.
     pub fn durability(mut self, durability: Durability) -> Builder {
         self.code.durability = Some(durability);
         self
@@ -107,8 +107,8 @@ impl Builder {
         self
     }
 
-    /// How long the server at least goes on accepting requests after SIGTERM, in [`run`](Outlive::run): balancers are to notice first that
-    /// this node leaves. Default 5 s.
+    /// How long the server keeps accepting requests after SIGTERM at least, in [`run`](Outlive::run), so that balancers notice first that
+    /// this node is leaving. Default 5 s.
     pub fn drain_notice(mut self, notice: Duration) -> Builder {
         self.code.drain_notice = Some(notice);
         self

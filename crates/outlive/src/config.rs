@@ -15,12 +15,12 @@ use outlive_core::limits::RECORD_MAX;
 use outlive_core::name::{NameError, check_namespace, check_node};
 use std::collections::BTreeMap;
 
-/// When an answer may leave.
+/// When a response may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Durability {
     /// The owner holds it in memory. A crash loses at most what had not reached a backup or the store yet.
     Owner,
-    /// So many other nodes hold a copy in memory: 1 to 5. With fewer nodes alive the commit says which level it reached.
+    /// This number of other nodes hold a copy in memory: 1 to 5. With fewer nodes alive the commit says which level it reached.
     Backup(u8),
     /// The store has committed it.
     Store,
@@ -30,7 +30,7 @@ pub enum Durability {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Consistency {
-    /// Both sides go on, and their branches are merged afterwards, attribute by attribute.
+    /// Both sides continue, and their branches are merged afterwards, attribute by attribute.
     #[default]
     Available,
 }
@@ -40,7 +40,7 @@ pub enum Consistency {
 pub(crate) enum OnUndecodable {
     /// Nothing; its first write puts the bytes aside.
     Absent,
-    /// Nothing, and the request fails whatever it answers: nothing is overwritten.
+    /// Nothing, and the request fails whatever its handler returns: nothing is overwritten.
     Fail,
 }
 
@@ -147,7 +147,7 @@ settings! {
         |c, t| some(&mut c.durability, durability(t), "`owner`, `backup(1)` to `backup(5)` or `store`");
     "consistency" "`available`; `strict` is not built yet"
         |c, t| some(&mut c.consistency, (t == "available").then_some(Consistency::Available), "`available`; `strict` is not built yet");
-    "backups" "copies that are made behind the answer at durability `owner` or `store`: 0 to 5; default 1"
+    "backups" "copies that the response does not wait for, at durability `owner` or `store`: 0 to 5; default 1"
         |c, t| some(&mut c.backups, t.parse().ok(), "a number");
     "min_backups" "with fewer copies a commit is refused: 0 to the number of backups; default 0"
         |c, t| some(&mut c.min_backups, t.parse().ok(), "a number");
@@ -155,7 +155,7 @@ settings! {
         |c, t| some(&mut c.on_lost, on_lost(t), "`new` or `serve`");
     "on_undecodable" "an attribute whose bytes its type does not read: `absent`, or `fail` the request; default `absent`"
         |c, t| some(&mut c.on_undecodable, on_undecodable(t), "`absent` or `fail`");
-    "lost_after" "how long a dead node may come back with what nobody else has, before that counts as lost; default `30s`"
+    "lost_after" "how long a dead node has to come back with what no other node has, before that counts as lost; default `30s`"
         |c, t| some(&mut c.lost_after, duration(t), "a duration like `30s`");
     "namespace" "applications of one cluster: 1 to 32 letters, digits, `-`, `_`; default `session`"
         |c, t| some(&mut c.namespace, Some(t.to_owned()), "text");
@@ -195,8 +195,8 @@ settings! {
         |c, t| some_cookie(c, Some(t.to_owned()), |cookie, path| cookie.path(path), "text");
     "cookie.header" "a header that carries the session beside the cookie, for clients that are not browsers; default: none"
         |c, t| some_cookie(c, Some(t.to_owned()), |cookie, name| cookie.or_header(name), "text");
-    "drain_notice" "how long a node at least goes on accepting requests after SIGTERM while its readiness says `draining`, for balancers to see \
-                    it; not after Ctrl-C, nor where no other node lives; default `5s`"
+    "drain_notice" "how long a node keeps accepting requests after SIGTERM at least, while its readiness says `draining`, so that balancers see it; \
+                    not after Ctrl-C, nor where no other node lives; default `5s`"
         |c, t| some(&mut c.drain_notice, duration(t), "a duration like `5s`");
     "drain_timeout" "how long sessions may be handed over at the end, like `20s`; default `20s`"
         |c, t| some(&mut c.drain_timeout, duration(t), "a duration like `20s`");
@@ -224,7 +224,7 @@ fn some_cookie<T>(c: &mut Config, value: Option<T>, set: fn(Cookie, T) -> Cookie
 
 impl Config {
     /// Environment variables of other parts of Outlive, which a node leaves alone: names, or beginnings of names where they end in `_`.
-    /// Any other `OUTLIVE_` variable that is no setting is an error, because it is a setting that somebody mistyped.
+    /// Any other `OUTLIVE_` variable that is no setting is an error, because it is probably a mistyped setting.
     pub const ENV_ELSEWHERE: &[&str] = &[
         "OUTLIVE_CONFIG",
         "OUTLIVE_CACHE",

@@ -45,7 +45,7 @@ pub enum NotNow {
     /// Other nodes want the session at the same time, again and again.
     #[error("other nodes want the session at the same time")]
     Contended,
-    /// Who has the session, or is to keep its change, is silent, and may still answer: a node, or the store.
+    /// The node or the store that has the session, or is to keep its change, is silent, and may still answer.
     #[error("who has the session, or is to keep its change, is silent")]
     Silent,
     /// It has left its cluster, or was shut out of it.
@@ -68,7 +68,7 @@ pub enum OpenError {
         /// Try again then.
         after: Duration,
     },
-    /// Who may hold the session, or a newer state of it than could be found, is silent: a node, or the store.
+    /// A node or the store that may hold the session, or a newer state of it than could be found, is silent.
     #[error("who may hold the session's newest state is silent, and may still answer")]
     Stale {
         /// Try again then.
@@ -122,11 +122,11 @@ impl OpenError {
     }
 }
 
-/// Why a request's changes were not acknowledged. The answer is replaced; this is in its extensions.
+/// Why a request's changes were not acknowledged. The response is replaced; this is in its extensions.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError {
-    /// The changes went out and nobody knows whether they survive. They are kept and sent again; do not repeat what is not idempotent.
+    /// The changes were sent, and it is not known whether they survive. They are kept and sent again; do not repeat what is not idempotent.
     #[error("the changes went out, and it is not known whether they survive")]
     Unknown,
     /// Fewer copies could be made than `min_backups`. Nothing was kept.
@@ -162,8 +162,8 @@ pub enum CommitError {
     /// The session ended, or got another id, while the request ran. Nothing was kept.
     #[error("the session ended, or got another id, while the request ran; nothing was kept")]
     Ended,
-    /// The answer had already left without a cookie, so that nobody would ever find the session. Nothing was kept.
-    #[error("the answer has left without a cookie, so a new session can no longer begin; nothing was kept")]
+    /// The response had already left without a cookie, so no request could ever find the session. Nothing was kept.
+    #[error("the response has left without a cookie, so a new session can no longer begin; nothing was kept")]
     NoCookie,
     /// The session moved while the request ran, and there an attribute that it changes was changed meanwhile, or what it had read is gone.
     /// Nothing was kept.
@@ -315,7 +315,7 @@ pub enum RunError {
     /// The server failed.
     #[error(transparent)]
     Serve(Box<dyn Error + Send + Sync>),
-    /// So many sessions that were held here are not known to be safe elsewhere.
+    /// The number of sessions that were held here and are not known to be safe elsewhere.
     #[error("{0} sessions were abandoned: it is not known whether another node or the store has them")]
     Abandoned(u64),
 }

@@ -31,7 +31,7 @@ pub enum Source {
     Store,
     /// Several branches, merged.
     Several,
-    /// Nobody had anything of it: [`Lost`](EventKind::Lost) follows.
+    /// No node and no store had anything of it: [`Lost`](EventKind::Lost) follows.
     Nothing,
 }
 
@@ -45,7 +45,7 @@ pub enum EventKind {
     Moved {
         /// The owner before, if one was known and it was another node.
         from: Option<String>,
-        /// Where the state came from that this node goes on with.
+        /// Where the state came from that this node continues with.
         source: Source,
     },
     /// Another node owns it now.
@@ -54,7 +54,7 @@ pub enum EventKind {
     Expired,
     /// It was signed out or ended otherwise.
     Invalidated,
-    /// It goes on under another id.
+    /// It continues under another id.
     Rotated,
     /// Changes that its client had seen acknowledged are given up as lost.
     Lost,
@@ -86,8 +86,8 @@ pub enum EventKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MissedEvents {
-    /// Whoever reads was too slow; so many were dropped, and the next ones follow.
-    #[error("{0} events were dropped because nobody read them in time")]
+    /// The reader was too slow and this many events were dropped. Later events follow.
+    #[error("{0} events were dropped because they were not read in time")]
     Dropped(u64),
     /// The node has ended; there will be no more.
     #[error("the node has ended")]

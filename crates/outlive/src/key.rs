@@ -14,7 +14,7 @@ pub(crate) const NAME_MAX: usize = 63;
 
 /// What can be kept in a session: every `Serialize + DeserializeOwned + Clone + Send + Sync + 'static` type.
 ///
-/// `Clone` is asked for and rarely run: `update` changes the value in place unless somebody holds it. What has neither `Clone` nor
+/// `Clone` is asked for and rarely run: `update` changes the value in place unless a handler still holds it. What has neither `Clone` nor
 /// `Serialize`, a connection or a file, does not belong in a session: put an id there.
 ///
 /// In a rolling deployment both releases run at once: additive changes with `#[serde(default)]` are read by both, anything else gets

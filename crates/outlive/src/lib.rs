@@ -1,7 +1,7 @@
 //! Sessions that outlive the server they live on. Add one layer to an axum application, or to any tower service, and each of its
-//! processes becomes a node of a cluster: carts and logins stay when one of them dies.
+//! processes becomes a node of a cluster. Kill one: carts and logins are still there on the next click.
 //!
-//! **What is sync is memory; what is async, other nodes have a say in.** See [`Session`].
+//! **Sync methods of [`Session`] only touch memory. Async methods may have to wait for other nodes.**
 //!
 //! ```no_run
 //! # #[cfg(feature = "axum")] mod counter {
@@ -59,7 +59,7 @@
 //! pub struct Login { user: String }
 //!
 //! pub async fn login(session: Session, Form(form): Form<Login>) -> Result<Redirect, LoginError> {
-//!     session.login(&form.user).await?;                               // new id, the old one is dead
+//!     session.login(&form.user).await?;                               // new id, the old one stops working
 //!     Ok(Redirect::to("/"))
 //! }
 //!
@@ -81,7 +81,7 @@
 //! ```
 //!
 //! # Features
-//! `axum` (default): extractors, error responses. `sqlite`: the store `sqlite:`. `toml`: settings from a file. `testing`: sessions and a client for an application's tests.
+//! `axum` (default): extractors, error responses. `sqlite`: the store `sqlite:` (needs a C compiler). `toml`: settings from a file. `testing`: for an application's tests.
 
 #[cfg(feature = "axum")]
 mod axum;

@@ -54,12 +54,12 @@ impl Outlive {
         crate::Session::fresh(self.node.clone(), crate::session::Brought::new(crate::cookie::Mode::Usual))
     }
 
-    /// Whether requests should be sent here, as a value that answers as a handler: `.route("/ready", get(outlive.readiness()))`.
+    /// Whether requests should be sent here, as a value that is a handler: `.route("/ready", get(outlive.readiness()))`.
     pub fn readiness(&self) -> Readiness {
         Readiness(self.clone())
     }
 
-    /// Whether only a new start of the process helps, as a value that answers as a handler: `.route("/live", get(outlive.liveness()))`.
+    /// Whether only a new start of the process helps, as a value that is a handler: `.route("/live", get(outlive.liveness()))`.
     pub fn liveness(&self) -> Liveness {
         Liveness(self.clone())
     }
@@ -74,7 +74,7 @@ impl Outlive {
         self.node.runtime.me().addr.into_string()
     }
 
-    /// Stops this node at once and says goodbye to nobody, as a crash would: for tests of what follows.
+    /// Stops this node at once and says no goodbye, as a crash would: for tests of what follows.
     #[cfg(feature = "testing")]
     pub fn shutdown_now(&self) {
         self.node.runtime.shutdown_now();
@@ -111,7 +111,7 @@ impl Readiness {
 
 /// Whether this process is of any use, asked at the time of the response: 200 `alive`, and 503 `dead` once only a new start of the process
 /// helps. For liveness probes. What passes by itself is no reason to restart a node, so that all else is alive: a node that starts or
-/// leaves, one that has nobody to hold its copies, one whose store does not answer.
+/// leaves, one that has no other node to hold its copies, one whose store does not answer.
 #[derive(Clone, Debug)]
 pub struct Liveness(Outlive);
 

@@ -306,7 +306,7 @@ impl Drop for Guard {
     }
 }
 
-/// Puts into the answer what its session requires, or replaces it by an error.
+/// Puts into the response what its session requires, or replaces it by an error.
 pub(crate) fn seal<B: Default>(
     session: &Session,
     result: Result<Durable, CommitError>,
@@ -341,7 +341,7 @@ pub(crate) fn error_headers(retry: crate::error::Retry, headers: &mut HeaderMap)
     }
 }
 
-/// Which answers take the request's changes back.
+/// Which responses take the request's changes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Rollback {

@@ -43,7 +43,7 @@ impl Future for Drained {
 
 impl Outlive {
     /// Runs a server until SIGTERM or Ctrl-C, and ends in order. This node announces that it leaves, and its readiness says so. Its sessions
-    /// are handed over (`drain_timeout`, 20 s) while the server goes on accepting and serving requests; new sessions may begin, and are
+    /// are handed over (`drain_timeout`, 20 s) while the server keeps accepting and serving requests; new sessions may begin, and are
     /// handed over too. When that is done, and after SIGTERM not before `drain_notice` (5 s), so that balancers have seen it, the server
     /// stops accepting; requests in flight end, and so do sockets, streams and tasks that hold a session after their request, or are cut
     /// after `shutdown_grace` (10 s); what they committed last is flushed. A second signal waits for nothing but the store.

@@ -28,12 +28,13 @@ pub(crate) const REMEMBER_MAX: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// The session of the visitor whose request this is. A cheap clone, `Send + Sync`.
 ///
-/// **What is sync is memory; what is async, other nodes have a say in.** `get`, `set`, `update`, `modify`, `try_update`, `remove`,
-/// `rotate`, `remember`, `touch`, `rollback` and `set_idle_timeout` wait for nothing; `login`, `invalidate`, `flush` and `refresh` may.
+/// **Sync methods only touch memory. Async methods may have to wait for other nodes.** `get`, `set`, `update`, `modify`, `try_update`,
+/// `remove`, `rotate`, `remember`, `touch`, `rollback` and `set_idle_timeout` wait for nothing; `login`, `invalidate`, `flush` and
+/// `refresh` may.
 ///
-/// Changes are committed when the handler has returned and before the answer leaves. A request that fails (5xx, a panic, dropped by
+/// Changes are committed when the handler has returned and before the response leaves. A request that fails (5xx, a panic, dropped by
 /// its client) is rolled back; so are 4xx only if the layer says so. Requests of one session that run at once share its values: `update`
-/// is atomic, and changes of different attributes do not meet.
+/// is atomic, and changes of different attributes never affect each other.
 ///
 /// Closures run under the session's lock. Inside of one, other attributes may be used, and all that is sync; the same attribute panics
 /// with its name, and so does [`rollback`](Session::rollback), because it would take away what is being changed. They cannot `.await`,
@@ -41,16 +42,16 @@ pub(crate) const REMEMBER_MAX: Duration = Duration::from_secs(400 * 24 * 3600);
 /// each other may wait for one another in two threads; after 30 s one of them panics.
 ///
 /// # After its request
-/// A clone that outlives its request (a spawned task, a streamed body, a WebSocket) goes on reading the last known state. What it
+/// A clone that outlives its request (a spawned task, a streamed body, a WebSocket) keeps reading the last known state. What it
 /// writes is kept, and committed by [`flush`](Session::flush) or when the last clone is dropped. A session that had no cookie when the
-/// answer left can no longer begin: that `flush` answers [`CommitError::NoCookie`].
+/// response left can no longer begin: that `flush` returns [`CommitError::NoCookie`].
 ///
 /// When the server ends, [`run`](crate::Outlive::run) waits for such clones, and for the commit of the last one, up to `shutdown_grace`.
-/// Let whoever holds one end when [`draining`](crate::Outlive::draining) resolves; what is still held then is cut, and what it has not
-/// flushed is lost with the process. Examples: server-sent events and a WebSocket, in the repository.
+/// Let the task or stream that holds one end when [`draining`](crate::Outlive::draining) resolves. A clone that is still held after
+/// `shutdown_grace` is cut, and what it has not flushed is lost with the process. Examples: server-sent events and a WebSocket, in the repository.
 ///
 /// # Cancel safety
-/// A request future that is dropped rolls back what was not committed. A commit that has begun goes on; only its answer is lost.
+/// A request future that is dropped rolls back what was not committed. A commit that has begun continues; only its result is lost.
 #[derive(Clone)]
 pub struct Session {
     inner: Arc<Inner>,
@@ -78,7 +79,7 @@ pub struct Committed {
 pub enum Ended {
     /// Every node that may hold a copy has confirmed it, and the store.
     Everywhere,
-    /// It is in force here and being sent; somebody who may hold a copy has not confirmed it yet.
+    /// Ended here. At least one node that may hold a copy, or the store, has not confirmed yet; this node keeps telling it.
     Pending,
 }
 
@@ -104,8 +105,7 @@ pub enum EndReason {
     Invalidated,
     /// It was not used for too long, or lived too long.
     Expired,
-    /// Nothing is known of it here any more: it moved to another node, whose end of it this one need not hear.
-    /// [`refresh`](Session::refresh) says whether it goes on.
+    /// The session moved to another node, which may have ended it since. Call [`refresh`](Session::refresh) to find out.
     Unknown,
 }
 
@@ -225,7 +225,7 @@ impl Session {
     /// The bytes of a value of this name that today's type does not read, or that was put aside by the first write because it did not:
     /// MessagePack with names, as the release before wrote it. For looking at, and for bringing over what matters.
     ///
-    /// A value that nobody has written over needs none of this: as soon as the type reads it again (a release with `#[serde(default)]`), it
+    /// A value that has not been overwritten needs none of this: as soon as the type reads it again (a release with `#[serde(default)]`), it
     /// is there again. What was put aside stays beside the new value, one generation, until the session ends.
     #[must_use]
     pub fn quarantined<K: AsKey>(&self, key: K) -> Option<Vec<u8>> {
@@ -241,7 +241,7 @@ impl Session {
         place.live.set(place.request, &key, value);
     }
 
-    /// Removes the value and answers what it was.
+    /// Removes the value and returns what it was.
     pub fn remove<K: AsKey>(&self, key: K) -> Option<Arc<K::Value>> {
         let place = self.inner.place.read_recursive();
         place.live.remove(place.request, &key)
@@ -261,7 +261,7 @@ impl Session {
         result.expect("the closure has run")
     }
 
-    /// Like [`update`](Session::update), on a copy: what the closure did is kept only if it answers `Ok`.
+    /// Like [`update`](Session::update), on a copy: what the closure did is kept only if it returns `Ok`.
     ///
     /// # Errors
     /// Those of the closure.
@@ -303,7 +303,7 @@ impl Session {
         }
     }
 
-    /// Whether this visitor has no session: none was brought, or nobody knows it any more. It begins when something is set.
+    /// Whether this visitor has no session: none was brought, or no node knows it any more. It begins when something is set.
     pub fn is_new(&self) -> bool {
         matches!(self.inner.place.read_recursive().at, At::Fresh(_))
     }
@@ -384,7 +384,7 @@ impl Session {
 
     /// Keeps the visitor for this long, whether their browser is closed meanwhile or not: "keep me signed in", at a login or later. The
     /// session lives that long, used or not, whatever the configured times; [`set_idle_timeout`](Session::set_idle_timeout) afterwards
-    /// ends it earlier if nobody uses it. At most 400 days, which is what browsers keep; at least a second. Without it the cookie goes
+    /// ends it earlier if it is not used. At most 400 days, which is what browsers keep; at least a second. Without it the cookie goes
     /// when the browser is closed.
     ///
     /// The session gets a new id, as by [`rotate`](Session::rotate), because the cookie of an id is set once. What is remembered stays
@@ -406,7 +406,7 @@ impl Session {
         self.rotate();
     }
 
-    /// Binds the session to a user, under a new id: the one before the login is dead, whoever knows it. A name has 1 to 255 bytes.
+    /// Binds the session to a user, under a new id: the id from before the login stops working. A name has 1 to 255 bytes.
     ///
     /// # Errors
     /// [`LoginError`]; then the session is as it was.
@@ -466,6 +466,8 @@ impl Session {
     }
 
     /// Commits what was changed so far; it is not rolled back any more.
+    ///
+    /// In tower-sessions a method of this name deletes the session. Here [`invalidate`](Session::invalidate) does.
     ///
     /// # Errors
     /// [`CommitError`].

@@ -78,7 +78,7 @@ pub struct Client<S> {
     host: HeaderValue,
 }
 
-/// An answer, read to its end.
+/// A response, read to its end.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Answer {

@@ -1,8 +1,8 @@
 //! Settings: one table for each command, from which its flags, its environment and its section of the file are made.
 //!
 //! The path is the same everywhere: `gateway.listen` is `listen` under `[gateway]` in the file, `OUTLIVE_GATEWAY_LISTEN`, and
-//! `outlive gateway --listen`. A default gives way to the file, the file to the environment, the environment to flags. What is not
-//! known is an error, and all errors are reported at once.
+//! `outlive gateway --listen`. Precedence: default < file < environment < flag. Unknown settings are errors, and
+//! all errors are reported at once.
 
 mod demo;
 mod gateway;

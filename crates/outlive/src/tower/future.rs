@@ -10,7 +10,7 @@ use http::Response;
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The answer of a [`SessionService`](crate::tower::SessionService): the inner one's, after the commit. Dropped before, it takes
+    /// The response of a [`SessionService`](crate::tower::SessionService): the inner one's, after the commit. Dropped before, it takes
     /// back what was not committed.
     pub struct ResponseFuture<F, R> {
         // Gone before the commit: what is dropped with it had not ended.
@@ -28,7 +28,7 @@ struct Committing<R> {
     answer: Response<R>,
 }
 
-/// Takes the request's changes back when the handler panics or fails, before anybody answers for it.
+/// Takes the request's changes back when the handler panics or fails, before another layer responds in its place.
 struct Alarm<'a> {
     guard: &'a mut Guard,
     armed: bool,

@@ -11,8 +11,8 @@ use tower_layer::Layer;
 ///
 /// # Who drops a handler
 /// A timeout outside of this layer drops the request with it, and what the handler had changed is taken back. One *inside* of it (in axum:
-/// added before it) drops the handler unseen, and answers in its place. This layer then sees nothing but the status: 5xx and 408 are
-/// taken back, and a timeout's 408 is the usual one. If something inside drops handlers and answers otherwise, a page with 200 or a 429,
+/// added before it) drops the handler unseen, and responds in its place. This layer then sees nothing but the status: 5xx and 408 are
+/// taken back, and a timeout's 408 is the usual one. If something inside drops handlers and responds otherwise, with a page with 200 or a 429,
 /// put the layer there as well, before it: `.layer(outlive.layer()).layer(timeout).layer(outlive.layer())` is still one session and one
 /// commit, and the inner one takes back what its handler changed when that is dropped, whatever the status. What a handler drops itself
 /// (a branch of `select!`, a task that it aborts) is its own: [`Session::rollback`](crate::Session::rollback).
@@ -44,7 +44,7 @@ impl SessionLayer {
         SessionLayer { node, options: Options::default() }
     }
 
-    /// Which answers take the request's changes back. Default [`Rollback::ServerError`].
+    /// Which responses take the request's changes back. Default [`Rollback::ServerError`].
     #[must_use]
     pub fn rollback_on(mut self, rollback: Rollback) -> SessionLayer {
         self.options.rollback = rollback;
@@ -54,13 +54,13 @@ impl SessionLayer {
     /// One request of a session at a time, in the order in which they open it: from there to its end a request has the session to itself,
     /// and what a failed one did is taken back entirely. Inside of another layer of the same node it makes its own routes exclusive.
     ///
-    /// Requests wait in the memory of the session's owner, up to 64 of them and for 10 s; the others are answered
-    /// [`OpenError::Busy`](crate::OpenError::Busy), 429. A visitor without a session waits for nobody. The limits:
+    /// Requests wait in the memory of the session's owner, up to 64 of them and for 10 s; any other gets
+    /// [`OpenError::Busy`](crate::OpenError::Busy), 429. A visitor without a session does not wait. The limits:
     ///
-    /// - Requests through a layer that is not exclusive do not wait, nor are they waited for.
+    /// - Requests through a layer that is not exclusive neither wait nor block others.
     /// - A session that is wanted at another node moves there after a second, whatever runs here. What the handler here has changed and
     ///   not committed by then is refused as [`CommitError::Conflict`](crate::CommitError::Conflict), 503.
-    /// - Behind a balancer without stickiness a node that may not have the session for now waits, and answers `Busy`.
+    /// - Behind a balancer without stickiness a node that may not have the session for now waits, and then responds with `Busy`.
     #[must_use]
     pub fn exclusive(mut self) -> SessionLayer {
         self.options.exclusive = true;
@@ -76,8 +76,8 @@ impl SessionLayer {
         self
     }
 
-    /// Adds `outlive-committed: level=backup(1) version=7` to answers that used the session: for looking, not for clients to rely on.
-    /// The same is in the answer's extensions as [`Committed`](crate::Committed).
+    /// Adds `outlive-committed: level=backup(1) version=7` to responses that used the session: for looking, not for clients to rely on.
+    /// The same is in the response's extensions as [`Committed`](crate::Committed).
     #[must_use]
     pub fn debug_header(mut self) -> SessionLayer {
         self.options.debug_header = true;

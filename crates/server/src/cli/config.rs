@@ -39,14 +39,13 @@ pub(super) fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
 fn docs() -> String {
     let mut page = "# Settings\n\n\
         Made by `outlive config docs`, from the tables that the programs read; a test fails when this page is another.\n\n\
-        Durations are `500ms`, `90s`, `30m`, `24h` or `7d`, sizes `4096`, `64KiB` or `1MiB`. What is not known is an error, and all errors\n\
-        are reported at once. What begins with `danger_` gives up some of the safety.\n\n\
+        Durations are `500ms`, `90s`, `30m`, `24h` or `7d`, sizes `4096`, `64KiB` or `1MiB`. Unknown settings are errors, and all errors\n\
+        are reported at once. A setting that begins with `danger_` gives up some of the safety.\n\n\
         ## In an application\n\n\
-        A default gives way to what the program says with `Outlive::builder()`, that to a file, and that to the environment.\n\
+        Precedence: default < code (`Outlive::builder()`) < file < environment.\n\
         The file is TOML, read by `Builder::file(\"outlive.toml\")` with the feature `toml` of the library; a setting of two parts stands in\n\
-        a section (`[session]`, `idle_timeout = \"30m\"`). The environment is read by `Builder::env()` and `Outlive::from_env()`\n\
-        alone. Variables of the programs below are left alone; any other\n\
-        unknown `OUTLIVE_` variable is an error.\n\n\
+        a section (`[session]`, `idle_timeout = \"30m\"`). Only `Builder::env()` and `Outlive::from_env()` read the\n\
+        environment. Variables of the programs below are ignored; any other unknown `OUTLIVE_` variable is an error.\n\n\
         | setting | in the environment | |\n|---|---|---|\n"
         .to_owned();
     for (path, what) in outlive::Config::PATHS {
@@ -54,7 +53,7 @@ fn docs() -> String {
     }
     for section in SECTIONS {
         page += &format!("\n## `outlive {}`\n\n{}.\n\n", section.name, section.about);
-        page += "A default gives way to the file of `--config` (or `OUTLIVE_CONFIG`), that to the environment, and that to a flag.\n\n";
+        page += "Precedence: default < file (`--config` or `OUTLIVE_CONFIG`) < environment < flag.\n\n";
         page += "| in the file | flag | in the environment | default | |\n|---|---|---|---|---|\n";
         for setting in section.settings {
             let name = setting.key.split_once('.').map_or(setting.key, |(_, name)| name);

@@ -29,7 +29,7 @@ pub(crate) const SECTION: Section = Section {
         Setting::one("node.idle_timeout", "TIME", Some("30m"), "For sessions that begin on it, as none do without an application"),
         Setting::one("node.lifetime", "TIME", Some("24h"), "The same"),
         Setting::one("node.ready", "ADDR", Some("127.0.0.1:0"), "Where it answers whether it is ready"),
-        Setting::one("node.drain_timeout", "TIME", Some("20s"), "For what it holds to be safe elsewhere after SIGTERM"),
+        Setting::one("node.drain_timeout", "TIME", Some("20s"), "How long to wait after SIGTERM for its copies to be safe on other nodes"),
         Setting::switch("node.danger_plain_peers", "false", "Speak unencrypted over a network"),
     ],
 };
