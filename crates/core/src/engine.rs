@@ -26,7 +26,7 @@ use crate::view::{Health, Peer, View};
 use crate::wire::{FrameError, Message, WireMember, WireView, decode, frame_len};
 use core::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -138,6 +138,8 @@ struct World {
     doubt: u32,
     doubts: BTreeMap<Life, u32>,
     generation: u32,
+    /// How many views there have been.
+    order: u64,
     digest: u64,
     formed: bool,
     refused: bool,
@@ -151,7 +153,7 @@ impl<L: Live> Engine<L> {
         let me = node.life;
         let node = Node { backups: config.backups, stores: config.durability == Durability::Store, ..node };
         let members = Membership::new(node, MemberConfig::default(), seed, now)?;
-        let world = World {
+        let mut world = World {
             digest: members.digest(),
             members,
             links: BTreeMap::new(),
@@ -164,6 +166,7 @@ impl<L: Live> Engine<L> {
             doubt: 0,
             doubts: BTreeMap::new(),
             generation: 0,
+            order: 0,
             formed: false,
             refused: false,
             started: now,
@@ -334,7 +337,7 @@ impl<L: Live> Engine<L> {
                         return;
                     }
                     out.push(Output::Close(old.id));
-                    self.unlink(now, &mut world, &old, out);
+                    self.unlink(&mut world, &old);
                 }
                 let link = Arc::new(Link::new(id, life));
                 self.links.write().insert(id, link.clone());
@@ -354,20 +357,20 @@ impl<L: Live> Engine<L> {
             }
             LinkEvent::Closed => {
                 let Some(link) = self.links.read().get(&id).cloned() else { return };
-                self.unlink(now, &mut world, &link, out);
+                self.unlink(&mut world, &link);
                 if !world.links.contains_key(&link.life) {
                     world.members.handle_closed(now, link.life);
                 }
             }
         }
-        self.after_world(now, &mut world, true, out);
+        self.after_world(now, world, true, out);
     }
 
     /// Connecting to a member was refused: nobody listens there.
     pub fn handle_refused(&self, now: Mono, life: Life, out: &mut Outputs) {
         let mut world = self.world.lock();
         world.members.handle_refused(now, life);
-        self.after_world(now, &mut world, false, out);
+        self.after_world(now, world, false, out);
     }
 
     /// All addresses that this node was given refused the connection: it is the first of its cluster.
@@ -375,7 +378,7 @@ impl<L: Live> Engine<L> {
         let mut world = self.world.lock();
         if !world.formed {
             world.formed = true;
-            self.after_world(now, &mut world, true, out);
+            self.after_world(now, world, true, out);
         }
     }
 
@@ -385,7 +388,7 @@ impl<L: Live> Engine<L> {
         let mut world = self.world.lock();
         if world.refused != refused {
             world.refused = refused;
-            self.after_world(now, &mut world, true, out);
+            self.after_world(now, world, true, out);
         }
     }
 
@@ -394,15 +397,12 @@ impl<L: Live> Engine<L> {
         self.world.lock().formed
     }
 
-    fn unlink(&self, now: Mono, world: &mut World, link: &Arc<Link>, out: &mut Outputs) {
+    fn unlink(&self, world: &mut World, link: &Arc<Link>) {
         self.links.write().remove(&link.id);
         if world.links.get(&link.life).is_some_and(|(l, _)| l.id == link.id) {
             world.links.remove(&link.life);
             world.doubt += 1;
             world.doubts.insert(link.life, world.doubt);
-            for at in 0..self.shards.len() {
-                self.with(now, at, out, |s, cx| s.forget_sent(cx, link.life));
-            }
         }
     }
 
@@ -429,7 +429,7 @@ impl<L: Live> Engine<L> {
             Message::Gossip(packet) => {
                 let mut world = self.world.lock();
                 world.members.handle_packet(now, from, packet).map_err(|_| FrameError::Malformed)?;
-                self.after_world(now, &mut world, false, out);
+                self.after_world(now, world, false, out);
             }
             Message::Settled(digest) => {
                 let mut world = self.world.lock();
@@ -439,7 +439,7 @@ impl<L: Live> Engine<L> {
             Message::Views(views) => {
                 let mut world = self.world.lock();
                 world.remember(views);
-                self.after_world(now, &mut world, true, out);
+                self.after_world(now, world, true, out);
             }
             Message::Ack(upto) => {
                 for sent in link.acked(upto)? {
@@ -534,9 +534,9 @@ impl<L: Live> Engine<L> {
             world.members.handle_timer(now);
             if !world.formed && !world.refused && now.since(world.started) >= FORMING {
                 world.formed = true;
-                self.after_world(now, &mut world, true, out);
+                self.after_world(now, world, true, out);
             } else {
-                self.after_world(now, &mut world, false, out);
+                self.after_world(now, world, false, out);
             }
         }
         if self.earliest.load(Ordering::Relaxed) <= now.micros() {
@@ -570,7 +570,7 @@ impl<L: Live> Engine<L> {
         world.doubt += 1;
         let (me, doubt) = (self.me, world.doubt);
         world.doubts.insert(me, doubt);
-        self.after_world(now, &mut world, true, out);
+        self.after_world(now, world, true, out);
     }
 
     /// Begins to leave: successors are invited to claim what is owned here. Called again: once more, at once.
@@ -584,7 +584,7 @@ impl<L: Live> Engine<L> {
         } else {
             world.leaving = true;
             world.members.leave(now);
-            self.after_world(now, &mut world, true, out);
+            self.after_world(now, world, true, out);
         }
     }
 
@@ -607,7 +607,7 @@ impl<L: Live> Engine<L> {
     pub fn stop(&self, now: Mono, out: &mut Outputs) {
         let mut world = self.world.lock();
         world.members.stop(now);
-        self.after_world(now, &mut world, false, out);
+        self.after_world(now, world, false, out);
     }
 
     /// Bytes to write to a link.
@@ -624,7 +624,7 @@ impl<L: Live> Engine<L> {
     }
 
     /// Carries out what the membership wants, and tells the shards if it changed.
-    fn after_world(&self, now: Mono, world: &mut World, mut changed: bool, out: &mut Outputs) {
+    fn after_world(&self, now: Mono, mut world: MutexGuard<'_, World>, mut changed: bool, out: &mut Outputs) {
         while let Some(output) = world.members.poll() {
             match output {
                 MemberOutput::Packet { to, bytes } => {
@@ -664,16 +664,24 @@ impl<L: Live> Engine<L> {
         world.before = world.present();
         world.generation += 1;
         let view = Arc::new(world.view(self.me));
+        // A visit to all sessions is planned: nobody waits for the membership meanwhile. Whoever changes it again overtakes this, and a
+        // shard does not go back.
+        drop(world);
         for at in 0..self.shards.len() {
             self.with(now, at, out, |s, cx| s.set_view(cx, view.clone()));
         }
         out.push(Output::Members);
-        self.announce_settled(now, world, out);
+        self.announce_settled(now, &mut self.world.lock(), out);
     }
 
     /// Says that the walk under this membership is finished, once it is.
     fn announce_settled(&self, now: Mono, world: &mut World, out: &mut Outputs) {
-        if world.announced == Some(world.digest) || !self.shards.iter().all(|s| s.lock().is_settled()) {
+        let generation = world.generation;
+        let settled = |shard: &Mutex<Shard<L>>| {
+            let shard = shard.lock();
+            shard.view.generation == generation && shard.is_settled()
+        };
+        if world.announced == Some(world.digest) || !self.shards.iter().all(settled) {
             return;
         }
         world.announced = Some(world.digest);
@@ -695,7 +703,10 @@ impl<L: Live> Engine<L> {
             let view = Arc::new(world.view(me));
             for at in 0..self.shards.len() {
                 // No visit is due: only who is asked has changed.
-                self.with(now, at, out, |s, _| s.view = view.clone());
+                self.with(now, at, out, |s, cx| match s.view.generation == view.generation {
+                    true => s.view = view.clone(),
+                    false => s.set_view(cx, view.clone()),
+                });
             }
         }
     }
@@ -801,7 +812,8 @@ impl World {
         }
     }
 
-    fn view(&self, me: Life) -> View {
+    fn view(&mut self, me: Life) -> View {
+        self.order += 1;
         let mut peers: Vec<Peer> = Vec::new();
         let mut dead = Vec::new();
         for m in self.members.members() {
@@ -832,6 +844,7 @@ impl World {
         View {
             me,
             generation: self.generation,
+            order: self.order,
             peers,
             links: self.links.iter().map(|(life, (link, _))| (*life, link.clone())).collect(),
             past: self.past.clone(),

@@ -43,6 +43,8 @@ pub(crate) struct Peer {
 pub(crate) struct View {
     pub(crate) me: Life,
     pub(crate) generation: u32,
+    /// It is later than every view with a lesser number.
+    pub(crate) order: u64,
     /// Sorted by life; me included.
     pub(crate) peers: Vec<Peer>,
     /// All open links: whoever can say something to this node gets its answers, whether the members think that it lives or not.
@@ -186,6 +188,7 @@ mod tests {
         let view = |past| View {
             me: Life::new(0),
             generation: 1,
+            order: 1,
             peers: peers.clone(),
             links: Vec::new(),
             past,

@@ -23,6 +23,15 @@ const FACADE_KEEP: Duration = Duration::from_secs(360);
 impl<L: Live> Shard<L> {
     /// Takes a new view, and plans a visit to every copy: first those that a response waits for.
     pub(crate) fn set_view(&mut self, cx: &mut Cx<'_>, view: Arc<View>) {
+        if view.order < self.view.order {
+            return;
+        }
+        // A link that is gone may have taken along what was sent on it.
+        for (life, link) in &self.view.clone().links {
+            if view.link(*life).is_none_or(|new| new.id != link.id) {
+                self.forget_sent(cx, *life);
+            }
+        }
         let same = self.view.places_like(&view);
         let before = core::mem::replace(&mut self.view, view);
         self.tell_newcomers(cx, &before);

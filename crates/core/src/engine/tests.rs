@@ -815,3 +815,36 @@ fn a_look_is_no_use_and_an_opening_is_one() {
     }
     assert_eq!(looks, 4, "at 0, 20, 40 and 60 s");
 }
+
+#[test]
+fn a_shard_does_not_go_back_to_a_membership_that_was_overtaken() {
+    let net = &mut Net::new(2, Config::default());
+    let old = net.nodes[0].engine.shards[0].lock().view.clone();
+    net.cut.push((0, 1));
+    net.disconnect(0, 1);
+    let new = net.nodes[0].engine.shards[0].lock().view.clone();
+    assert!(new.order > old.order && new.links.is_empty());
+    net.call(0, |e, now, out| e.with(now, 0, out, |s, cx| s.set_view(cx, old.clone())));
+    assert_eq!(net.nodes[0].engine.shards[0].lock().view.order, new.order);
+}
+
+#[test]
+fn nobody_waits_for_the_membership_while_the_sessions_hear_of_its_change() {
+    let net = &mut Net::new(2, Config::default());
+    let engine = &net.nodes[0].engine;
+    let link = net.nodes[0].links[&1];
+    // A request of one part of the table takes its time.
+    let shard = engine.shards[0].lock();
+    std::thread::scope(|scope| {
+        let now = net.now;
+        let change = scope.spawn(move || engine.handle_link(now, link, LinkEvent::Closed, &mut Outputs::new()));
+        // The change has come as far as that part: its links are gone, and its lock is free.
+        while engine.world.try_lock().is_none_or(|world| world.links.contains_key(&Life::new(2 << 48 | 1))) {
+            std::thread::yield_now();
+        }
+        assert!(!change.is_finished());
+        assert_eq!(engine.members().len(), 2);
+        drop(shard);
+    });
+    assert!(net.nodes[0].engine.shards[1].lock().view.links.is_empty());
+}
