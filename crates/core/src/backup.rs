@@ -240,7 +240,7 @@ impl<L: Live> Shard<L> {
     fn show(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
         let Some((copy, view)) = self.own(key) else { return };
         let Copy { own: Some(own), record, .. } = copy else { return };
-        let tip = own.durable_tip;
+        let tip = own.durable_tip();
         if tip.version == 0 || tip == own.shown {
             return;
         }

@@ -36,13 +36,13 @@ pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>
 
 /// Raises what is durable to what the level asks for, and answers those who waited for it; whether it rose.
 pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>, view: &View) -> bool {
-    let Copy { own: Some(own), record, orphans, .. } = copy else { return false };
+    let Copy { own: Some(own), record, orphans, stored, .. } = copy else { return false };
     // Whoever makes more copies than this node asks for does not make its commits wait for them.
     let n = usize::from(cx.config.backups);
     let reached = match cx.config.durability {
         Durability::Owner => Some(own.version),
         Durability::Backup => own.by_first(n).or_else(|| own.adopted_by_first(n).then_some(0)),
-        Durability::Store => own.in_store,
+        Durability::Store => own.in_store(*stored),
     };
     if reached <= own.durable {
         return false;
@@ -50,13 +50,13 @@ pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Cop
     own.durable = reached;
     let level = level_of(cx.config, own);
     let durable = reached.unwrap_or(0);
-    own.durable_tip = if durable > 0 { own.claim.at(durable) } else { own.adopted };
+    let tip = own.durable_tip();
     // The list got shorter while commits waited for it. They stay, and more copies may come: but nobody may call them acknowledged.
     let short = cx.config.durability == Durability::Backup && own.list.len() < usize::from(cx.config.min_backups);
     if own.awaited {
         own.awaited = durable < own.version;
         cx.out.push(match short {
-            false => Output::Durable { key, claim: own.claim, version: durable, tip: own.durable_tip, level },
+            false => Output::Durable { key, claim: own.claim, version: durable, tip, level },
             true => Output::Failed { key, claim: own.claim, version: durable, failure: Failure::Unknown },
         });
     }
@@ -64,7 +64,7 @@ pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Cop
         orphans.retain(|o| {
             let included = record.lineage.includes(o.stamp);
             if included {
-                settle(cx, key, view, o, o.is_kept(record).then_some((own.durable_tip, level)));
+                settle(cx, key, view, o, o.is_kept(record).then_some((tip, level)));
             }
             !included
         });

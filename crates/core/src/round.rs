@@ -745,7 +745,6 @@ impl<L: Live> Shard<L> {
         own.inherited = true;
         own.offered |= round.why == Why::Invited && before.and_then(|life| view.peer(life)).is_some_and(|p| !p.leaving);
         own.adopted = adopted;
-        own.in_store = (copy.stored == Some(adopted)).then_some(0);
         for answer in &round.answers {
             // What answered with exactly this state has promised the claim as well: that is an acknowledgement of it.
             let same = answer.tip == adopted && merged.is_none() && lost.is_empty();

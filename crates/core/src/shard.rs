@@ -479,7 +479,7 @@ impl<L: Live> Shard<L> {
         };
         let early = cx.planted(Bug::AckBeforeBackup) || stamp.is_none() && cx.planted(Bug::ServeUncommitted);
         if own.all_durable() || early {
-            let tip = if early { copy.record.tip } else { own.durable_tip };
+            let tip = if early { copy.record.tip } else { own.durable_tip() };
             Commit::Done { tip: (tip.version > 0).then_some(tip), level: level_of(cx.config, own), stamp }
         } else {
             own.awaited = true;

@@ -136,10 +136,6 @@ pub(crate) struct Own<L> {
     pub(crate) durable: Option<u32>,
     /// The commit that version 0 names.
     pub(crate) adopted: Stamp,
-    /// The newest durable commit.
-    pub(crate) durable_tip: Stamp,
-    /// The highest version that the store has.
-    pub(crate) in_store: Option<u32>,
     /// The view under which `list` was computed.
     pub(crate) generation: u32,
     /// Who is to hold a copy.
@@ -328,8 +324,6 @@ impl<L> Own<L> {
             version: 0,
             durable: None,
             adopted: Stamp::default(),
-            durable_tip: Stamp::default(),
-            in_store: None,
             generation: 0,
             list: SmallVec::new(),
             holders: SmallVec::new(),
@@ -388,6 +382,24 @@ impl<L> Own<L> {
     pub(crate) fn adopted_by_first(&self, n: usize) -> bool {
         let acked = |l: Life| self.holders.iter().any(|h| h.life == l && h.acked.is_some());
         self.list.iter().take(n).all(|l| acked(*l) || *l == self.adopted.claim.life)
+    }
+
+    /// The newest durable commit.
+    pub(crate) fn durable_tip(&self) -> Stamp {
+        match self.durable {
+            None => Stamp::default(),
+            Some(0) => self.adopted,
+            Some(version) => self.claim.at(version),
+        }
+    }
+
+    /// The version that the store has, if that is one of this ownership, or what it began with.
+    pub(crate) fn in_store(&self, stored: Option<Stamp>) -> Option<u32> {
+        match stored {
+            Some(stamp) if stamp.claim == self.claim => Some(stamp.version),
+            Some(stamp) if stamp == self.adopted => Some(0),
+            _ => None,
+        }
     }
 
     pub(crate) fn all_durable(&self) -> bool {

@@ -165,11 +165,6 @@ impl<L: Live> Shard<L> {
                 copy.stored = Some(stamp);
                 own.told_store = own.told_store.max(used);
                 own.dirty_since = if stamp == copy.record.tip { Mono::NEVER } else { now };
-                if stamp.claim == own.claim {
-                    own.in_store = own.in_store.max(Some(stamp.version));
-                } else if stamp == own.adopted {
-                    own.in_store = own.in_store.max(Some(0));
-                }
                 self.mark_dirty(cx, key);
                 self.touch_row(cx, key, false);
                 self.advance(cx, key);
@@ -278,11 +273,6 @@ impl<L: Live> Shard<L> {
                 copy.stored = Some(row.tip);
                 copy.record.note_use_of(&row);
                 own.told_store = row.used;
-                if row.tip.claim == own.claim {
-                    own.in_store = own.in_store.max(Some(row.tip.version));
-                } else if row.tip == own.adopted {
-                    own.in_store = own.in_store.max(Some(0));
-                }
                 if !copy.record.lineage.covers(&row.lineage) {
                     // The store's clock may be wrong by days; this node has counted by its own.
                     row.created = copy.record.created;
