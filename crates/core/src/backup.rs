@@ -21,6 +21,9 @@ use bytes::Bytes;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
+/// How long a hint at who owns a session is worth something, in milliseconds.
+const HINT_MS: u32 = 60_000;
+
 /// How long ago a session was used, for its holders. Of one whose cookie has not come back there is nothing to tell.
 fn idle(record: &Record, now: Mono) -> u32 {
     if record.is_first() { u32::MAX } else { ms(now.since(record.used)) }
@@ -102,8 +105,7 @@ impl<L: Live> Shard<L> {
     }
 
     /// The membership changed: who is to hold a copy now?
-    pub(crate) fn replace_list(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
-        let _ = &cx;
+    pub(crate) fn replace_list(&mut self, key: SessionKey) {
         let Some((copy, view)) = self.own(key) else { return };
         let Some(own) = copy.own.as_mut() else { return };
         own.generation = view.generation;
@@ -627,7 +629,7 @@ impl<L: Live> Shard<L> {
             };
             if let Some(link) = self.view.link(from).filter(|_| owner.life != from) {
                 let note = Sent { key, claim: owner, version: 0, attempt: 0, what: What::Note };
-                link.send(&Message::Facade { key, claim: owner, tip, expires_ms: 60_000, lineage: None }, Some(note), cx.out);
+                link.send(&Message::Facade { key, claim: owner, tip, expires_ms: HINT_MS, lineage: None }, Some(note), cx.out);
             }
             return;
         }
@@ -726,7 +728,7 @@ impl<L: Live> Shard<L> {
         for life in former {
             if let Some(link) = view.link(life).filter(|_| life != claim.life && life != view.me) {
                 let note = Sent { key, claim, version: 0, attempt: 0, what: What::Note };
-                link.send(&Message::Facade { key, claim, tip, expires_ms: 60_000, lineage: None }, Some(note), cx.out);
+                link.send(&Message::Facade { key, claim, tip, expires_ms: HINT_MS, lineage: None }, Some(note), cx.out);
             }
         }
     }
@@ -821,7 +823,7 @@ impl<L: Live> Shard<L> {
         if let Some(link) = self.view.link(lesser.claim.life) {
             let note = Sent { key, claim: greater.claim, version: 0, attempt: 0, what: What::Note };
             let (claim, tip) = (greater.claim, greater.tip);
-            link.send(&Message::Facade { key, claim, tip, expires_ms: 60_000, lineage: None }, Some(note), cx.out);
+            link.send(&Message::Facade { key, claim, tip, expires_ms: HINT_MS, lineage: None }, Some(note), cx.out);
         }
     }
 

@@ -10,8 +10,6 @@ pub const RECORD_MAX: usize = 1 << 20;
 pub const ATTRIBUTES_MAX: usize = 1024;
 /// Bytes of an attribute's name.
 pub const NAME_MAX: usize = 128;
-/// Claims that a lineage lists before a live owner stays where it is.
-pub const LINEAGE_SOFT_MAX: usize = 64;
 /// Claims that a lineage lists at all; beyond it the oldest folds.
 pub const LINEAGE_MAX: usize = 256;
 /// Stamps of lost commits that a record remembers; the oldest goes.
@@ -66,4 +64,3 @@ pub const UNACKED_MAX: usize = 1 << 18;
 pub const OUTBOX_MAX: usize = 64 << 20;
 
 const _: () = assert!(RECORD_MAX * 2 < FRAME_MAX);
-const _: () = assert!(LINEAGE_SOFT_MAX < LINEAGE_MAX);

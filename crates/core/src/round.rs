@@ -624,9 +624,9 @@ impl<L: Live> Shard<L> {
             return true;
         } else {
             let mut lost: Vec<Stamp> = wanted.to_vec();
-            let (record, discarded) = match (combined, cx.config.on_lost) {
-                (Some((record, discarded)), _) => (record, (maximal.len() > 1).then_some(discarded)),
-                (None, _) => (Record::new(cx.now, cx.config.limits), None),
+            let (record, discarded) = match combined {
+                Some((record, discarded)) => (record, (maximal.len() > 1).then_some(discarded)),
+                None => (Record::new(cx.now, cx.config.limits), None),
             };
             lost.retain(|s| !record.satisfies(*s));
             lost.sort_unstable();

@@ -433,7 +433,7 @@ impl<L: Live> Shard<L> {
     pub(crate) fn commit_here(&mut self, cx: &mut Cx<'_>, key: SessionKey, changes: &[Change]) -> Commit {
         let generation = self.view.generation;
         if self.own(key).is_some_and(|(copy, _)| copy.own.as_ref().is_some_and(|own| own.generation != generation)) {
-            self.replace_list(cx, key);
+            self.replace_list(key);
         }
         let Some((copy, view)) = self.own(key) else { return Commit::Ended };
         if !copy.record.bases_hold(changes) {

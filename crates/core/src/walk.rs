@@ -127,7 +127,7 @@ impl<L: Live> Shard<L> {
         if cx.planted(Bug::NoRepair) {
             return self.advance(cx, key);
         }
-        self.replace_list(cx, key);
+        self.replace_list(key);
         let view = self.view.clone();
         let Some((copy, _)) = self.own(key) else { return };
         let Copy { own: Some(own), .. } = copy else { return };

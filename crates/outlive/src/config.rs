@@ -650,7 +650,6 @@ mod tests {
         ];
         // How nodes agree; what a handler or an operator meets does not depend on them.
         let inside = [
-            "LINEAGE_SOFT_MAX",
             "LINEAGE_MAX",
             "VIEWS_MAX",
             "PROMISES_MAX",
