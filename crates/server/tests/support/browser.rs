@@ -1,8 +1,9 @@
 //! Chromium without a screen, driven by plain HTTP.
 
-use super::{Process, ask, eventually};
+use super::{Process, ask};
 use serde_json::{Value, json};
 use std::process::Command;
+use std::time::Duration;
 
 /// One window.
 pub(crate) struct Browser {
@@ -77,7 +78,15 @@ impl Browser {
 
     #[track_caller]
     pub(crate) fn says(&self, wanted: &str) -> String {
-        eventually(wanted, || Some(self.sentence()).filter(|said| said.contains(wanted)))
+        let mut last = String::new();
+        for _ in 0..2400 {
+            last = self.sentence();
+            if last.contains(wanted) {
+                return last;
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        panic!("it never said {wanted:?}, but {last:?}");
     }
 }
 
