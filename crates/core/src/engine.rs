@@ -239,7 +239,9 @@ impl<L: Live> Engine<L> {
         if let Some((due, _, _)) = shard.timers.first() {
             self.earliest.fetch_min(due.micros(), Ordering::Relaxed);
         }
-        following.append(&mut shard.following);
+        if !shard.following.is_empty() {
+            following.append(&mut shard.following);
+        }
         result
     }
 

@@ -341,9 +341,12 @@ impl<L: Live> Shard<L> {
         let Some(Slot::Held(copy)) = self.table.get_mut(&key) else { return None };
         let Copy { own: Some(own), record, told, .. } = &mut **copy else { return None };
         let clock = record.clock();
+        let step = clock.step();
         let plain = own.closing.is_none() && told.is_empty() && own.confirmed >= self.view.doubt;
-        let fresh =
-            cx.now <= clock.expires(record.used) && !record.is_first() && !own.inherited && cx.now.since(own.touched) < touch_step(&clock);
+        let fresh = cx.now <= clock.expires(record.used)
+            && !record.is_first()
+            && !own.inherited
+            && cx.now.since(own.touched) < step.min(TOUCH_AT_MOST);
         let included = token.is_none_or(|t| record.satisfies(t.stamp));
         if !plain || !fresh || !included || !self.rounds.is_empty() && self.rounds.contains_key(&key) {
             return None;
@@ -353,7 +356,7 @@ impl<L: Live> Shard<L> {
         }
         own.running += 1;
         let (tenure, tip, external) = (own.tenure, record.tip, own.external);
-        let (deadline, step) = (clock.deadline(record.used), clock.step());
+        let deadline = (record.used + clock.idle + step).min(clock.end);
         Some(Opened { key, tenure, tip, external, live: own.live.clone(), uses, deadline, step })
     }
 
