@@ -578,6 +578,13 @@ impl<L: Live> Shard<L> {
             None => true,
             Some(copy) if copy.record.tip == tip => {
                 copy.accept(claim, now);
+                // A use that was noted here under a lesser claim, or at a guest, may not have come to this owner.
+                let (used, step) = (copy.record.used, copy.record.clock().step());
+                let unheard = now - Duration::from_millis(u64::from(idle_ms)) + step < used;
+                if let Some(link) = link.as_ref().filter(|_| unheard && !copy.record.is_first()) {
+                    let note = Sent { key, claim, version: 0, attempt: 0, what: What::Note };
+                    link.send(&Message::Touch { key, claim, idle_ms: ms(now.since(used)) }, Some(note), cx.out);
+                }
                 note_idle(&mut copy.record, now, idle_ms);
                 copy.settle_told();
                 self.settle_orphans(cx, key);
@@ -707,7 +714,7 @@ impl<L: Live> Shard<L> {
     pub(crate) fn handle_touch(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, idle_ms: u32) {
         let now = cx.now;
         if let Some(copy) = self.copy(key)
-            && copy.own.is_none()
+            && copy.own.as_ref().is_none_or(|own| own.claim == claim)
             && claim >= copy.accepted
         {
             note_idle(&mut copy.record, now, idle_ms);
