@@ -599,12 +599,12 @@ impl World {
                 let nowhere: Vec<_> = self.sessions[session]
                     .expected()
                     .filter(|(n, v)| v.stamp.is_some_and(|s| holders.of(*n, s).next().is_none() && !holders.stored(*n, s)))
-                    .map(|(n, v)| (n, v.acked, v.stamp, v.crashes))
+                    .map(|(n, v)| (n, v.acked, v.stamp, v.crashes, v.wanted))
                     .collect();
                 let (leaving, stay) = self.leaving(self.sessions[session].key, &holders);
-                for (n, level, stamp, crashes) in nowhere {
+                for (n, level, stamp, crashes, wanted) in nowhere {
                     let survives = match level {
-                        Some(Level::Backup(k)) => u32::from(k),
+                        Some(Level::Backup(k)) => u32::from(k).min(wanted),
                         Some(Level::Store) => u32::MAX,
                         _ => 0,
                     };
