@@ -1,6 +1,6 @@
 //! What stands on the stage: three nodes on one store, HAProxy and the gateway before them, and a log of each.
 
-use super::tale::Said;
+use super::tale::{Said, member};
 use super::{Args, Via};
 use crate::chaos::browser::{Connections, ask, connections};
 use crate::chaos::nodes::{Process, free_ports, settled};
@@ -18,6 +18,8 @@ use tokio::time::{Instant, sleep, timeout};
 const LEAVES_WITHIN: Duration = Duration::from_secs(60);
 /// After an event every copy must be where it should be by then.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+/// A line of the log may come a little later than what it tells.
+pub(super) const LOG_WITHIN: Duration = Duration::from_secs(70);
 /// What fits into the store's file system: little, so that it can be filled.
 const DISK: &str = "64m";
 
@@ -146,16 +148,33 @@ impl Stage {
         Ok(())
     }
 
+    /// SIGKILL, and waits until all others have told of it.
     pub(super) async fn kill(&mut self, index: usize) -> anyhow::Result<()> {
-        self.nodes[index].process.kill().await.map(drop)
+        let marks = self.marks();
+        self.nodes[index].process.kill().await?;
+        self.end_is_told(&marks, index, "dead: ").await
     }
 
-    /// SIGTERM, and waits for the end.
+    /// SIGTERM, and waits for the end and until all others have told of it.
     pub(super) async fn stop(&mut self, index: usize) -> anyhow::Result<()> {
+        let marks = self.marks();
         let node = &mut self.nodes[index].process;
         let status = node.terminate(LEAVES_WITHIN).await?;
         let status = status.with_context(|| format!("node {} had not left after {} s", node.name, LEAVES_WITHIN.as_secs()))?;
         anyhow::ensure!(status.success(), "node {} was asked to leave and ended with {status}", node.name);
+        self.end_is_told(&marks, index, "left: ").await
+    }
+
+    /// A node that is back before somebody noticed that it was gone was only restarted: another line of the log, and another event.
+    async fn end_is_told(&mut self, from: &[u64], index: usize, word: &str) -> anyhow::Result<()> {
+        let name = self.name(index);
+        let (ended, gone) = (format!("{word}{name}"), format!("a member is gone {}", member(&name)));
+        let nodes = self.nodes.iter_mut().filter_map(|node| node.process.runs().then(|| (node.process.name.clone(), &ended)));
+        let gateway = self.gateway.iter().flat_map(|(gateway, _)| [&ended, &gone].map(|line| (gateway.name.clone(), line)));
+        let told: Vec<_> = nodes.chain(gateway).collect();
+        for (who, line) in told {
+            anyhow::ensure!(self.says(from, &who, line, LOG_WITHIN).await, "{who} has not said within {LOG_WITHIN:?}: {line}");
+        }
         Ok(())
     }
 

@@ -124,7 +124,7 @@ impl Tale {
     }
 }
 
-fn member(name: &str) -> String {
+pub(super) fn member(name: &str) -> String {
     format!("member=\"{name}\"")
 }
 
