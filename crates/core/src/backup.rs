@@ -83,6 +83,9 @@ impl<L: Live> Shard<L> {
             }
             return;
         }
+        if self.copy(key).is_none() {
+            return;
+        }
         let list = self.informs.entry(key).or_default();
         if !list.contains(&to) {
             list.push(to);
@@ -91,11 +94,7 @@ impl<L: Live> Shard<L> {
     }
 
     pub(crate) fn send_inform(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
-        let Some((copy, view)) = self.own(key) else {
-            self.informs.remove(&key);
-            return;
-        };
-        let Copy { own: Some(own), record, .. } = &*copy else { return };
+        let Some((Copy { own: Some(own), record, .. }, view)) = self.own(key) else { return };
         if let Some(link) = view.link(to) {
             let sent = Sent { key, claim: own.claim, version: own.version, attempt: 0, what: What::Inform };
             let expires_ms = ms(record.expires().since(cx.now));
@@ -408,7 +407,10 @@ impl<L: Live> Shard<L> {
         self.inform(cx, key, branch.tip.claim.life);
     }
 
-    pub(crate) fn handle_dropped(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey) {
+    pub(crate) fn handle_dropped(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, unheard: &[Life]) {
+        if !cx.planted(Bug::FormerOwnerNotTold) {
+            unheard.iter().for_each(|life| self.inform(cx, key, *life));
+        }
         let Some((copy, _)) = self.own(key) else { return };
         let Some(own) = copy.own.as_mut() else { return };
         if own.list.contains(&from) {
@@ -680,6 +682,7 @@ impl<L: Live> Shard<L> {
             Some(copy) => {
                 copy.promise(claim, now);
                 let (tip, expires) = (copy.record.tip, copy.record.expires());
+                let unheard = self.informs.get(&key).map_or(Vec::new(), |lives| lives.to_vec());
                 let released = self.release(cx, key);
                 if let Some(copy) = &released {
                     // A round that runs may have told others that this copy is here, and "the same" is all that they answer.
@@ -690,9 +693,9 @@ impl<L: Live> Shard<L> {
                     settle(cx, key, &self.view, o, (tip == owner_tip).then_some((tip, Level::Owner)));
                 }
                 self.note_facade(cx, key, claim, tip, expires);
-                link.send(&Message::Dropped { key }, None, cx.out);
+                link.send(&Message::Dropped { key, unheard }, None, cx.out);
             }
-            None => link.send(&Message::Dropped { key }, None, cx.out),
+            None => link.send(&Message::Dropped { key, unheard: Vec::new() }, None, cx.out),
         }
         self.kick(cx, key);
     }
@@ -886,7 +889,6 @@ impl<L: Live> Shard<L> {
         self.set_timer(cx.now + cx.config.lookup_bound * 2 + HEIR_STEP * 10, key, Timer::Heir);
         self.invited.remove(&key);
         self.repairing.remove(&key);
-        self.informs.remove(&key);
         cx.out.event(key, Event::Left { to });
         for ticket in own.waiting {
             cx.settle(ticket, crate::output::Outcome::Again);

@@ -73,9 +73,10 @@ impl<L: Live> Shard<L> {
         let mut waiting = self.whom_to_tell(key);
         let before = self.ends.remove(&key);
         let (ticket, writing) = before.as_ref().map_or((None, None), |e| (e.ticket, e.writing));
-        waiting.extend(before.into_iter().flat_map(|e| e.waiting));
+        waiting.extend(before.into_iter().flat_map(|e| e.waiting.into_iter().chain(e.confirmed)));
         cx.out.event(key, Event::Ended(kind));
-        self.begin_telling(cx, key, Ending { kind, keep, waiting, store: cx.config.store, writing, ticket }, from);
+        let ending = Ending { kind, keep, waiting, confirmed: Lives::new(), store: cx.config.store, writing, ticket };
+        self.begin_telling(cx, key, ending, from);
     }
 
     /// What is known here of the id that this one went on under. If this one was logged out, that one is.
@@ -115,6 +116,10 @@ impl<L: Live> Shard<L> {
         if let Some(Slot::Facade(f)) = self.table.get(&key) {
             waiting.push(f.claim.life);
         }
+        waiting.push(self.promised(key).life);
+        if !cx.planted(Bug::FormerOwnerNotTold) {
+            waiting.extend(self.informs.get(&key).into_iter().flatten().copied());
+        }
         if let Some(copy) = self.release(cx, key) {
             self.forget_late(cx, key, &copy, LateResult::NotOwner);
             keep = keep.min(copy.record.limits().lifetime);
@@ -137,7 +142,8 @@ impl<L: Live> Shard<L> {
         self.drive_parked(cx, key, false);
         self.note_next(cx, key, next);
         let ticket = ticket.map(|t| (t, cx.now + END_BOUND));
-        self.begin_telling(cx, key, Ending { kind, keep, waiting, store: cx.config.store, writing: None, ticket }, from);
+        let ending = Ending { kind, keep, waiting, confirmed: Lives::new(), store: cx.config.store, writing: None, ticket };
+        self.begin_telling(cx, key, ending, from);
     }
 
     /// Makes room for one more marker. Of those that all have confirmed the eldest go, some at a time, for it takes a look at all.
@@ -165,6 +171,7 @@ impl<L: Live> Shard<L> {
         ending.waiting.sort_unstable();
         ending.waiting.dedup();
         ending.waiting.retain(|l| *l != view.me && Some(*l) != from && view.peer(*l).is_some());
+        ending.confirmed.extend(from);
         let (waiting, store) = (ending.waiting.clone(), ending.store);
         self.ends.insert(key, ending);
         if store {
@@ -228,7 +235,7 @@ impl<L: Live> Shard<L> {
             Entry::Occupied(_) => {}
             Entry::Vacant(none) => {
                 let waiting = Lives::from_slice(&[life]);
-                none.insert(Ending { kind, keep, waiting, store: false, writing: None, ticket: None });
+                none.insert(Ending { kind, keep, waiting, confirmed: Lives::new(), store: false, writing: None, ticket: None });
                 self.set_timer(cx.now + AGAIN, key, Timer::Ending);
             }
         }
@@ -269,23 +276,35 @@ impl<L: Live> Shard<L> {
         }
     }
 
-    /// Says how the session has ended here.
+    /// Says how the session has ended here, and who of those that the asker need not know of has not heard of it.
     pub(crate) fn confirm_end(&mut self, cx: &mut Cx<'_>, key: SessionKey, to: Life) {
         let kind = self.ended(key).map_or(EndKind::Invalidated, |ended| ended.kind);
+        let list = self.view.list(key);
+        let unheard = self.ends.get(&key).into_iter().flat_map(|e| &e.waiting).filter(|l| **l != to && !list.contains(l)).copied();
         if let Some(link) = self.view.link(to) {
-            link.send(&Message::EndSeen { key, kind }, None, cx.out);
+            link.send(&Message::EndSeen { key, kind, unheard: unheard.collect() }, None, cx.out);
         }
     }
 
-    pub(crate) fn handle_end_seen(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, kind: EndKind) {
+    pub(crate) fn handle_end_seen(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, kind: EndKind, unheard: &[Life]) {
         if self.ended(key).is_some() {
             self.learn_end(cx, key, kind, None, Some(from));
         }
         // One that speaks of a lesser end has not heard of this one yet.
-        if let Some(e) = self.ends.get_mut(&key).filter(|e| !e.kind.overrides(kind) || cx.planted(Bug::FirstEndStays)) {
-            e.waiting.retain(|l| *l != from);
-            self.settle_end(cx, key);
+        let Some(e) = self.ends.get_mut(&key).filter(|e| !e.kind.overrides(kind) || cx.planted(Bug::FirstEndStays)) else { return };
+        e.waiting.retain(|l| *l != from);
+        if !e.confirmed.contains(&from) {
+            e.confirmed.push(from);
         }
+        let known = |life: Life| life == self.view.me || e.confirmed.contains(&life) || e.waiting.contains(&life);
+        let more: Lives = match cx.planted(Bug::FormerOwnerNotTold) {
+            true => Lives::new(),
+            false => unheard.iter().copied().filter(|life| !known(*life) && self.view.peer(*life).is_some()).collect(),
+        };
+        for life in more {
+            self.tell_end(cx, key, life);
+        }
+        self.settle_end(cx, key);
     }
 
     pub(crate) fn end_stored(&mut self, cx: &mut Cx<'_>, key: SessionKey, done: bool) {
@@ -304,7 +323,8 @@ impl<L: Live> Shard<L> {
             Entry::Occupied(mut pending) => pending.get_mut().store = true,
             Entry::Vacant(none) => {
                 let (kind, keep) = (ended.kind, ended.until.since(cx.now));
-                none.insert(Ending { kind, keep, waiting: Lives::new(), store: true, writing: None, ticket: None });
+                let (waiting, confirmed) = (Lives::new(), Lives::new());
+                none.insert(Ending { kind, keep, waiting, confirmed, store: true, writing: None, ticket: None });
                 self.set_timer(cx.now + AGAIN, key, Timer::Ending);
             }
         }

@@ -16,6 +16,8 @@ pub const LINEAGE_MAX: usize = 256;
 pub const GAPS_MAX: usize = 8;
 /// Copies of a session on other nodes than its owner.
 pub const BACKUPS_MAX: u8 = 5;
+/// Members that one frame may name.
+pub const MEMBERS_MAX: usize = 4096;
 /// Memberships since the last settled one; beyond it every member is asked.
 pub const VIEWS_MAX: usize = 16;
 /// Claim rounds that a node runs at once, for its requests, for what it inherits and for what it is invited to.

@@ -148,6 +148,8 @@ pub(crate) struct Ending {
     pub(crate) keep: Duration,
     /// Who has not confirmed.
     pub(crate) waiting: Lives,
+    /// Who has: others may not have heard that.
+    pub(crate) confirmed: Lives,
     /// The store has not confirmed.
     pub(crate) store: bool,
     /// What is on its way to the store.

@@ -57,6 +57,8 @@ bugs! {
     ChangedWhileRotating = "changed_while_rotating",
     /// A marker is sent once, and not again (rule 16).
     EndSentOnce = "end_sent_once",
+    /// An owner that does not know that it is none any more is not told of an end (rules 4 and 16).
+    FormerOwnerNotTold = "former_owner_not_told",
     /// Who comes to be on the list of an ended session does not hear of the end (rules 15 and 16).
     EndNotSpread = "end_not_spread",
     /// An attribute that is absent on one side always comes back in a merge (rule 17).

@@ -49,7 +49,8 @@ pub(crate) struct Shard<L> {
     pub(crate) following: Vec<Following>,
     /// Since when there may be copies that no end of a session reaches, because members are missing.
     pub(crate) cut_since: Option<Mono>,
-    /// Peers that must learn who owns a session, until they acknowledged it.
+    /// Peers that must learn who owns a session, until they acknowledged it. Whoever owns it no longer does not tell them any more; it
+    /// still knows that they may take themselves for the owner, as long as it holds a copy.
     pub(crate) informs: Map<SessionKey, crate::view::Lives>,
     pub(crate) parked: Map<SessionKey, Vec<Parked>>,
     pub(crate) walk: VecDeque<SessionKey>,
@@ -648,9 +649,9 @@ impl<L: Live> Shard<L> {
             }
             Message::Have { claim, tip, idle_ms, lineage, .. } => self.handle_have(cx, from, key, claim, tip, idle_ms, &lineage)?,
             Message::Drop { claim, tip, lineage, .. } => self.handle_drop(cx, from, key, claim, tip, &lineage),
-            Message::Dropped { .. } => self.handle_dropped(cx, from, key),
+            Message::Dropped { unheard, .. } => self.handle_dropped(cx, from, key, &unheard),
             Message::End { kind, next, .. } => self.handle_end(cx, from, key, kind, next),
-            Message::EndSeen { kind, .. } => self.handle_end_seen(cx, from, key, kind),
+            Message::EndSeen { kind, unheard, .. } => self.handle_end_seen(cx, from, key, kind, &unheard),
             Message::Touch { claim, idle_ms, .. } => self.handle_touch(cx, key, claim, idle_ms),
             Message::Invite { .. } => self.handle_invite(cx, from, key),
             Message::Late { id, read, sets, .. } => self.handle_late(cx, from, key, id, read, &sets)?,

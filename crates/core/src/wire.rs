@@ -4,7 +4,7 @@
 //! [`Message`]. A frame that is lost, doubled or out of order breaks the count and thereby the link: what an acknowledgement
 //! counts is never in doubt. Variants are only ever appended.
 
-use crate::limits::{BACKUPS_MAX, FRAME_MAX, GAPS_MAX, LINEAGE_MAX, VIEWS_MAX};
+use crate::limits::{BACKUPS_MAX, FRAME_MAX, GAPS_MAX, LINEAGE_MAX, MEMBERS_MAX, VIEWS_MAX};
 use crate::lineage::Lineage;
 use crate::record::{Excess, WireRecord};
 use crate::stamp::{Claim, Life, Stamp};
@@ -225,8 +225,8 @@ pub enum Message<'a> {
     Have { key: SessionKey, claim: Claim, tip: Stamp, idle_ms: u32, lineage: WireLineage },
     /// Drop your copy if it is included in this.
     Drop { key: SessionKey, claim: Claim, tip: Stamp, lineage: WireLineage },
-    /// Done.
-    Dropped { key: SessionKey },
+    /// Done. `unheard`: who owned the session before, and has not heard of a later owner as far as this node knows.
+    Dropped { key: SessionKey, unheard: Vec<Life> },
     /// The session has ended.
     End {
         key: SessionKey,
@@ -234,8 +234,8 @@ pub enum Message<'a> {
         /// The id that it went on under, if that is known.
         next: Option<SessionKey>,
     },
-    /// Known there, as one of this kind.
-    EndSeen { key: SessionKey, kind: EndKind },
+    /// Known there, as one of this kind. `unheard`: who is not on the session's list and, as far as this node knows, has not heard of it.
+    EndSeen { key: SessionKey, kind: EndKind, unheard: Vec<Life> },
     /// The session was used so long ago.
     Touch { key: SessionKey, claim: Claim, idle_ms: u32 },
     /// Claim this session, please.
@@ -276,7 +276,7 @@ impl Message<'_> {
             | Message::Facade { key, .. }
             | Message::Have { key, .. }
             | Message::Drop { key, .. }
-            | Message::Dropped { key }
+            | Message::Dropped { key, .. }
             | Message::End { key, .. }
             | Message::EndSeen { key, .. }
             | Message::Touch { key, .. }
@@ -351,11 +351,12 @@ impl Message<'_> {
     fn is_bounded(&self) -> bool {
         match self {
             Message::Views(views) => {
-                views.len() <= VIEWS_MAX + 1 && views.iter().all(|v| v.members.len() <= 4096 && v.backups <= BACKUPS_MAX)
+                views.len() <= VIEWS_MAX + 1 && views.iter().all(|v| v.members.len() <= MEMBERS_MAX && v.backups <= BACKUPS_MAX)
             }
             Message::Have { lineage, .. } | Message::Drop { lineage, .. } | Message::Facade { lineage: Some(lineage), .. } => {
                 lineage.listed.len() <= LINEAGE_MAX + GAPS_MAX
             }
+            Message::Dropped { unheard, .. } | Message::EndSeen { unheard, .. } => unheard.len() <= MEMBERS_MAX,
             Message::Gossip(_)
             | Message::Settled(_)
             | Message::Ack(_)
@@ -370,9 +371,7 @@ impl Message<'_> {
             | Message::Kept { .. }
             | Message::Gap { .. }
             | Message::Facade { .. }
-            | Message::Dropped { .. }
             | Message::End { .. }
-            | Message::EndSeen { .. }
             | Message::Touch { .. }
             | Message::Invite { .. }
             | Message::Late { .. }

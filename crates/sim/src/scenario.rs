@@ -75,6 +75,9 @@ scenarios! {
     rotation_with_parallel_requests,
     a_logout_and_a_rotation_at_one_moment,
     a_logout_that_was_cut_off_ends_the_new_id,
+    a_logout_waits_for_the_owner_that_was_cut_off,
+    a_logout_at_a_third_node_waits_for_the_owner_that_was_cut_off,
+    a_logout_after_another_move_waits_for_the_owner_that_was_cut_off,
     what_is_answered_goes_along_to_the_new_id,
     both_sides_go_on,
     branches_that_are_too_large_together,
@@ -801,6 +804,55 @@ fn a_logout_that_was_cut_off_ends_the_new_id(s: &mut Script) {
     let (answer, _) = s.ask(with, 2, Kind::Read);
     s.check(matches!(answer, Answer::Ended(_)), "it ends as well once the logout has come through");
     s.end();
+}
+
+impl Script {
+    /// An owner that is not on the list is cut off just when it is to give the session another id, and 2 takes the session over, which
+    /// nobody has told the owner; who has which cookie, and the rotation.
+    fn claimed_from_a_silent_owner(&mut self) -> ([usize; 2], u64) {
+        self.w.opts.durability = Durability::Owner;
+        self.nodes(5);
+        let (with, without) = self.session_at(3, &[0, 1]);
+        let rotation = self.begin(with, 3, Kind::Rotate, 2000);
+        self.run(10);
+        self.isolate(3);
+        self.ok(without, 2, Kind::Read);
+        let moved = self.owner(without) == Some(2);
+        self.check(moved, "who asks takes over from a silent owner");
+        ([with, without], rotation)
+    }
+
+    /// The rotation comes to its end behind the cut. No answer may have said that the logout was known everywhere.
+    fn heard_at_last(&mut self, with: usize, rotation: u64) {
+        self.wait(rotation);
+        self.mend();
+        self.run(3000);
+        let (answer, _) = self.ask(with, 4, Kind::Read);
+        self.check(matches!(answer, Answer::Ended(_)), "the new id ends once the logout has come through");
+        self.end();
+    }
+}
+
+fn a_logout_waits_for_the_owner_that_was_cut_off(s: &mut Script) {
+    let ([with, without], rotation) = s.claimed_from_a_silent_owner();
+    s.ask(without, 2, Kind::Logout);
+    s.heard_at_last(with, rotation);
+}
+
+fn a_logout_at_a_third_node_waits_for_the_owner_that_was_cut_off(s: &mut Script) {
+    let ([with, without], rotation) = s.claimed_from_a_silent_owner();
+    if let Some(id) = s.w.logout_unopened(without, 4, 0) {
+        s.wait(id);
+    }
+    s.heard_at_last(with, rotation);
+}
+
+fn a_logout_after_another_move_waits_for_the_owner_that_was_cut_off(s: &mut Script) {
+    let ([with, without], rotation) = s.claimed_from_a_silent_owner();
+    s.ok(without, 4, Kind::Append);
+    s.run(50);
+    s.ask(without, 4, Kind::Logout);
+    s.heard_at_last(with, rotation);
 }
 
 fn what_is_answered_goes_along_to_the_new_id(s: &mut Script) {

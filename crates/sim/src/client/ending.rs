@@ -117,13 +117,19 @@ impl World {
         }
         let others: Vec<usize> = self.running().into_iter().filter(|n| *n != not).collect();
         let Some(node) = self.clocks.pick(&others).copied() else { return };
-        let Some(id) = self.new_request(partner, node, Kind::Logout) else { return };
+        let flight = self.opts.delay.0 + self.opts.delay.1;
+        let after = self.clocks.range(0, 4 * flight);
+        self.logout_unopened(partner, node, after);
+    }
+
+    /// A logout whose request has opened nothing at this node, or did so long ago.
+    pub(crate) fn logout_unopened(&mut self, client: usize, node: usize, after: i64) -> Option<u64> {
+        let id = self.new_request(client, node, Kind::Logout)?;
         if let Some(r) = self.reqs.get_mut(&id) {
             (r.stage, r.guest) = (Stage::Running, true);
         }
-        let flight = self.opts.delay.0 + self.opts.delay.1;
-        let after = self.clocks.range(0, 4 * flight);
         self.step_later(id, after);
+        Some(id)
     }
 
     /// The new id is durable: the old one ends.
