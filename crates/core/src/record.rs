@@ -229,18 +229,17 @@ impl Record {
 
     /// Whether these changes may be made. What makes a record smaller that is too large may.
     pub fn fits_with(&self, changes: &[Change], bytes_max: usize) -> Result<(), Excess> {
-        let before = self.size();
-        let mut after = before;
+        let (mut gone, mut come) = (Size::default(), Size::default());
         for change in changes.iter().filter(|c| &*c.name != LOST) {
             if let Some(old) = self.get(&change.name) {
-                after = after.without(&old.name, &old.value);
+                gone = gone.with(&old.name, &old.value);
             }
             if let Some(value) = &change.value {
-                after = after.with(&change.name, value);
+                come = come.with(&change.name, value);
             }
         }
-        let grows = after.bytes > before.bytes || after.attributes > before.attributes;
-        if grows { after.fits(bytes_max) } else { Ok(()) }
+        let grows = come.bytes > gone.bytes || come.attributes > gone.attributes;
+        if grows { self.size().without(gone).and(come).fits(bytes_max) } else { Ok(()) }
     }
 
     /// Leaves out the eldest values until the rest fits, and names them. The engine's own attributes stay.
@@ -387,8 +386,12 @@ impl Size {
         Size { bytes: self.bytes + Size::of(name, value), attributes: self.attributes + 1 }
     }
 
-    fn without(self, name: &str, value: &[u8]) -> Size {
-        Size { bytes: self.bytes.saturating_sub(Size::of(name, value)), attributes: self.attributes.saturating_sub(1) }
+    fn and(self, more: Size) -> Size {
+        Size { bytes: self.bytes + more.bytes, attributes: self.attributes + more.attributes }
+    }
+
+    fn without(self, less: Size) -> Size {
+        Size { bytes: self.bytes.saturating_sub(less.bytes), attributes: self.attributes.saturating_sub(less.attributes) }
     }
 
     /// The one rule of fit: for commits, wherever they come from, for merges, and for records that come from peers and stores.

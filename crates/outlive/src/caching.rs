@@ -52,7 +52,10 @@ fn is_about_caching(name: &HeaderName) -> bool {
 }
 
 fn is_elsewhere(name: &HeaderName) -> bool {
-    name.as_str().ends_with("-cache-control") || ASIDE.iter().any(|(n, _)| *n == name.as_str())
+    let name = name.as_str();
+    // Every response's headers are looked at, and few end so.
+    let may_be = name.ends_with("-control") || name.ends_with("expires");
+    may_be && (name.ends_with("-cache-control") || ASIDE.iter().any(|(n, _)| *n == name))
 }
 
 /// What `Cache-Control` says in all of its lines together.

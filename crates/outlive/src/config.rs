@@ -651,6 +651,7 @@ mod tests {
         // How nodes agree; what a handler or an operator meets does not depend on them.
         let inside = [
             "LINEAGE_MAX",
+            "MEMBERS_MAX",
             "VIEWS_MAX",
             "PROMISES_MAX",
             "PROMISE_KEEP",

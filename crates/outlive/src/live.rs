@@ -309,13 +309,18 @@ impl State {
     }
 
     fn get_or_insert(&mut self, name: &str) -> &mut Attribute {
+        let at = self.find_or_insert(name);
+        &mut self.attributes[at]
+    }
+
+    /// Where the attribute is, unless its value is with a closure.
+    fn find_or_insert(&mut self, name: &str) -> usize {
         let at = self.find(name).unwrap_or_else(|at| {
             self.attributes.insert(at, Attribute::absent(name.into()));
             at
         });
-        let attribute = &mut self.attributes[at];
-        assert!(!attribute.busy, "the session attribute `{name}` is used inside of the closure that changes it");
-        attribute
+        assert!(!self.attributes[at].busy, "the session attribute `{name}` is used inside of the closure that changes it");
+        at
     }
 
     /// Notes that a request has met a value that does not decode.
@@ -498,12 +503,12 @@ impl Live {
                 state.look_for_stumbles(request, &name);
                 return None;
             }
-            let attribute = state.get_or_insert(&name);
-            let value = attribute.value::<K::Value>();
+            let at = state.find_or_insert(&name);
+            let value = state.attributes[at].value::<K::Value>();
             if value.is_none() {
                 state.look_for_stumbles(request, &name);
             }
-            let attribute = state.get_or_insert(&name);
+            let attribute = &mut state.attributes[at];
             attribute.busy = true;
             if attribute.writes.is_empty() && !copy && matches!(attribute.decoded, Decoded::Value(..)) {
                 // The encoded form is enough to come back to, so that this is the only holder and the change happens in place.

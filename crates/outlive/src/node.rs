@@ -358,11 +358,11 @@ impl Node {
         self.runtime.name_of(life).map_or_else(|| format!("{life:?}"), String::from)
     }
 
-    /// Until when a session that is used now may be alive, and by how many seconds that has to move to be worth another token. If it has
-    /// `changed` since it was opened, its limits may have.
-    pub(crate) fn deadline(&self, at: &Opened, changed: bool) -> (WallSeconds, u32) {
+    /// Until when a session that is used now may be alive, and by how many seconds that has to move to be worth another token. If the
+    /// request has set its limits, they are not those with which it was opened.
+    pub(crate) fn deadline(&self, at: &Opened, relimited: bool) -> (WallSeconds, u32) {
         let (deadline, step) = match &at.at {
-            At::Owned(opened) if !changed => (opened.deadline, opened.step),
+            At::Owned(opened) if !relimited => (opened.deadline, opened.step),
             At::Owned(opened) => {
                 let read = self.runtime.read(opened, |record, _| told(record));
                 read.unwrap_or((opened.deadline, opened.step))

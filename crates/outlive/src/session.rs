@@ -165,6 +165,8 @@ struct Inner {
     gone: AtomicBool,
     /// The application has asked for a loss, so that its response tells it.
     told: AtomicBool,
+    /// It has set how long the session lives.
+    relimited: AtomicBool,
     /// Until the request ends nobody else has the session, under `exclusive`. Elsewhere there is not even a lock to take.
     turn: OnceLock<Mutex<Option<Turn>>>,
 }
@@ -201,9 +203,9 @@ impl Session {
     fn at(node: Arc<Node>, brought: Brought, live: Arc<Live>, at: At) -> Session {
         let rotate = AtomicBool::new(false);
         let place = RwLock::new(Place { request: live.begin(), live, at, rotate, renewed: false, ended: false });
-        let [late, known, gone, told] = [const { AtomicBool::new(false) }; 4];
+        let [late, known, gone, told, relimited] = [const { AtomicBool::new(false) }; 5];
         let (outlives, turn) = (OnceLock::new(), OnceLock::new());
-        Session { inner: Arc::new(Inner { node, place, brought, late, outlives, known, gone, told, turn }) }
+        Session { inner: Arc::new(Inner { node, place, brought, late, outlives, known, gone, told, relimited, turn }) }
     }
 
     /// The value as it is now: a snapshot without a lock, which may live across `.await`.
@@ -379,7 +381,7 @@ impl Session {
             At::Fresh(_) => self.inner.node.limits,
         };
         let limits = Limits { idle, ..own.unwrap_or(born) };
-        place.live.set_raw(place.request, LIMITS, Some(Bytes::copy_from_slice(&limits.encode())));
+        self.inner.set_limits(&place, limits);
     }
 
     /// Keeps the visitor for this long, whether their browser is closed meanwhile or not: "keep me signed in", at a login or later. The
@@ -399,7 +401,7 @@ impl Session {
                 At::Fresh(_) => Duration::ZERO,
             };
             let limits = Limits { idle: duration, lifetime: age + duration };
-            place.live.set_raw(place.request, LIMITS, Some(Bytes::copy_from_slice(&limits.encode())));
+            self.inner.set_limits(&place, limits);
             let until = node.runtime.wall().0.saturating_add(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX));
             place.live.set_raw(place.request, REMEMBER, Some(Bytes::copy_from_slice(&until.to_be_bytes())));
         }
@@ -801,7 +803,7 @@ impl Session {
         let tip = durable.and_then(|d| d.tip).filter(|s| s.version > 0);
         if let Some(stamp) = tip {
             let before = brought.token.filter(|t| !born && t.stamp == stamp);
-            let (deadline, step) = node.deadline(opened, before.is_none());
+            let (deadline, step) = node.deadline(opened, self.inner.relimited.load(Ordering::Relaxed));
             let current = before.is_some_and(|t| t.deadline.0.saturating_add(step) > deadline.0);
             if !current {
                 let mut text = [0; Token::TEXT_MAX];
@@ -832,6 +834,11 @@ impl Inner {
         let bytes = place.live.get_raw(REMEMBER)?;
         let until = u32::from_be_bytes(bytes.as_ref().try_into().ok()?);
         Some(Duration::from_secs(until.saturating_sub(self.node.runtime.wall().0).into()))
+    }
+
+    fn set_limits(&self, place: &Place, limits: Limits) {
+        self.relimited.store(true, Ordering::Relaxed);
+        place.live.set_raw(place.request, LIMITS, Some(Bytes::copy_from_slice(&limits.encode())));
     }
 
     /// A loss that the handler asked for is told with its own changes: if they cannot be committed, the response is replaced and has told
