@@ -605,10 +605,13 @@ impl<L: Live> Engine<L> {
         Drained { left, newcomers, alone, untold: if alone { untold } else { 0 } }
     }
 
-    /// The last word: peers hear that this life is down.
+    /// The last word: peers hear that this life is down, and whether all that it held is elsewhere. If not, they count it as one that
+    /// was killed.
     pub fn stop(&self, now: Mono, out: &mut Outputs) {
+        let handed_over = self.drained().left == 0;
         let mut world = self.world.lock();
-        world.members.stop(now);
+        let leaving = world.leaving;
+        world.members.stop(now, leaving && handed_over);
         self.after_world(now, world, false, out);
     }
 
@@ -826,8 +829,8 @@ impl World {
                 State::Suspect => Health::Suspect,
                 State::Gone => Health::Gone,
                 State::Dead => {
-                    // One that left had handed over what it held; the memory of one that was reborn is gone: both have answered.
-                    dead.push((m.node.life, m.since, m.node.observer || m.leaving || reborn()));
+                    // One that said so had handed over what it held; the memory of one that was reborn is gone: both have answered.
+                    dead.push((m.node.life, m.since, m.node.observer || m.handed_over || reborn()));
                     continue;
                 }
             };

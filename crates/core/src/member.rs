@@ -118,6 +118,8 @@ pub struct Member {
     pub state: State,
     /// It drains: it answers, but nothing new is placed on it.
     pub leaving: bool,
+    /// It said, when it stopped, that all that it held is elsewhere.
+    pub handed_over: bool,
     /// Since when it is in this state, as far as this node knows.
     pub since: Mono,
     /// Whether this node has an open link to it.
@@ -275,6 +277,7 @@ impl Entry {
             // Not a member before SWIM says so.
             state: State::Dead,
             leaving: identity.leaving,
+            handed_over: identity.handed_over,
             since: now,
             linked: false,
             end: End::Unseen,
@@ -315,9 +318,10 @@ impl Entry {
         self.incarnation = record.incarnation();
         self.swim = record.state();
         self.current = true;
-        let differs = self.member.node != self.identity.node || self.member.leaving != self.identity.leaving;
+        let (leaving, handed_over) = (self.identity.leaving, self.identity.handed_over);
+        let differs = self.member.node != self.identity.node || (self.member.leaving, self.member.handed_over) != (leaving, handed_over);
         self.member.node = self.identity.node.clone();
-        self.member.leaving = self.identity.leaving;
+        (self.member.leaving, self.member.handed_over) = (leaving, handed_over);
         differs
     }
 
@@ -647,10 +651,16 @@ impl Membership {
         self.become_identity(now, leaving);
     }
 
-    /// The last goodbye: everyone with a link is told that this life is over. Send what [`poll`](Membership::poll) gives, then close.
-    pub fn stop(&mut self, now: Mono) {
+    /// The last goodbye: everyone with a link is told that this life is over, and whether it has `handed_over` all that it held. Send what
+    /// [`poll`](Membership::poll) gives, then close.
+    pub fn stop(&mut self, now: Mono, handed_over: bool) {
         if self.ended {
             return;
+        }
+        if handed_over {
+            let me = self.swim.identity();
+            let done = Identity { handed_over, renewals: me.renewals.saturating_add(1), ..me.clone() };
+            self.become_identity(now, done);
         }
         let me = Record::new(self.swim.identity().clone(), self.world.incarnation, Swim::Down);
         let _ = self.swim.leave_cluster(&mut self.world);
@@ -708,7 +718,7 @@ impl Membership {
         let identity = self.swim.identity().clone();
         if let Some(own) = self.table.get_mut(&identity.life()) {
             own.member.node = identity.node.clone();
-            own.member.leaving = identity.leaving;
+            (own.member.leaving, own.member.handed_over) = (identity.leaving, identity.handed_over);
             own.identity = identity.clone();
         }
         self.mark_changed();

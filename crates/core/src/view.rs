@@ -55,7 +55,7 @@ pub(crate) struct View {
     pub(crate) past_lost: bool,
     /// The greatest of all doubt marks.
     pub(crate) doubt: u32,
-    /// Members that died: when, and whether their name has been reborn or had left.
+    /// Members that died: when, and whether their name has been reborn or they had handed over all that they held.
     pub(crate) dead: Vec<(Life, Mono, bool)>,
     /// When this node started.
     pub(crate) started: Mono,

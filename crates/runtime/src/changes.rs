@@ -66,7 +66,8 @@ impl Changes {
                     let Some(known) = told.get_mut(&life) else { continue };
                     match m.end {
                         // A short drain is over before anybody was told that it began.
-                        End::Goodbye => say("left:", name, " (drained)"),
+                        End::Goodbye if m.handed_over => say("left:", name, " (drained)"),
+                        End::Goodbye => say("left:", name, " (not all that it held is elsewhere)"),
                         End::Refused => say("dead:", name, " (its connection closed, and nobody listens there)"),
                         End::Unseen if doubted.is_some_and(|since| now.since(since) >= UNSEEN) => say("dead:", name, " (silent)"),
                         End::Unseen => {
@@ -120,11 +121,13 @@ mod tests {
             stores: false,
         };
         let linked = state != State::Dead;
-        Member { name_hash: name_hash(name), node: node.into(), state, leaving, since: Mono::ZERO, linked, end: End::Unseen }
+        let (name_hash, node, since, end) = (name_hash(name), node.into(), Mono::ZERO, End::Unseen);
+        Member { name_hash, node, state, leaving, handed_over: false, since, linked, end }
     }
 
     fn dead(life: u64, name: &str, end: End) -> Member {
-        Member { end, ..member(life, name, State::Dead, end == End::Goodbye) }
+        let left = end == End::Goodbye;
+        Member { end, handed_over: left, ..member(life, name, State::Dead, left) }
     }
 
     #[test]
@@ -154,10 +157,11 @@ mod tests {
     fn how_a_member_died_is_said_when_it_is_known() {
         let second = Duration::from_secs(1);
         for leaving in [false, true] {
-            for (end, said) in [
-                (End::Refused, "dead: b (its connection closed, and nobody listens there)"),
-                (End::Goodbye, "left: b (drained)"),
-                (End::Unseen, "dead: b (silent)"),
+            for (end, handed_over, said) in [
+                (End::Refused, false, "dead: b (its connection closed, and nobody listens there)"),
+                (End::Goodbye, true, "left: b (drained)"),
+                (End::Goodbye, false, "left: b (not all that it held is elsewhere)"),
+                (End::Unseen, false, "dead: b (silent)"),
             ] {
                 let changes = Changes::default();
                 let look = |now, b: Member| changes.line(now, ME, &[b]);
@@ -167,7 +171,7 @@ mod tests {
                 let heard = Member { since, linked: true, ..member(2, "b", State::Dead, leaving) };
                 assert_eq!(look(since, heard.clone()), None);
                 assert!(changes.waits());
-                let known = Member { end, ..heard };
+                let known = Member { end, handed_over, ..heard };
                 assert_eq!(look(since + 2 * second, known.clone()).as_deref(), Some(said), "leaving: {leaving}");
                 assert!(!changes.waits());
                 assert_eq!(look(since + 3 * second, known), None);

@@ -25,7 +25,7 @@ marks! {
     NotFound = "not_found", Unavailable = "unavailable", Contended = "contended", Forming = "forming", EndConfirmed = "end_confirmed",
     EndPending = "end_pending", EndedServed = "ended_served", Rotated = "rotated", LogoutOfRotated = "logout_of_rotated",
     RotationOfEnded = "rotation_of_ended",
-    RotationRefused = "rotation_refused", DrainDone = "drain_done",
+    RotationRefused = "rotation_refused", DrainDone = "drain_done", DrainKilled = "drain_killed",
     DrainAbandoned = "drain_abandoned", DrainAlone = "drain_alone", LegitLoss = "legit_loss", LevelOwner = "level_owner", LevelBackup1 = "level_backup_1",
     LevelBackup2 = "level_backup_2", LevelStore = "level_store", StoreMismatch = "store_mismatch", StoreUnknownRead = "store_unknown",
     StoreEnded = "store_ended", FrameRefused = "frame_refused", Rebooted = "rebooted", Superseded = "superseded", Renewed = "renewed",

@@ -55,6 +55,7 @@ scenarios! {
     two_drains_in_a_row,
     drained_owner_claims_nothing_for_others,
     successor_dies_while_the_owner_drains,
+    a_node_that_is_silent_while_it_leaves_may_come_back,
     store_cas_is_equality,
     paused_owner,
     paused_owner_asks_before_it_serves,
@@ -481,6 +482,29 @@ fn successor_dies_while_the_owner_drains(s: &mut Script) {
     s.crash(1);
     s.run(8000);
     s.ok(with, 2, Kind::Read);
+    s.end();
+}
+
+fn a_node_that_is_silent_while_it_leaves_may_come_back(s: &mut Script) {
+    s.w.opts.durability = Durability::Owner;
+    s.nodes(3);
+    let (with, _) = s.session(&[0, 1]);
+    let append = s.begin(with, 0, Kind::Append, 300);
+    s.run(10);
+    s.w.drain(0);
+    s.run(100);
+    s.hold(0, 1);
+    s.hold(0, 2);
+    s.wait(append);
+    let wrote = s.w.clients[with].seen.clone();
+    s.w.pause(0, 7 * S);
+    s.run(5000);
+    let (answer, _) = s.ask(with, 1, Kind::Read);
+    s.check(matches!(answer, Answer::Failed(_)), "what it alone has is neither lost nor served without");
+    s.mend();
+    s.run(4000);
+    let (_, seen) = s.ok(with, 1, Kind::Read);
+    s.check(wrote.is_subset(&seen), "it comes back with what it alone had");
     s.end();
 }
 

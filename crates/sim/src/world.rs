@@ -47,6 +47,7 @@ pub(crate) enum Ev {
     Start { node: usize },
     Uncut(u64),
     DrainCheck { node: usize, generation: u32 },
+    DrainKilled { node: usize, generation: u32 },
     Poll,
     Heal,
 }
@@ -367,6 +368,7 @@ impl World {
             Ev::Start { node } => self.start(node),
             Ev::Uncut(id) => self.uncut(id),
             Ev::DrainCheck { node, generation } => self.drain_check(node, generation),
+            Ev::DrainKilled { node, generation } => self.drain_killed(node, generation),
             Ev::Poll => self.poll(),
             Ev::Heal => self.heal(),
         }
@@ -656,6 +658,15 @@ impl World {
         }
     }
 
+    /// Whoever drained it has lost patience.
+    fn drain_killed(&mut self, node: usize, generation: u32) {
+        if self.phase == Phase::Chaos && self.proc_mut(node, generation).is_some() {
+            self.mark(Mark::DrainKilled);
+            let back = *self.clocks.pick(&[20 * MS, S, 8 * S, 45 * S]).unwrap_or(&S);
+            self.crash(node, back);
+        }
+    }
+
     fn drain_check(&mut self, node: usize, generation: u32) {
         let Some(p) = self.proc_mut(node, generation) else { return };
         let Some(deadline) = p.draining else { return };
@@ -880,6 +891,10 @@ impl World {
         self.log(node, || "drains".into());
         self.call(node, |e, now, out| e.drain(now, out));
         self.at(100 * MS, Ev::DrainCheck { node, generation });
+        if !self.scripted && self.opts.has(Fault::Crash) && self.clocks.chance(250) {
+            let after = *self.clocks.pick(&[2 * MS, 10 * MS, 50 * MS, 400 * MS]).unwrap_or(&MS);
+            self.at(after, Ev::DrainKilled { node, generation });
+        }
     }
 
     /// No more faults.

@@ -727,6 +727,56 @@ fn a_commit_that_was_lost_is_said_to_be_lost_once() {
     assert_eq!(losses.count(), 1);
 }
 
+/// Two nodes, of which the first leaves and has made a commit that it has handed to nobody yet.
+fn leaving_with_a_commit() -> (Net, Stamp) {
+    let mut net = Net::new(2, Config { durability: Durability::Owner, backups: 0, ..Config::default() });
+    net.call(0, |e, now, out| e.drain(now, out));
+    net.deliver();
+    let opened = net.create(0);
+    let stamp = waited(net.append(0, &opened, 1));
+    assert_eq!(net.nodes[0].engine.drained().left, 1);
+    (net, stamp)
+}
+
+#[test]
+fn a_node_that_is_killed_while_it_leaves_has_handed_over_nothing_by_that() {
+    let (mut net, stamp) = leaving_with_a_commit();
+    net.kill(0);
+    net.run(Duration::from_secs(1));
+    assert!(net.nodes[1].engine.members().iter().any(|m| m.leaving && m.state == State::Dead));
+    // It is only thought dead.
+    assert!(matches!(net.read(1, Some(stamp)), Err(Outcome::Unavailable(..))));
+    net.run(Duration::from_secs(40));
+    net.open(1, Some(stamp)).unwrap();
+    assert!(net.events.iter().any(|(_, e)| matches!(e, crate::output::Event::Lost { .. })));
+}
+
+#[test]
+fn a_node_that_gives_its_drain_up_has_not_handed_over_what_is_left() {
+    let (mut net, stamp) = leaving_with_a_commit();
+    net.call(0, |e, now, out| e.stop(now, out));
+    net.deliver();
+    net.kill(0);
+    net.run(Duration::from_secs(1));
+    assert!(matches!(net.read(1, Some(stamp)), Err(Outcome::Unavailable(..))));
+}
+
+#[test]
+fn nobody_waits_for_a_node_that_has_handed_over_all_that_it_held() {
+    let (mut net, stamp) = leaving_with_a_commit();
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.nodes[0].engine.drained().left, 0);
+    net.call(0, |e, now, out| e.stop(now, out));
+    net.deliver();
+    net.kill(0);
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.read(1, Some(stamp)).unwrap(), [1]);
+    // What is missing is missed at once.
+    let never = Stamp { version: stamp.version + 1, ..stamp };
+    net.open(1, Some(never)).unwrap();
+    assert!(net.events.iter().any(|(_, e)| matches!(e, crate::output::Event::Lost { .. })));
+}
+
 #[test]
 fn where_nodes_differ_everybody_makes_as_many_copies_as_the_greatest_wants_and_waits_for_its_own_number() {
     let mut net = Net::new(4, Config::default());

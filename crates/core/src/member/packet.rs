@@ -93,11 +93,12 @@ pub(super) struct Identity {
     pub(super) name_hash: u64,
     pub(super) renewals: u32,
     pub(super) leaving: bool,
+    pub(super) handed_over: bool,
 }
 
 impl Identity {
     pub(super) fn new(node: Node) -> Identity {
-        Identity { name_hash: name_hash(&node.name), node: Arc::new(node), renewals: 0, leaving: false }
+        Identity { name_hash: name_hash(&node.name), node: Arc::new(node), renewals: 0, leaving: false, handed_over: false }
     }
 
     pub(super) fn life(&self) -> Life {
@@ -261,16 +262,18 @@ fn write_text(text: &str, to: &mut impl BufMut) {
 const OBSERVER: u8 = 1;
 const LEAVING: u8 = 2;
 const STORES: u8 = 4;
+const HANDED_OVER: u8 = 8;
 
 fn read_identity(from: &mut &[u8]) -> Option<Identity> {
     let (name, addr, http) = (read_text(from)?, read_text(from)?, read_text(from)?);
     let (boot, life, zone) = (u64::take(from)?, Life::new(u64::take(from)?), u64::take(from)?);
     let (renewals, backups, flags) = (u32::take(from)?, u8::take(from)?, u8::take(from)?);
     let node = Node { name, addr, boot, life, zone, observer: flags & OBSERVER != 0, http, backups, stores: flags & STORES != 0 };
-    if node.check().is_err() || flags > OBSERVER | LEAVING | STORES {
+    if node.check().is_err() || flags > OBSERVER | LEAVING | STORES | HANDED_OVER {
         return None;
     }
-    Some(Identity { renewals, leaving: flags & LEAVING != 0, ..Identity::new(node) })
+    let (leaving, handed_over) = (flags & LEAVING != 0, flags & HANDED_OVER != 0);
+    Some(Identity { renewals, leaving, handed_over, ..Identity::new(node) })
 }
 
 fn write_identity(id: &Identity, to: &mut impl BufMut) {
@@ -284,7 +287,8 @@ fn write_identity(id: &Identity, to: &mut impl BufMut) {
     to.put_u32(id.renewals);
     to.put_u8(node.backups);
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-    to.put_u8(flag(node.observer, OBSERVER) | flag(id.leaving, LEAVING) | flag(node.stores, STORES));
+    let (observer, stores) = (flag(node.observer, OBSERVER), flag(node.stores, STORES));
+    to.put_u8(observer | stores | flag(id.leaving, LEAVING) | flag(id.handed_over, HANDED_OVER));
 }
 
 fn identity_len(id: &Identity) -> usize {

@@ -450,7 +450,7 @@ fn silence_shows_no_end_and_a_goodbye_is_one() {
         };
         let stopping = &mut net.processes.get_mut(&gone).unwrap().membership;
         stopping.leave(Mono::from_micros(net.now));
-        stopping.stop(Mono::from_micros(net.now));
+        stopping.stop(Mono::from_micros(net.now), true);
         net.drain(gone);
         net.run(100 * MS);
         net.kill(gone, false);
@@ -639,8 +639,8 @@ fn leaving_is_known_to_all_and_to_later_joiners() {
 fn a_stopped_node_is_dead_at_once() {
     for seed in 0..20 {
         let mut net = Net::of(seed, 5);
-        let stopped = Net::life(3, 1);
-        net.processes.get_mut(&stopped).unwrap().membership.stop(Mono::from_micros(net.now));
+        let (stopped, handed_over) = (Net::life(3, 1), seed % 2 == 0);
+        net.processes.get_mut(&stopped).unwrap().membership.stop(Mono::from_micros(net.now), handed_over);
         net.drain(stopped);
         assert_eq!(net.processes[&stopped].membership.next_timer(), None);
         let took = time_until(&mut net, stopped, State::Dead, SECOND);
@@ -648,6 +648,9 @@ fn a_stopped_node_is_dead_at_once() {
         net.kill(stopped, false);
         net.run(10 * SECOND);
         net.assert_all_know_each_other();
+        let others = net.processes.iter().filter(|(life, _)| **life != stopped);
+        let told = others.map(|(_, process)| process.membership.member(stopped).unwrap().handed_over);
+        assert_eq!(told.collect::<Vec<bool>>(), [handed_over; 4], "seed {seed}");
     }
 }
 
@@ -916,7 +919,7 @@ fn a_packet_in_another_name_is_refused() {
     let (a, b) = (Net::life(0, 1), Net::life(1, 1));
     let mut one = net.processes.into_iter().find(|(life, _)| *life == a).unwrap().1.membership;
     let mut other = Membership::new((**one.me()).clone(), MemberConfig::default(), 1, Mono::ZERO).unwrap();
-    other.stop(Mono::ZERO);
+    other.stop(Mono::ZERO, true);
     let me = Record::alive(Identity::new((**one.me()).clone()));
     let packet = write_records(&me, &[], None).remove(0);
     assert_eq!(one.handle_packet(Mono::ZERO, b, &packet), Err(PacketError::ForeignSender));
