@@ -133,6 +133,16 @@ pub(crate) struct Ticket {
     pub(crate) start: Instant,
     before: Model,
     generation: u64,
+    number: u64,
+    losses: u64,
+}
+
+/// An answer that misses something without saying so. One that was under way beside it may have been the one that says it.
+#[derive(Clone, Debug)]
+pub(crate) struct Doubt {
+    what: String,
+    /// The last request that was asked before it.
+    until: u64,
 }
 
 /// What an answer of the shop says.
@@ -165,6 +175,12 @@ pub(crate) struct Story {
     pub(crate) wrong: Option<String>,
     /// Grows when a session ends: what was asked before is not judged by what is there after.
     pub(crate) generation: u64,
+    /// How many requests were asked, and those of them that have no answer yet: a second window's, or those of a page that was left.
+    pub(crate) asked: u64,
+    pub(crate) open: Vec<u64>,
+    /// Grows when a loss is told, for the same reason.
+    pub(crate) losses: u64,
+    pub(crate) doubt: Option<Doubt>,
 }
 
 impl Story {
@@ -177,7 +193,24 @@ impl Story {
             self.click = Some(Click { path: path.to_owned(), since: now, start: Instant::now(), refused: None });
         }
         let start = self.click.as_ref().map_or_else(Instant::now, |click| click.start);
-        Ticket { path: path.to_owned(), step, start, before: self.book.clone(), generation: self.generation }
+        self.asked += 1;
+        self.open.push(self.asked);
+        let (before, number) = (self.book.clone(), self.asked);
+        Ticket { path: path.to_owned(), step, start, before, generation: self.generation, number, losses: self.losses }
+    }
+
+    /// A request is under way no more.
+    fn over(&mut self, ticket: &Ticket) {
+        self.open.retain(|number| *number != ticket.number);
+        let open = &self.open;
+        if let Some(doubt) = self.doubt.take_if(|doubt| open.iter().all(|number| *number > doubt.until)) {
+            self.wrong = Some(doubt.what);
+        }
+    }
+
+    /// The story of the session after this one.
+    pub(crate) fn anew(&self) -> Story {
+        Story { generation: self.generation + 1, asked: self.asked, ..Story::default() }
     }
 
     /// The shop asked to wait, or did not answer.
@@ -186,19 +219,21 @@ impl Story {
             let why = why.lines().next().unwrap_or_default().to_owned();
             click.refused = Some(Refused { by, why });
         }
+        self.over(ticket);
     }
 
     /// The shop answered, and this is no view of the session: it refused the change for good.
     pub(crate) fn settled(&mut self, ticket: &Ticket) {
         self.click.take_if(|click| click.path == ticket.path);
+        self.over(ticket);
     }
 
     /// The shop answered, so long after the first try.
     pub(crate) fn answered(&mut self, ticket: &Ticket, answer: Answer, took: Duration, now: u64) {
         let refused = self.click.take_if(|click| click.path == ticket.path).is_some_and(|click| click.refused.is_some());
         if ticket.step == Some(Step::Logout) {
-            let (generation, click) = (self.generation + 1, self.click.take());
-            *self = Story { generation, click, ..Story::default() };
+            let click = self.click.take();
+            *self = Story { click, ..self.anew() };
             return;
         }
         if ticket.generation != self.generation {
@@ -212,9 +247,10 @@ impl Story {
         {
             self.incident = Some(Incident::new(What::Moved, Role::Owner, before, 0, now, self.copies.clone()));
         }
-        let judged = judge(ticket, &answer.view, &got);
+        // What was asked before a loss was told misses what that named.
+        let judged = if ticket.losses == self.losses { judge(ticket, &answer.view, &got) } else { Judged::Right };
         let first = Answered { by: answer.node.clone(), took, version: got.version, things: got.things(), at: now, refused };
-        let answers = self.incident.as_mut().filter(|incident| incident.is_answered_by(&answer));
+        let answers = self.incident.as_mut().filter(|i| i.is_answered_by(&answer) && !matches!(judged, Judged::Wrong(_)));
         let answers = answers.map(|incident| incident.answer = Some(first.clone())).is_some();
         match judged {
             Judged::Right => {}
@@ -226,13 +262,16 @@ impl Story {
                 if let Some(incident) = &mut self.incident {
                     (incident.answer, incident.lost) = (Some(first), Some(what));
                 }
+                self.losses += 1;
+                self.doubt = None;
             }
-            Judged::Wrong(what) => self.wrong = Some(what),
+            Judged::Wrong(what) => self.doubt = Some(Doubt { what, until: self.asked }),
         }
         if answer.view.lost || got.version >= self.book.version {
             self.book = got;
         }
         (self.key, self.owner, self.owner_life, self.copies) = (answer.key, owner, answer.owner_life, answer.copies);
+        self.over(ticket);
     }
 
     // ---- what happens to nodes ------------------------------------------------------------------------------------------------------
@@ -299,7 +338,7 @@ impl Story {
             }
             Happening::Expired if self.owner.as_deref() == Some(node) => {
                 let incident = Incident::new(What::Expired, Role::Owner, node, 0, t, Vec::new());
-                *self = Story { incident: Some(incident), generation: self.generation + 1, click: self.click.take(), ..Story::default() };
+                *self = Story { incident: Some(incident), click: self.click.take(), ..self.anew() };
             }
             Happening::Replicated | Happening::Backed | Happening::Expired | Happening::Left | Happening::Ended => {}
         }
@@ -309,14 +348,12 @@ impl Story {
         let asked = self.click.as_ref().is_some_and(|click| click.since <= t);
         let moved = Moved { to: node.to_owned(), from, at: t, asked };
         let first = self.owner.clone().filter(|owner| owner != node).or_else(|| before.cloned());
-        match &mut self.incident {
-            Some(incident) if incident.role == Role::Owner && incident.what != What::Expired && incident.answer.is_none() => {
-                incident.moved = Some(moved);
-            }
-            // The answer was here first.
-            Some(incident) if incident.role == Role::Owner && incident.answer.as_ref().is_some_and(|a| a.by == node && t <= a.at) => {
-                incident.moved = Some(moved);
-            }
+        // An answer told of it first: a node may say it, and note the time, when its answer is there already.
+        let known = self.owner.as_deref() == Some(node) && self.owner_life == life;
+        match self.incident.as_mut().filter(|incident| incident.role == Role::Owner && incident.what != What::Expired) {
+            Some(incident) if incident.answer.is_none() => incident.moved = Some(moved),
+            Some(incident) if known && incident.moved.as_ref().is_none_or(|before| before.to != node) => incident.moved = Some(moved),
+            _ if known => {}
             _ => {
                 if let Some(first) = first {
                     let mut incident = Incident::new(What::Moved, Role::Owner, &first, 0, t, self.copies.clone());

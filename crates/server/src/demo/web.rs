@@ -200,8 +200,13 @@ async fn arm(State(app): State<App>) -> StatusCode {
     StatusCode::ACCEPTED
 }
 
+/// A request of the shop is seen to its end even if the page that sent it is gone: its answer may be the one that tells a loss.
+async fn shop(State(app): State<App>, request: Request) -> Response {
+    tokio::spawn(pass_on(app, request)).await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
 /// Passes a request of the shop on to the gateway. What it asks for and what is answered becomes part of the visitor's story.
-async fn shop(State(app): State<App>, mut request: Request) -> Response {
+async fn pass_on(app: App, mut request: Request) -> Response {
     let path = request.uri().path_and_query().map_or("/shop", |path| path.as_str()).to_owned();
     let Ok(uri) = format!("http://{}{path}", app.gateway).parse::<Uri>() else { return StatusCode::BAD_REQUEST.into_response() };
     *request.uri_mut() = uri;
@@ -284,6 +289,9 @@ fn one_hop(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
 
     #[test]
     fn only_this_page_under_this_machines_names_is_served() {
@@ -298,5 +306,36 @@ mod tests {
         assert!(!ours("rebound.example:8080", None));
         assert!(!ours("localhost:8080", Some("http://rebound.example")));
         assert!(!ours("localhost:8080", Some("null")));
+    }
+
+    #[tokio::test]
+    async fn a_loss_that_is_told_to_a_page_that_is_gone_is_in_the_visitors_story() {
+        let gateway = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let world = Arc::new(World::new(vec!["A".into()], "none".into(), "owner".into(), None));
+        world.update("A", |node| node.state = NodeState::Up);
+        let nodes = Nodes::new(world.clone(), "a-test".into());
+        let stage = Stage::new(world.clone(), nodes, "none".into());
+        let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
+        let app = App { stage, gateway: gateway.local_addr().unwrap(), client };
+        let request = Request::builder().uri("/shop/api/cart").header(header::COOKIE, format!("{VISITOR}={:016}", 1));
+        let mut page = Box::pin(shop(State(app), request.body(Body::empty()).unwrap()));
+        let mut asked = vec![0; 4096];
+        let reached = async {
+            let (mut connection, _) = gateway.accept().await.unwrap();
+            assert!(connection.read(&mut asked).await.unwrap() > 0);
+            connection
+        };
+        let mut connection = tokio::select! {
+            _ = &mut page => panic!("it was not answered yet"),
+            connection = reached => connection,
+        };
+        drop(page);
+        let mut messages = world.subscribe().1;
+        let body = serde_json::to_string(&View { lost: true, ..View::default() }).unwrap();
+        let head =
+            format!("HTTP/1.1 200 OK\r\nx-demo-node: A\r\nx-demo-owner: A\r\nx-demo-session: k\r\ncontent-length: {}\r\n\r\n", body.len());
+        let _ = connection.write_all(format!("{head}{body}").as_bytes()).await;
+        let told = tokio::time::timeout(Duration::from_secs(30), messages.recv()).await.expect("the story goes on").unwrap();
+        assert!(std::str::from_utf8(&told.text).unwrap().contains("Something is lost"), "{told:?}");
     }
 }

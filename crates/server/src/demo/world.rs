@@ -405,7 +405,7 @@ impl World {
 
     /// Forgets what went wrong, for a visitor who begins anew.
     pub(crate) fn forget(&self, visitor: &str) {
-        self.with(visitor, |story, _| *story = Story::default());
+        self.with(visitor, |story, _| *story = story.anew());
     }
 
     fn with<T>(&self, visitor: &str, act: impl FnOnce(&mut Story, u64) -> T) -> T {

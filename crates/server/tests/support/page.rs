@@ -180,8 +180,14 @@ impl Page {
         })
     }
 
-    pub(crate) fn lost_since(&self, words: &usize) -> bool {
+    pub(crate) fn has_lost_since(&self, words: &usize) -> bool {
         self.said().iter().skip(*words).any(|(_, line)| line["what"] == "lost")
+    }
+
+    /// Waits until a node says that something is lost: its answer may be here first.
+    #[track_caller]
+    pub(crate) fn lost_since(&self, words: &usize) {
+        eventually("a node says that something is lost", || self.has_lost_since(words).then_some(()));
     }
 
     /// The owner and its copies, as the page has it, and as the owner itself says when it is asked with the visitor's cookies.

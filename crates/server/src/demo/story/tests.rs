@@ -75,6 +75,68 @@ fn an_honest_loss_stays_one_whatever_is_clicked_afterwards() {
     assert!(story.wrong.is_none() && incident.lost_said);
 }
 
+/// On a busy machine a node's words come later than its answer, and carry a later time.
+#[test]
+fn what_a_node_says_after_its_answer_hides_nothing_of_what_that_told() {
+    for lost in [true, false] {
+        let mut story = shopping();
+        story.node(&node("A", State::Killed, 1), Doing::Nothing, 103);
+        let answer = View { lost, ..if lost { view(1, 1) } else { view(2, 2) } };
+        click(&mut story, Step::Look, by("B", 1, &[], answer), 210);
+        story.happened("B", 1, 225, Happening::Moved, &names(&["A"]), Some(&From::Store));
+        story.happened("B", 1, 225, Happening::Lost, &[], None);
+        let incident = story.incident.clone().unwrap();
+        assert_eq!((incident.what, incident.node.as_str(), incident.lost.is_some()), (What::Killed, "A", lost));
+        assert_eq!((incident.answer.unwrap().by.as_str(), incident.moved.unwrap().from), ("B", From::Store));
+        // What it says of a later move is news.
+        story.happened("C", 1, 400, Happening::Moved, &names(&["B"]), Some(&From::Copy));
+        story.happened("B", 1, 500, Happening::Moved, &names(&["C"]), Some(&From::Copy));
+        let incident = story.incident.unwrap();
+        assert_eq!((incident.what, incident.moved.unwrap().to.as_str()), (What::Moved, "B"));
+    }
+}
+
+/// Two windows, or a page that was loaded anew while it waited: one answer tells the loss, and the other may come before it or after it.
+#[test]
+fn of_requests_beside_each_other_one_tells_the_loss_for_all() {
+    for told_first in [true, false] {
+        let mut story = shopping();
+        story.node(&node("A", State::Killed, 1), Doing::Nothing, 103);
+        let (telling, other) = (story.asked("/1", Some(Step::Look), 200), story.asked("/2", Some(Step::Add("bell")), 200));
+        let tell = |story: &mut Story| {
+            story.answered(&telling, by("B", 1, &[], View { lost: true, ..View::default() }), Duration::ZERO, 210);
+        };
+        if told_first {
+            tell(&mut story);
+        }
+        story.answered(&other, by("B", 1, &[], view(1, 1)), Duration::ZERO, 211);
+        if !told_first {
+            assert!(story.wrong.is_none() && story.incident.as_ref().unwrap().answer.is_none());
+            tell(&mut story);
+        }
+        let incident = story.incident.clone().unwrap();
+        assert_eq!((incident.what, incident.node.as_str(), incident.lost.is_some()), (What::Killed, "A", true));
+        click(&mut story, Step::Add("bell"), by("B", 1, &[], view(2, 2)), 300);
+        assert!(story.wrong.is_none() && story.book.version == 2);
+        // What is missing afterwards is missed.
+        click(&mut story, Step::Look, by("B", 1, &[], view(1, 1)), 310);
+        assert!(story.wrong.is_some());
+    }
+}
+
+#[test]
+fn what_none_of_the_requests_beside_each_other_tells_is_wrong_when_the_last_of_them_is_over() {
+    let mut story = shopping();
+    let tickets = ["/1", "/2", "/3"].map(|path| story.asked(path, Some(Step::Look), 200));
+    story.answered(&tickets[0], by("A", 1, &[], view(1, 1)), Duration::ZERO, 210);
+    let later = story.asked("/later", Some(Step::Look), 211);
+    story.refused(&tickets[1], None, "the answer broke off");
+    assert!(story.wrong.is_none());
+    story.settled(&tickets[2]);
+    assert_eq!(story.wrong.as_deref(), Some("Bell \u{d7}1 instead of \u{d7}2, change 1 instead of 2"));
+    story.settled(&later);
+}
+
 #[test]
 fn what_was_seen_and_is_gone_without_a_word_is_wrong_and_what_another_window_added_is_not() {
     let mut story = shopping();
