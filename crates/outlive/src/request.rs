@@ -315,7 +315,7 @@ pub(crate) fn seal<B: Default>(
 ) -> http::Response<B> {
     let result = result.map_err(|error| session.as_told(error));
     if let Err(error) = &result {
-        tracing::error!(%error, "a session could not be committed");
+        log(error);
         answer = http::Response::new(B::default());
         *answer.status_mut() = error.status();
         error_headers(error.retry(), answer.headers_mut());
@@ -333,6 +333,17 @@ pub(crate) fn seal<B: Default>(
         answer.extensions_mut().insert(committed);
     }
     answer
+}
+
+/// What the client simply does again is between the two of them, and what keeps a node from serving has lines of its own: no line for
+/// each request. What is told to nobody else is a warning, and what the application has to mend is an error.
+fn log(error: &CommitError) {
+    let what = "a session could not be committed";
+    match error {
+        CommitError::Conflict | CommitError::Ended | CommitError::Unavailable { .. } => tracing::debug!(%error, "{what}"),
+        CommitError::Unknown | CommitError::UnderReplicated => tracing::warn!(%error, "{what}"),
+        _ => tracing::error!(%error, "{what}"),
+    }
 }
 
 pub(crate) fn error_headers(retry: crate::error::Retry, headers: &mut HeaderMap) {

@@ -3,9 +3,6 @@
 /// The gateway, among those who tell.
 pub(super) const GATEWAY: &str = "gateway";
 
-/// What a node says when it refuses a request's changes because the session moved and was changed meanwhile.
-const MOVED: &str = "a session could not be committed error=what the request started from was changed on another node meanwhile";
-
 /// A line of somebody's log, by how it begins and what else is in it. Of those who came and went on one line each is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Line {
@@ -72,9 +69,7 @@ impl Tale {
     fn ends(mut self, name: &str, begins: &str, how: &str) -> Tale {
         self.running.retain(|other| other != name);
         let others = self.running.clone();
-        let tale = others.iter().fold(self, |tale, other| tale.says(other, &format!("{begins}{name}{how}"), "").may_say(other, MOVED));
-        // Its sessions move, some of them under a request; its client was told to try again.
-        let tale = tale.may_say(name, MOVED);
+        let tale = others.iter().fold(self, |tale, other| tale.says(other, &format!("{begins}{name}{how}"), ""));
         if !others.iter().any(|other| other == GATEWAY) {
             return tale;
         }
