@@ -23,6 +23,8 @@ use std::sync::Arc;
 pub(crate) use outlive_core::wire::EndKind;
 pub(crate) use outlive_runtime::{Commit, CommitFailure, Durable, Step, Waiting};
 
+pub(crate) type Unsent<'a> = outlive_runtime::Unsent<'a, Live>;
+
 /// How long a rotation may take; what is older was left by a node that has gone, in seconds.
 pub(crate) const ROTATING_S: u32 = 60;
 
@@ -162,14 +164,14 @@ impl Node {
     }
 
     /// Commits for a request that was opened before its session got this key. Called within a commit of the live session.
-    pub(crate) fn commit_to(&self, key: SessionKey, changes: &Changes) -> Commit {
+    pub(crate) fn commit_to(&self, key: SessionKey, changes: &Changes) -> (Commit, Option<Unsent<'_>>) {
         match ready(self.runtime.open(key, None)) {
             Some(Ok(outlive_runtime::Open::Here(opened))) => {
-                let commit = self.runtime.commit(&opened, changes);
+                let (commit, unsent) = self.runtime.commit_unsent(&opened, changes);
                 self.runtime.close(&opened);
-                commit
+                (commit, Some(unsent))
             }
-            _ => Commit::Refused(CommitFailure::Conflict),
+            _ => (Commit::Refused(CommitFailure::Conflict), None),
         }
     }
 
@@ -179,10 +181,14 @@ impl Node {
         Ok(Opened { key, at: At::Owned(opened) })
     }
 
-    pub(crate) fn commit(&self, at: &Opened, changes: &Changes) -> Commit {
+    /// Called within a commit of the live session, so what is left to be sent waits until that is over.
+    pub(crate) fn commit(&self, at: &Opened, changes: &Changes) -> (Commit, Option<Unsent<'_>>) {
         match &at.at {
-            At::Owned(opened) => self.runtime.commit(opened, changes),
-            At::Guest(copied, _) => Commit::Late(self.runtime.commit_late(at.key, Some(copied.tip), changes)),
+            At::Owned(opened) => {
+                let (commit, unsent) = self.runtime.commit_unsent(opened, changes);
+                (commit, Some(unsent))
+            }
+            At::Guest(copied, _) => (Commit::Late(self.runtime.commit_late(at.key, Some(copied.tip), changes)), None),
         }
     }
 

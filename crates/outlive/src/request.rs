@@ -390,7 +390,7 @@ mod tests {
         let key = id.key(&node.keys);
         let opened = node.create(key, Arc::new(Live::new())).unwrap();
         let change = Change { name: "n".into(), base: None, value: Some(Bytes::from_static(&[1, 1])) };
-        let crate::node::Commit::Applied(Some(stamp), _) = node.commit(&opened, &core::iter::once(change).collect()) else {
+        let crate::node::Commit::Applied(Some(stamp), _) = node.commit(&opened, &core::iter::once(change).collect()).0 else {
             panic!("it was not taken")
         };
         node.close(&opened);

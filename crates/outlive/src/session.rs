@@ -4,7 +4,7 @@ use crate::cookie::{Mode, Place as IdPlace};
 use crate::error::{CommitError, LoginError, NotNow, OpenError};
 use crate::key::AsKey;
 use crate::live::{Changes, CutError, Live, Notes, RequestNo, Sent};
-use crate::node::{Commit, CommitFailure, Durable, EndKind, Node, Open, Opened, Step, Waiting};
+use crate::node::{Commit, CommitFailure, Durable, EndKind, Node, Open, Opened, Step, Unsent, Waiting};
 use crate::turn::Turn;
 use bytes::Bytes;
 use core::future::Future;
@@ -725,15 +725,13 @@ impl Session {
             Err((why, after)) => return Step::Ready(Err(CommitError::Unavailable { why, after })),
         };
         let mut created = None;
-        let sent = place.live.commit(place.request, inner.node.size_max, |changes| {
-            match inner.node.create(id.key(&inner.node.keys), place.live.clone()) {
-                Ok(opened) => {
-                    let sent = send(&inner.node, &place.live, &opened, changes);
-                    created = Some(opened);
-                    sent
-                }
-                Err((why, after)) => (Sent::Refused, Step::Ready(Err(CommitError::Unavailable { why, after }))),
+        let sent = inner.commit_live(&place, |changes| match inner.node.create(id.key(&inner.node.keys), place.live.clone()) {
+            Ok(opened) => {
+                let sent = send(&inner.node, &place.live, &opened, changes);
+                created = Some(opened);
+                sent
             }
+            Err((why, after)) => (Sent::Refused, (Step::Ready(Err(CommitError::Unavailable { why, after })), None)),
         });
         if let Some(opened) = created {
             let renewed = place.rotate.load(Ordering::Relaxed);
@@ -882,7 +880,7 @@ impl Inner {
         }
         let moved = place.live.successor().is_some_and(|key| key != opened.key);
         self.gone.fetch_or(moved, Ordering::Relaxed);
-        let sent = place.live.commit(place.request, self.node.size_max, |changes| send(&self.node, &place.live, opened, changes));
+        let sent = self.commit_live(place, |changes| send(&self.node, &place.live, opened, changes));
         if let Ok((_, notes)) = &sent {
             for attribute in &notes.quarantined {
                 self.node.runtime.tell(opened.key, Event::Quarantined { attribute: attribute.clone() });
@@ -896,6 +894,16 @@ impl Inner {
                 NOTHING
             }
         })
+    }
+
+    /// Commits under the live session's lock; what is left to be sent goes when that is gone.
+    fn commit_live<'a>(
+        &'a self,
+        place: &Place,
+        send: impl FnOnce(&Changes) -> (Sent, (Committing, Option<Unsent<'a>>)),
+    ) -> Result<(Option<Committing>, Notes), CutError> {
+        let (sent, notes) = place.live.commit(place.request, self.node.size_max, send)?;
+        Ok((sent.map(|(step, _unsent)| step), notes))
     }
 
     /// `None` if nothing was sent.
@@ -1020,12 +1028,12 @@ fn durable(step: Step<Result<Durable, CommitFailure>>) -> Committing {
 }
 
 /// Sends changes to the engine. A request that was opened before its session rotated commits to the session under its new id.
-fn send(node: &Arc<Node>, live: &Arc<Live>, opened: &Opened, changes: &Changes) -> (Sent, Committing) {
-    let commit = match live.successor().filter(|key| *key != opened.key) {
+fn send<'a>(node: &'a Node, live: &Arc<Live>, opened: &Opened, changes: &Changes) -> (Sent, (Committing, Option<Unsent<'a>>)) {
+    let (commit, unsent) = match live.successor().filter(|key| *key != opened.key) {
         None => node.commit(opened, changes),
         Some(key) => node.commit_to(key, changes),
     };
-    match commit {
+    let (sent, step) = match commit {
         Commit::Applied(stamp, step) => (Sent::Applied(stamp.unwrap_or_default()), durable(step)),
         Commit::Late(waiting) => {
             let place_holder = live.place_holder();
@@ -1037,7 +1045,8 @@ fn send(node: &Arc<Node>, live: &Arc<Live>, opened: &Opened, changes: &Changes) 
             (Sent::Refused, Step::Ready(Err(too_large(attribute, excess))))
         }
         Commit::Refused(failure) => (Sent::Refused, Step::Ready(Err(failed(failure)))),
-    }
+    };
+    (sent, (step, unsent))
 }
 
 fn late(

@@ -102,7 +102,7 @@ pub(crate) async fn ask(addr: &str, danger: bool, standing: Standing, key: impl 
 }
 
 async fn ask_at(at: SocketAddr, danger: bool, standing: Standing, key: impl Fn(&str) -> [u8; 32]) -> Result<Told, String> {
-    let (mut reader, mut writer) = transport::dial(at, danger).await.and_then(transport::split).map_err(|error| error.to_string())?;
+    let (mut reader, mut writer) = transport::dial(at, danger).await.map_err(|error| error.to_string())?;
     let me = stranger(standing).map_err(|error| error.to_string())?;
     handshake::ask((&mut reader, &mut writer), &me, key).await.map_err(|error| match error {
         HandshakeError::Broken(error) => error.to_string(),

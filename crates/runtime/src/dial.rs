@@ -284,7 +284,7 @@ impl<L: Live> Inner<L> {
 
     /// `Err`: it broke on the way, and may be clearer in a moment.
     async fn try_once(self: &Arc<Self>, at: SocketAddr) -> io::Result<Found> {
-        let halves = match transport::dial(at, self.dials.danger).await.and_then(transport::split) {
+        let halves = match transport::dial(at, self.dials.danger).await {
             Ok(halves) => halves,
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(Found::Nobody),
             Err(error) => return Ok(Found::Silent(error.to_string().into())),

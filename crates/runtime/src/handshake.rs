@@ -429,7 +429,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        (transport::split(dialled).unwrap(), transport::split(accepted).unwrap())
+        (transport::accept(dialled).unwrap(), transport::accept(accepted).unwrap())
     }
 
     type Met = Result<Hello, HandshakeError>;

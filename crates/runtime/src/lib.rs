@@ -38,7 +38,7 @@ pub use clock::EntropyError;
 pub use config::{NodeConfig, StartError};
 pub use drain::DrainReport;
 pub use health::StoreHealth;
-pub use node::{Commit, Committed, Node, Open, OpenFailure, Rotated};
+pub use node::{Commit, Committed, Node, Open, OpenFailure, Rotated, Unsent};
 pub use stats::{Readiness, Stats};
 pub use status::{ClusterStatus, MemberStatus, NodeStatus, status_of};
 pub use waiting::{CommitFailure, Durable, Step, Waiting};

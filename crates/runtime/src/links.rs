@@ -5,7 +5,7 @@
 
 use crate::node::Inner;
 use crate::stats::Counters;
-use crate::transport::{self, Reader, Writer};
+use crate::transport::{Reader, Writer};
 use bytes::{Buf, BytesMut};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
@@ -138,17 +138,21 @@ impl Line {
             engine.take_bytes(id, &mut pending.bytes);
         }
         let rest = pending.bytes.get(pending.written..).unwrap_or_default();
-        if rest.is_empty() {
-            return Written::Nothing;
-        }
-        match self.writer.try_write(rest) {
-            Ok(n) if n > 0 => {
-                pending.written += n;
-                counters.sent_bytes.add_many(n as u64);
-                if pending.written == pending.bytes.len() { Written::All } else { Written::Part }
+        let done = if rest.is_empty() { Written::Nothing } else { Written::All };
+        if !rest.is_empty() {
+            match self.writer.try_write(rest) {
+                Ok(n) if n > 0 => {
+                    pending.written += n;
+                    counters.sent_bytes.add_many(n as u64);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Written::Part,
+                _ => return Written::Failed,
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Written::Part,
-            _ => Written::Failed,
+        }
+        match self.writer.flush() {
+            Ok(true) if pending.written == pending.bytes.len() => done,
+            Ok(_) => Written::Part,
+            Err(_) => Written::Failed,
         }
     }
 }
@@ -229,7 +233,7 @@ async fn write<L: Live>(inner: Arc<Inner<L>>, id: LinkId, line: Arc<Line>) {
             }
         }
         if last {
-            let _ = transport::finish(&line.writer);
+            let _ = line.writer.finish();
             // The peer closes in answer; one that does not is not waited for.
             tokio::time::sleep(Duration::from_secs(1)).await;
             line.closing.send_replace(true);
@@ -243,6 +247,7 @@ mod tests {
     use super::*;
     use crate::config::NodeConfig;
     use crate::handshake::{self, Hello, Standing};
+    use crate::transport;
     use bytes::Bytes;
     use outlive_core::config::Config;
     use outlive_core::id::SessionKey;
@@ -266,7 +271,7 @@ mod tests {
 
     /// A peer that knows the secret and then does what the test wants.
     async fn peer(node: &crate::Node<()>) -> (Reader, Writer) {
-        let (mut reader, mut writer) = transport::split(connect(node).await).unwrap();
+        let (mut reader, mut writer) = transport::accept(connect(node).await).unwrap();
         let me = Node {
             name: "peer".into(),
             addr: "127.0.0.1:1".into(),
@@ -395,7 +400,7 @@ mod tests {
         let node = node().await;
         let (reader, _writer) = peer(&node).await;
         until(|| node.stats().engine.members == 2).await;
-        let (socket, mut seen) = (socket2::SockRef::from(reader.as_ref()), Vec::new());
+        let (socket, mut seen) = (socket2::SockRef::from(reader.socket()), Vec::new());
         // What lies in the socket, without giving another task its turn.
         let mut arrived = |name: &str| {
             let mut bytes = [0; 1 << 16];
@@ -411,5 +416,21 @@ mod tests {
         drop(node.commit(&at, &[change("second")]));
         assert!(!arrived("second"));
         until(|| arrived("second")).await;
+    }
+
+    #[tokio::test]
+    async fn who_commits_under_a_lock_has_nothing_written_there() {
+        let node = node().await;
+        let (mut reader, _writer) = peer(&node).await;
+        until(|| node.stats().engine.members == 2).await;
+        let at = node.create(SessionKey::from_bytes([1; 16])).unwrap();
+        let sent = || node.stats().sent_bytes;
+        let before = sent();
+        let (commit, unsent) = node.commit_unsent(&at, &[Change { name: "n".into(), base: None, value: Some(Bytes::from_static(b"1")) }]);
+        assert!(matches!(commit, crate::Commit::Applied(Some(_), _)));
+        assert_eq!(sent(), before);
+        drop(unsent);
+        assert!(sent() > before);
+        assert!(reader.read(&mut [0; 1 << 10]).await.unwrap() > 0);
     }
 }

@@ -66,7 +66,7 @@ pub(crate) async fn listen<L: Live>(inner: Arc<Inner<L>>, listener: TcpListener)
 async fn greet<L: Live>(half_open: HalfOpen<L>, stream: TcpStream, from: SocketAddr) {
     let inner = half_open.0.clone();
     let mut stop = inner.stop.subscribe();
-    let Ok((mut reader, mut writer)) = transport::split(stream) else { return };
+    let Ok((mut reader, mut writer)) = transport::accept(stream) else { return };
     let Ok(me) = inner.hello() else { return };
     let key = inner.secret.peer_key();
     let judge = |other: &Hello| inner.judge(other);

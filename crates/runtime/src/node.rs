@@ -109,6 +109,25 @@ impl Commit {
     }
 }
 
+/// What a commit has left to be sent; dropping it sends it.
+#[must_use = "dropping it sends what the commit has left: do that when no lock is held"]
+pub struct Unsent<'a, L: Live> {
+    inner: &'a Arc<Inner<L>>,
+    out: Outputs,
+}
+
+impl<L: Live> Drop for Unsent<'_, L> {
+    fn drop(&mut self) {
+        self.inner.dispatch(&mut self.out);
+    }
+}
+
+impl<L: Live> fmt::Debug for Unsent<'_, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unsent(..)")
+    }
+}
+
 /// A session under its new id.
 #[derive(Debug)]
 pub struct Rotated<L> {
@@ -624,13 +643,18 @@ impl<L: Live> Node<L> {
     /// Commits changes, all or nothing. The change is in the session when this returns; the response may leave when the answer says so,
     /// within `commit_bound`.
     pub fn commit(&self, at: &Opened<L>, changes: &[Change]) -> Commit {
+        self.commit_unsent(at, changes).0
+    }
+
+    /// The same, and what follows from it, such as frames to backups, is sent when the second value is dropped: for callers that hold a
+    /// lock of their own, under which nothing should be written to a socket. Commits are sent in the order in which they were made,
+    /// whichever is dropped first.
+    pub fn commit_unsent(&self, at: &Opened<L>, changes: &[Change]) -> (Commit, Unsent<'_, L>) {
         let mut out = Outputs::new();
         let mut room = self.inner.commits.room(at.key);
         let commit = self.inner.enter(&mut out, |e, now, out| e.commit(now, at, changes, out));
         let commit = self.inner.committed(at.key, commit, &mut room);
-        drop(room);
-        self.inner.dispatch(&mut out);
-        commit
+        (commit, Unsent { inner: &self.inner, out })
     }
 
     /// Commits changes to a session that another node owns (see [`Open::Guest`]).
