@@ -282,7 +282,13 @@ impl<L: Live> Engine<L> {
     /// `read` is the last commit of what the request was served: its answer must include that too, so an owner that lacks it
     /// answers "conflict".
     pub fn commit_late(&self, now: Mono, key: SessionKey, read: Option<Stamp>, changes: &[Change], out: &mut Outputs) -> Ticket {
-        self.shard(now, key, out, |s, cx| s.park(cx, key, read, changes))
+        self.shard(now, key, out, |s, cx| s.park(cx, key, read, changes, None))
+    }
+
+    /// The last step of a rotation at a node that serves a copy: the session's owner ends it, and lets it go on as `next`, if the copy's
+    /// last commit, `read`, is still the session's. Answered like a late commit; if it fails, `next` is to end instead.
+    pub fn end_copied(&self, now: Mono, key: SessionKey, read: Stamp, next: SessionKey, out: &mut Outputs) -> Ticket {
+        self.shard(now, key, out, |s, cx| s.park(cx, key, Some(read), &[], Some(next)))
     }
 
     /// Ends a request that changed nothing: says whether all that it read is durable.

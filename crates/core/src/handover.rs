@@ -24,7 +24,7 @@ impl<L: Live> Shard<L> {
         let view = self.view.clone();
         let Some(link) = view.link(from).cloned() else { return };
         if let Some(ended) = self.ended(key) {
-            let held = Held::Ended(ended.kind);
+            let held = Held::Ended(ended.kind, ended.next);
             return link.send(&Message::Answer { key, claim, accepted: Claim::NONE, moves: 0, held }, None, cx.out);
         }
         if self.own(key).is_some_and(|(copy, _)| copy.has_ended(cx.now)) {

@@ -1,16 +1,18 @@
 //! Commits of requests whose session moved away while they ran: sent to the owner, with the commits they started from.
 
+use crate::config::Level;
 use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
 use crate::late::{answer_late, late_done, outcome};
 use crate::limits::NAME_MAX;
 use crate::output::{Commit, Failure, Live, Outcome, Ticket};
 use crate::pending::Parked;
+use crate::plant::Bug;
 use crate::record::Change;
 use crate::shard::Shard;
 use crate::slot::{Copy, Late, Slot};
 use crate::stamp::{Claim, Life, Stamp};
-use crate::wire::{LateResult, LateSet, Message, Why};
+use crate::wire::{EndKind, LateResult, LateSet, Message, Why};
 use bytes::Bytes;
 use core::time::Duration;
 
@@ -21,13 +23,21 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 impl<L: Live> Shard<L> {
     /// Takes a commit for a session that another node owns.
-    pub(crate) fn park(&mut self, cx: &mut Cx<'_>, key: SessionKey, read: Option<Stamp>, changes: &[Change]) -> Ticket {
+    pub(crate) fn park(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: SessionKey,
+        read: Option<Stamp>,
+        changes: &[Change],
+        next: Option<SessionKey>,
+    ) -> Ticket {
         let ticket = cx.ticket();
         let due = cx.now + BOUND;
         self.parked.entry(key).or_default().push(Parked {
             ticket,
             read: read.filter(|s| s.version > 0),
             changes: changes.to_vec(),
+            next,
             due,
             sent: None,
             resent: false,
@@ -43,9 +53,12 @@ impl<L: Live> Shard<L> {
     pub(crate) fn drive_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, may_ask: bool) {
         self.give_up_late(cx, key);
         let Some(mut list) = self.parked.remove(&key) else { return };
-        if self.ended(key).is_some() {
+        if let Some(ended) = self.ended(key) {
             for p in list {
-                cx.settle(p.ticket, Outcome::LateFailed(Failure::Ended));
+                // The owner did what it was asked for, and its answer is lost or on its way.
+                let done = p.next.is_some() && p.next == ended.next && ended.kind == EndKind::Rotated;
+                let (stamp, level) = (p.read.unwrap_or_default(), Level::Owner);
+                cx.settle(p.ticket, if done { Outcome::Late { stamp, level } } else { Outcome::LateFailed(Failure::Ended) });
             }
             return;
         }
@@ -86,7 +99,11 @@ impl<L: Live> Shard<L> {
     /// Commits one as the owner. From then on it is a commit of this ownership like any other.
     fn commit_parked(&mut self, cx: &mut Cx<'_>, key: SessionKey, p: &Parked) {
         let late = Late { version: 0, from: self.view.me, id: p.ticket.0, due: p.due };
-        match self.commit_late_here(cx, key, p.read, &p.changes, late) {
+        let result = match p.next {
+            Some(next) => Some(self.end_copied(cx, key, p.read, next)),
+            None => self.commit_late_here(cx, key, p.read, &p.changes, late),
+        };
+        match result {
             // An owner that had it may have committed it: then it is its own first try that stands in the way.
             Some(LateResult::Conflict) if p.resent || p.sent.is_some() => {
                 answer_late(cx, key, &self.view, &late, LateResult::Unknown);
@@ -174,14 +191,27 @@ impl<L: Live> Shard<L> {
         for p in list.iter_mut().filter(|p| p.sent != to) {
             let sets =
                 p.changes.iter().map(|c| LateSet { name: &c.name, base: c.base, value: c.value.as_deref().map(serde_bytes::Bytes::new) });
-            link.send(&Message::Late { key, id: p.ticket.0, read: p.read, sets: sets.collect() }, None, cx.out);
+            link.send(&Message::Late { key, id: p.ticket.0, read: p.read, sets: sets.collect(), next: p.next }, None, cx.out);
             p.resent |= p.sent.is_some();
             p.sent = to;
         }
         true
     }
 
+    /// A copy with this last commit goes on as `next`: if there is no later one the session ends here and now, so that there will be none.
+    fn end_copied(&mut self, cx: &mut Cx<'_>, key: SessionKey, read: Option<Stamp>, next: SessionKey) -> LateResult {
+        let doubted = self.doubts(cx, key);
+        let Some((copy, _)) = self.own(key) else { return LateResult::NotOwner };
+        let tip = copy.record.tip;
+        if (doubted || read != Some(tip)) && !cx.planted(Bug::ChangedWhileRotating) {
+            return LateResult::Conflict;
+        }
+        self.learn_end(cx, key, EndKind::Rotated, Some(next), None);
+        late_done(tip, Level::Owner)
+    }
+
     /// A peer's late commit.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
     pub(crate) fn handle_late(
         &mut self,
         cx: &mut Cx<'_>,
@@ -190,6 +220,7 @@ impl<L: Live> Shard<L> {
         id: u64,
         read: Option<Stamp>,
         sets: &[LateSet<'_>],
+        next: Option<SessionKey>,
     ) -> Option<()> {
         if sets.iter().any(|s| s.name.is_empty() || s.name.len() > NAME_MAX) {
             return None;
@@ -207,6 +238,8 @@ impl<L: Live> Shard<L> {
         let result = if self.own(key).is_none() || self.is_rotating(cx, key) {
             // It is sent again in a moment, and finds out what has become of the session.
             Some(LateResult::NotOwner)
+        } else if let Some(next) = next {
+            Some(self.end_copied(cx, key, read, next))
         } else {
             self.commit_late_here(cx, key, read, &changes, late)
         };

@@ -76,7 +76,7 @@ pub(crate) struct Round {
     pub(crate) stored: Option<Stamp>,
     /// The owner stays, and this is what it has.
     pub(crate) stay: Option<(Claim, Record)>,
-    pub(crate) ended: Option<EndKind>,
+    pub(crate) ended: Option<(EndKind, Option<SessionKey>)>,
     pub(crate) heard: Claim,
     /// The last ownership that an answer knows of; promises may come to nothing.
     pub(crate) accepted: Claim,
@@ -93,10 +93,9 @@ pub(crate) struct Round {
 
 impl Round {
     /// Somebody knows that the session has ended. Of several who do, the one who knows of a logout is believed.
-    pub(crate) fn note_end(&mut self, kind: EndKind) {
-        if self.ended.is_none_or(|known| kind.overrides(known)) {
-            self.ended = Some(kind);
-        }
+    pub(crate) fn note_end(&mut self, kind: EndKind, next: Option<SessionKey>) {
+        let (known, before) = self.ended.unwrap_or((kind, None));
+        self.ended = Some((if kind.overrides(known) { kind } else { known }, before.or(next)));
     }
 
     /// Where the state with this tip came from, at a node whose own copy ends with `mine`.
@@ -125,6 +124,8 @@ pub(crate) struct Parked {
     /// The last commit of what the request had read.
     pub(crate) read: Option<Stamp>,
     pub(crate) changes: Vec<Change>,
+    /// Instead of changes: the session is to end and to go on under this id, if `read` is still its last commit.
+    pub(crate) next: Option<SessionKey>,
     pub(crate) due: Mono,
     /// The owner that has it, and the link over which it went: what a link that breaks took with it, nobody knows.
     pub(crate) sent: Option<(Life, LinkId)>,

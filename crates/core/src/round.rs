@@ -348,7 +348,7 @@ impl<L: Live> Shard<L> {
                 round.stored = round.stored.max(*stored);
                 round.answers.push(Answer { life: from, tip: record.tip, accepted, record: Some(record) });
             }
-            Held::Ended(kind) => round.note_end(*kind),
+            Held::Ended(kind, next) => round.note_end(*kind, *next),
             Held::Told(stamp) => round.told.push(*stamp),
             Held::Expired(lineage) => round.outlived.push((accepted, lineage.into())),
         }
@@ -386,7 +386,7 @@ impl<L: Live> Shard<L> {
                 }
                 self.track(cx, key, from);
             }
-            Held::Ended(kind) => self.learn_end(cx, key, *kind, None, Some(from)),
+            Held::Ended(kind, next) => self.learn_end(cx, key, *kind, *next, Some(from)),
         }
         Some(())
     }
@@ -510,7 +510,7 @@ impl<L: Live> Shard<L> {
         round.store = StoreReply::Answered;
         match loaded {
             Loaded::Missing => {}
-            Loaded::Ended(kind) => round.note_end(*kind),
+            Loaded::Ended(kind) => round.note_end(*kind, None),
             Loaded::Here { record, age, touched } => match Record::from_bytes(record, now, *age, *touched) {
                 Ok(record) => {
                     round.heard = round.heard.max(record.tip.claim);
@@ -539,8 +539,8 @@ impl<L: Live> Shard<L> {
             _ => (None, None),
         };
         let Some(round) = self.rounds.get(&key) else { return false };
-        if let Some(kind) = round.ended.filter(|_| !cx.planted(Bug::TombstoneYields)) {
-            self.learn_end(cx, key, kind, None, None);
+        if let Some((kind, next)) = round.ended.filter(|_| !cx.planted(Bug::TombstoneYields)) {
+            self.learn_end(cx, key, kind, next, None);
             return false;
         }
         if promised > round.claim && !cx.planted(Bug::NoPromise) {

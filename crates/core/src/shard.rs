@@ -428,7 +428,7 @@ impl<L: Live> Shard<L> {
                 // was left after a loss.
                 let copy = self.copy(at.key).filter(|c| c.record.lineage.includes(at.tip)).map(|c| c.record.tip);
                 let read = copy.or(Some(at.tip));
-                Commit::Late(self.park(cx, at.key, read, changes))
+                Commit::Late(self.park(cx, at.key, read, changes, None))
             }
         }
     }
@@ -654,7 +654,7 @@ impl<L: Live> Shard<L> {
             Message::EndSeen { kind, unheard, .. } => self.handle_end_seen(cx, from, key, kind, &unheard),
             Message::Touch { claim, idle_ms, .. } => self.handle_touch(cx, key, claim, idle_ms),
             Message::Invite { .. } => self.handle_invite(cx, from, key),
-            Message::Late { id, read, sets, .. } => self.handle_late(cx, from, key, id, read, &sets)?,
+            Message::Late { id, read, sets, next, .. } => self.handle_late(cx, from, key, id, read, &sets, next)?,
             Message::LateDone { id, result, .. } => self.handle_late_done(cx, from, key, id, result),
             Message::Gossip(_) | Message::Settled(_) | Message::Views(_) | Message::Ack(_) => return None,
         }

@@ -65,8 +65,8 @@ pub enum Held<'a> {
         /// The last commit that the store is known to have.
         stored: Option<Stamp>,
     },
-    /// The session has ended.
-    Ended(EndKind),
+    /// The session has ended, and goes on under this id, if that is known.
+    Ended(EndKind, Option<SessionKey>),
     /// No copy, but this commit is known to have been made.
     Told(Stamp),
     /// No copy: the session was owned here and has expired, with all these commits.
@@ -248,6 +248,8 @@ pub enum Message<'a> {
         read: Option<Stamp>,
         #[serde(borrow)]
         sets: Vec<LateSet<'a>>,
+        /// The session ends instead, and goes on under this id, if that commit is still its last.
+        next: Option<SessionKey>,
     },
     /// Its outcome.
     LateDone { key: SessionKey, id: u64, result: LateResult },

@@ -690,6 +690,11 @@ impl Live {
         Claim { epoch: u32::MAX, life: Life::new(0) }.at(self.place_holders.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// How many commits were sent to another node.
+    pub(crate) fn sent_elsewhere(&self) -> u32 {
+        self.place_holders.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
     /// Puts the stamp where its place holder is.
     pub(crate) fn restamp(&self, place_holder: Stamp, stamp: Stamp) {
         let lock = self.lock();

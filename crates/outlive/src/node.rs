@@ -263,16 +263,17 @@ impl Node {
         Ok(Change { name: ROTATING.into(), base: held.map(|(stamp, _)| stamp), value })
     }
 
-    /// Asks the owner of a session for its being the only one that gets a new id, and for nobody's having changed it meanwhile.
-    pub(crate) async fn rotating_elsewhere(&self, key: SessionKey, tip: Stamp, held: Option<(Stamp, Bytes)>) -> Result<(), CommitFailure> {
-        let change = self.rotating(held)?;
-        let (stamp, _) = self.runtime.commit_late(key, Some(tip), core::slice::from_ref(&change)).await?;
-        if stamp.claim == tip.claim && stamp.version == tip.version + 1 {
-            return Ok(());
-        }
-        let undo = Change { base: Some(stamp), value: None, ..change };
-        drop(self.runtime.commit_late(key, Some(stamp), &[undo]));
-        Err(CommitFailure::Conflict)
+    /// The owner of a session is to end it for the id that a copy of it goes on under, unless it is getting another one, or somebody has
+    /// changed it meanwhile.
+    pub(crate) async fn end_copied(
+        &self,
+        key: SessionKey,
+        tip: Stamp,
+        held: Option<(Stamp, Bytes)>,
+        next: SessionKey,
+    ) -> Result<(), CommitFailure> {
+        self.rotating(held)?;
+        self.runtime.end_copied(key, tip, next).await
     }
 
     /// The session got no new id after all.

@@ -651,8 +651,9 @@ impl Session {
         let (old_id, opened, live) = (*old_id, opened.clone(), place.live.clone());
         if let Some(tip) = Node::guest_tip(&opened) {
             let held = live.committed_raw(ROTATING);
-            // What this request has flushed is in the copy.
-            let tip = live.newest().filter(|own| own.claim == tip.claim && own.version > tip.version).unwrap_or(tip);
+            // What this request has flushed is in the copy, and what others have committed in between is not.
+            let flushed = tip.claim.at(tip.version.saturating_add(live.sent_elsewhere()));
+            let tip = live.newest().filter(|own| *own == flushed).unwrap_or(tip);
             live.uproot();
             place.at = At::Fresh(new.into());
             drop(place);
@@ -693,7 +694,7 @@ impl Session {
         Step::Wait(Box::pin(async move {
             let durable = step.answer().await?;
             let (node, new) = (&session.inner.node, session.id().key(&session.inner.node.keys));
-            if let Err(failure) = node.rotating_elsewhere(old, tip, held).await {
+            if let Err(failure) = node.end_copied(old, tip, held, new).await {
                 node.end(new).answer().await;
                 return Err(failed(failure));
             }

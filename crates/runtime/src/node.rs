@@ -665,6 +665,16 @@ impl<L: Live> Node<L> {
         }
     }
 
+    /// The last step of a rotation at a node that serves a copy (see [`Open::Guest`]): the session's owner ends it, and lets it go on as
+    /// `next`, if the copy's last commit is still the session's. If this fails, `next` is to end instead.
+    pub fn end_copied(&self, key: SessionKey, read: Stamp, next: SessionKey) -> Waiting<Result<(), CommitFailure>> {
+        let ended = match self.inner.call_timed(|e, now, out| e.end_copied(now, key, read, next, out)) {
+            Some(ticket) => self.inner.late(ticket),
+            None => return Box::pin(core::future::ready(Err(CommitFailure::Dead))),
+        };
+        Box::pin(async move { ended.await.map(drop) })
+    }
+
     /// Ends a request that changed nothing: its response may leave when all that it read is durable. Almost always that is now.
     pub fn finish_read(&self, at: &Opened<L>) -> Commit {
         let finish = |out: &mut Outputs| self.inner.enter_at(self.inner.clock.lately(), out, |e, now, out| e.finish_read(now, at, out));

@@ -109,6 +109,8 @@ pub(crate) struct Req {
     tries: u32,
     opened: Option<Opened<()>>,
     guest: bool,
+    /// What a guest was served.
+    copied: Option<Record>,
     /// The list and its commit as read at first.
     list: (Option<Stamp>, Vec<u32>),
     seen: BTreeSet<u32>,
@@ -273,6 +275,7 @@ impl World {
             tries: 0,
             opened: None,
             guest: false,
+            copied: None,
             list: (None, Vec::new()),
             seen: BTreeSet::new(),
             value: None,
@@ -534,10 +537,12 @@ impl World {
                 let Some(r) = self.reqs.get_mut(&id) else { return };
                 r.guest = true;
                 r.stage = Stage::Running;
+                r.copied = Some(guest.record.clone());
                 self.mark(Mark::Guest);
-                let record = guest.record;
-                self.handler_starts(id, &record);
+                self.handler_starts(id, &guest.record);
             }
+            Outcome::Late { .. } if self.ends_copied(id) => self.copied_ended(id),
+            Outcome::LateFailed(failure) if self.ends_copied(id) => self.copied_not_ended(id, failure),
             Outcome::Late { stamp, level } => {
                 self.mark(Mark::LateCommitDone);
                 self.note_stamp(id, stamp);
@@ -548,7 +553,7 @@ impl World {
                 self.answer(id, Answer::Unknown("late commit"));
             }
             // It has expired.
-            Outcome::LateFailed(Failure::Ended) if self.reqs.get(&id).is_some_and(|r| !self.sessions[r.session].end_asked) => {
+            Outcome::LateFailed(Failure::Ended) if self.reqs.get(&id).is_some_and(|r| self.sessions[r.session].end_asked == 0) => {
                 self.mark(Mark::LateCommitNowhere);
                 self.answer(id, Answer::Unknown("late, and it has expired"));
             }
@@ -780,7 +785,7 @@ impl World {
         } else {
             // Nobody has its id: the library ends it.
             self.sessions[r.session].abandoned = true;
-            self.sessions[r.session].end_asked = true;
+            self.sessions[r.session].end_asked += 1;
             let key = self.sessions[r.session].key;
             if self.proc_mut(r.node, r.generation).is_some() {
                 self.call(r.node, |e, now, out| e.end(now, key, None, out));

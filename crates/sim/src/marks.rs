@@ -23,7 +23,7 @@ marks! {
     LateCommitConflict = "late_commit_conflict", LateCommitUnknown = "late_commit_unknown", CommitWaited = "commit_waited",
     CommitFailedUnknown = "commit_failed_unknown", CommitConflict = "commit_conflict", DurableAfterMove = "durable_after_move",
     NotFound = "not_found", Unavailable = "unavailable", Contended = "contended", Forming = "forming", EndConfirmed = "end_confirmed",
-    EndPending = "end_pending", EndedServed = "ended_served", Rotated = "rotated", LogoutOfRotated = "logout_of_rotated",
+    EndPending = "end_pending", EndedServed = "ended_served", Rotated = "rotated", RotatedCopy = "rotated_copy", LogoutOfRotated = "logout_of_rotated",
     RotationOfEnded = "rotation_of_ended",
     RotationRefused = "rotation_refused", DrainDone = "drain_done", DrainKilled = "drain_killed",
     DrainAbandoned = "drain_abandoned", DrainAlone = "drain_alone", LegitLoss = "legit_loss", LevelOwner = "level_owner", LevelBackup1 = "level_backup_1",

@@ -64,7 +64,8 @@ pub(crate) struct Session {
     pub(crate) created: bool,
     /// Nobody has its id.
     pub(crate) abandoned: bool,
-    pub(crate) end_asked: bool,
+    /// How many have asked for its end, without those to whom its owner said no.
+    pub(crate) end_asked: u32,
     /// Which processes know that it ended.
     ended_at: BTreeMap<(usize, u32), i64>,
     list_conflict: bool,
@@ -136,7 +137,7 @@ impl Session {
     }
 
     fn has_ended(&self) -> bool {
-        self.end_asked || self.abandoned || !self.ended_at.is_empty()
+        self.end_asked > 0 || self.abandoned || !self.ended_at.is_empty()
     }
 
     /// It may have expired. Whatever of it comes back, nothing has to.
@@ -151,6 +152,11 @@ impl Session {
     /// What an owner has answered, and nothing has taken away since.
     pub(crate) fn answered_by(&self, owner: Life) -> impl Iterator<Item = u32> + '_ {
         self.expected().filter(move |(_, v)| v.stamp.is_some_and(|s| s.claim.life == owner)).map(|(n, _)| n)
+    }
+
+    /// The process that was the first to know of its end.
+    pub(crate) fn ended_first(&self) -> Option<(usize, u32)> {
+        self.ended_at.iter().min_by_key(|(_, at)| **at).map(|(process, _)| *process)
     }
 
     pub(crate) fn has(&self, value: u32) -> bool {
@@ -189,7 +195,7 @@ impl World {
             values: BTreeMap::new(),
             created: false,
             abandoned: false,
-            end_asked: false,
+            end_asked: 0,
             ended_at: BTreeMap::new(),
             list_conflict: false,
             contents: HashMap::new(),
@@ -728,7 +734,7 @@ impl World {
 
     pub(crate) fn end_seen(&mut self, r: &Req) {
         let s = &self.sessions[r.session];
-        if !s.end_asked && !self.was_logged_out_before(r.session) {
+        if s.end_asked == 0 && !self.was_logged_out_before(r.session) {
             let key = s.key;
             self.violate(format!("n{} says that {key:?} has ended, and nobody ended it", r.node));
         }
@@ -742,10 +748,10 @@ impl World {
         }
         let s = &self.sessions[session];
         let key = s.key;
-        if s.end_asked && self.knew_end(session, came) {
+        if s.end_asked > 0 && self.knew_end(session, came) {
             return self.violate(format!("I5 {key:?} has ended, and is served after all has healed"));
         }
-        if s.end_asked {
+        if s.end_asked > 0 {
             // The marker died with all who knew it, and so did commits that only they had.
             self.clients[client].done = true;
             return;
@@ -831,7 +837,7 @@ impl World {
                 holders.push(*node);
                 tips.push(tip);
             }
-            if s.end_asked && self.marked(s) {
+            if s.end_asked > 0 && self.marked(s) {
                 if let Some(node) = holders.first() {
                     return Some(format!("{key:?} has ended, and n{node} holds it"));
                 }

@@ -898,3 +898,52 @@ fn nobody_waits_for_the_membership_while_the_sessions_hear_of_its_change() {
     });
     assert!(net.nodes[0].engine.shards[1].lock().view.links.is_empty());
 }
+
+/// A session whose owner stays at node 0 and which node 2 serves a copy of; the copy's last commit.
+fn served_as_a_guest() -> (Net, Stamp) {
+    let mut net = Net::new(3, Config::default());
+    let opened = net.create(0);
+    waited(net.append(0, &opened, 1));
+    for at in [1, 0] {
+        net.read(at, None).unwrap();
+    }
+    let Err(Outcome::Guest(guest)) = net.open(2, None) else { panic!("the owner stays") };
+    assert_eq!(guest.owner, net.nodes[0].engine.life());
+    (net, guest.record.tip)
+}
+
+#[test]
+fn what_an_owner_acknowledges_goes_along_to_the_id_that_another_node_gives() {
+    let (mut net, tip) = served_as_a_guest();
+    let next = SessionKey::from_bytes([8; 16]);
+    let opened = net.open(0, None).unwrap();
+    let ticket = net.call(2, |e, now, out| e.end_copied(now, KEY, tip, next, out));
+    net.deliver();
+    assert!(matches!(net.settled.remove(&ticket), Some(Outcome::Late { .. })));
+    let change = Change { name: "log".into(), base: None, value: Some(Bytes::from_static(&[2])) };
+    assert!(matches!(net.call(0, |e, now, out| e.commit(now, &opened, &[change], out)), Commit::Ended));
+    assert!(matches!(net.read(1, None), Err(Outcome::Ended(EndKind::Rotated, _))));
+}
+
+#[test]
+fn a_session_that_has_changed_since_it_was_copied_keeps_its_id() {
+    let (mut net, tip) = served_as_a_guest();
+    let opened = net.open(0, None).unwrap();
+    waited(net.append(0, &opened, 2));
+    let ticket = net.call(2, |e, now, out| e.end_copied(now, KEY, tip, SessionKey::from_bytes([8; 16]), out));
+    net.deliver();
+    assert!(matches!(net.settled.remove(&ticket), Some(Outcome::LateFailed(Failure::Conflict))));
+    assert_eq!(net.read(0, None).unwrap(), [1, 2]);
+}
+
+#[test]
+fn an_answer_to_a_rotation_that_is_lost_is_found_in_what_the_owner_tells_of_the_end() {
+    let (mut net, tip) = served_as_a_guest();
+    let next = SessionKey::from_bytes([8; 16]);
+    let ticket = net.call(2, |e, now, out| e.end_copied(now, KEY, tip, next, out));
+    let (_, to, link, bytes) = net.wires.pop_front().unwrap();
+    net.call(to, |e, now, out| e.handle_bytes(now, link, &bytes, out)).unwrap();
+    net.disconnect(0, 2);
+    net.run(Duration::from_secs(1));
+    assert!(matches!(net.settled.remove(&ticket), Some(Outcome::Late { .. })));
+}

@@ -6,7 +6,8 @@ use crate::marks::Mark;
 use crate::options::Fault;
 use crate::world::{Phase, World};
 use outlive_core::config::Level;
-use outlive_core::output::{Open, Ticket};
+use outlive_core::output::{Failure, Open, Ticket};
+use outlive_core::record::{Attribute, Change};
 use outlive_core::stamp::{Life, Stamp};
 use outlive_core::wire::EndKind;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +38,7 @@ impl World {
         let (node, session, opened, tries, generation) = (r.node, r.session, r.opened.clone(), r.tries, r.generation);
         let key = self.sessions[session].key;
         self.log(node, || format!("{key:?} request {id} logs out"));
-        self.sessions[session].end_asked = true;
+        self.sessions[session].end_asked += 1;
         self.endings.asked.insert(session);
         let ticket = self.call(node, |e, now, out| e.end(now, key, None, out));
         if let Some(opened) = opened {
@@ -88,7 +89,7 @@ impl World {
     pub(super) fn rotate(&mut self, id: u64) {
         let Some(r) = self.reqs.get(&id) else { return };
         let (node, session, client, opened) = (r.node, r.session, r.client, r.opened.clone());
-        let Some(opened) = opened else { return self.answer(id, Answer::Failed("a guest cannot rotate")) };
+        let Some(opened) = opened else { return self.rotate_copy(id) };
         let next = self.rotated_session(session);
         let key = self.sessions[next].key;
         let Some(Some(new)) = self.call(node, |e, now, out| e.rotate(now, &opened, key, out)) else {
@@ -106,6 +107,73 @@ impl World {
         self.call(node, |e, now, out| e.close(now, &new, out));
         self.call(node, |e, now, out| e.close(now, &opened, out));
         self.committed(id, key, commit);
+    }
+
+    /// The same at a node that serves a copy: a new session begins with all of that, and the owner ends the old one for it.
+    fn rotate_copy(&mut self, id: u64) {
+        let Some(r) = self.reqs.get_mut(&id) else { return };
+        let (node, session, client) = (r.node, r.session, r.client);
+        // The new session's time would begin anew.
+        let Some(record) = r.copied.clone().filter(|_| self.opts.clocks.is_none()) else {
+            return self.answer(id, Answer::Failed("a guest cannot rotate"));
+        };
+        let next = self.rotated_session(session);
+        let key = self.sessions[next].key;
+        let Some(Ok(new)) = self.call(node, |e, now, out| e.create(now, key, out)) else {
+            self.sessions[next].abandoned = true;
+            return self.answer(id, Answer::Failed("cannot create"));
+        };
+        let copy = |a: &Attribute| Change { name: a.name.clone(), base: None, value: Some(a.value.clone()) };
+        let all: Vec<Change> = record.attributes().iter().map(copy).collect();
+        let commit = self.call(node, |e, now, out| e.commit(now, &new, &all, out));
+        let old = self.sessions[session].key;
+        self.log(node, || format!("{old:?} request {id} copies it to {key:?}: {commit:?}"));
+        if let Some(r) = self.reqs.get_mut(&id) {
+            r.next = Some(next);
+        }
+        self.forked(next, node, &new);
+        self.logout_elsewhere(client, session, node);
+        self.call(node, |e, now, out| e.close(now, &new, out));
+        self.committed(id, key, commit);
+    }
+
+    /// The copy is durable under its new id.
+    fn end_copied(&mut self, id: u64, tip: Option<Stamp>, level: Option<Level>) {
+        let Some(r) = self.reqs.get_mut(&id) else { return };
+        let (Some(next), Some(read)) = (r.next, r.read) else { return };
+        let (node, session) = (r.node, r.session);
+        r.made = Some(tip);
+        let (key, new) = (self.sessions[session].key, self.sessions[next].key);
+        let all = self.sessions[next].all();
+        self.acknowledge(node, next, &all, level);
+        self.sessions[session].end_asked += 1;
+        if let Some(ticket) = self.call(node, |e, now, out| e.end_copied(now, key, read, new, out)) {
+            self.late(id, ticket);
+        }
+    }
+
+    /// Whether a request waits for the owner of what it copied to end that.
+    pub(super) fn ends_copied(&self, id: u64) -> bool {
+        self.reqs.get(&id).is_some_and(|r| r.stage == Stage::Late && r.next.is_some())
+    }
+
+    pub(super) fn copied_ended(&mut self, id: u64) {
+        let Some(r) = self.reqs.get(&id) else { return };
+        let (node, session, tries, generation) = (r.node, r.session, r.tries, r.generation);
+        let Some(next) = r.next else { return };
+        let (key, new) = (self.sessions[session].key, self.sessions[next].key);
+        let ticket = self.call(node, |e, now, out| e.end(now, key, Some(new), out));
+        self.wait_for_end(id, ticket, tries, generation);
+    }
+
+    pub(super) fn copied_not_ended(&mut self, id: u64, failure: Failure) {
+        let Some(r) = self.reqs.get(&id) else { return };
+        let session = r.session;
+        self.mark(Mark::RotationRefused);
+        if failure != Failure::Unknown {
+            self.sessions[session].end_asked -= 1;
+        }
+        self.answer(id, Answer::Failed("changed meanwhile"));
     }
 
     /// Now and then the other half of the pair, whose request began at another node long ago, logs out at the same moment.
@@ -136,7 +204,8 @@ impl World {
     pub(super) fn rotated(&mut self, id: u64, tip: Option<Stamp>, level: Option<Level>) {
         let Some(r) = self.reqs.get_mut(&id) else { return };
         let (node, session, tries, generation) = (r.node, r.session, r.tries, r.generation);
-        let (Some(next), Some(opened)) = (r.next, r.opened.clone()) else { return };
+        let Some(next) = r.next else { return };
+        let Some(opened) = r.opened.clone() else { return self.end_copied(id, tip, level) };
         let new = self.sessions[next].key;
         let Some(Some(ticket)) = self.call(node, |e, now, out| e.end_rotated(now, &opened, new, out)) else {
             self.mark(Mark::RotationRefused);
@@ -148,7 +217,7 @@ impl World {
         // The level that the answer tells is the one of this moment, although it leaves later.
         let all = self.sessions[next].all();
         self.acknowledge(node, next, &all, level);
-        self.sessions[session].end_asked = true;
+        self.sessions[session].end_asked += 1;
         self.wait_for_end(id, Some(ticket), tries, generation);
     }
 
@@ -156,6 +225,7 @@ impl World {
     fn rotation_done(&mut self, id: u64) {
         let Some(r) = self.reqs.get(&id) else { return };
         let (node, session, client, gone, came) = (r.node, r.session, r.client, r.gone, r.came);
+        let copied = r.copied.is_some();
         let (Some(next), Some(tip)) = (r.next, r.made) else { return };
         if self.ended_as(node, session) == Some(EndKind::Invalidated) {
             self.mark(Mark::RotationOfEnded);
@@ -165,12 +235,14 @@ impl World {
             r.next = None;
         }
         let new = self.sessions[next].key;
-        self.mark(Mark::Rotated);
+        self.mark(if copied { Mark::RotatedCopy } else { Mark::Rotated });
         if gone {
             self.sessions[next].abandoned = true;
         } else {
             self.sessions[next].created = true;
-            self.note_rotation(session, next, node);
+            // Whoever ended it first has agreed to that.
+            let owner = self.sessions[session].ended_first().filter(|_| copied);
+            self.note_rotation(session, next, node, owner);
             let now =
                 self.nodes[node].proc.as_ref().and_then(|p| p.engine.peek(new, |r, _| (r.clock().deadline(r.used), r.clock().step())));
             let deadline = now.map_or(i64::MAX, |until| self.deadline(node, until.0));
@@ -184,8 +256,10 @@ impl World {
 
     // ---- what is promised -----------------------------------------------------------------------------------------------
 
-    fn note_rotation(&mut self, old: usize, next: usize, node: usize) {
-        let Some(by) = self.nodes[node].proc.as_ref().map(|p| p.engine.life()) else { return };
+    fn note_rotation(&mut self, old: usize, next: usize, node: usize, owner: Option<(usize, u32)>) {
+        let here = self.nodes[node].proc.as_ref().map(|p| p.engine.life());
+        let owner = owner.and_then(|(node, generation)| self.proc_mut(node, generation)).map(|p| p.engine.life());
+        let Some(by) = owner.or(here) else { return };
         let stops = self.endings.stops;
         self.endings.rotations.insert(next, Rotation { old, by, stops });
         if let Some((_, true, _)) = self.endings.logouts.get(&old) {
