@@ -288,12 +288,15 @@ fn replay(args: &Args) -> ExitCode {
     {
         opts = minimise(&opts, &violation);
     }
-    println!("{}", opts.line());
     let found = play(&opts, true);
-    for line in &found.trace {
-        println!("{line}");
+    let end = format!("hash={:016x} violation={}", found.hash, found.violation.as_deref().unwrap_or("none"));
+    let mut out = std::io::stdout().lock();
+    for line in std::iter::once(&opts.line()).chain(&found.trace).chain([&end]) {
+        // Whoever reads only its beginning has closed the pipe.
+        if writeln!(out, "{line}").is_err() {
+            break;
+        }
     }
-    println!("hash={:016x} violation={}", found.hash, found.violation.as_deref().unwrap_or("none"));
     if found.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
