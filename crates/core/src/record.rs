@@ -204,6 +204,12 @@ impl Record {
         Clock { idle: limits.idle_of(self.is_first()), end: self.created + limits.lifetime }
     }
 
+    /// Until when a token made now says that it lives, and by how much that has to move to be worth another token.
+    pub fn deadline(&self) -> (Mono, Duration) {
+        let clock = self.clock();
+        (clock.deadline(self.used), clock.step())
+    }
+
     /// When the session expires if it is not used again.
     pub fn expires(&self) -> Mono {
         self.clock().expires(self.used)

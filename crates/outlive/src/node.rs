@@ -11,17 +11,18 @@ use core::sync::atomic::AtomicU64;
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 use outlive_core::Brought;
-use outlive_core::config::{Level, Limits};
+use outlive_core::config::Limits;
 use outlive_core::id::{IdKeys, SessionId, SessionKey};
 use outlive_core::output::{self, Over, Unavailable};
 use outlive_core::record::{Change, ROTATING, Record};
 use outlive_core::stamp::{Life, Stamp};
-use outlive_core::time::{Mono, WallSeconds};
+use outlive_core::time::WallSeconds;
 use outlive_core::token::Token;
 use std::sync::Arc;
 
 pub(crate) use outlive_core::wire::EndKind;
 pub(crate) use outlive_runtime::{Commit, CommitFailure, Durable, Step, Waiting};
+pub(crate) type Opened = outlive_runtime::Opened<Live>;
 
 pub(crate) type Unsent<'a> = outlive_runtime::Unsent<'a, Live>;
 
@@ -72,46 +73,6 @@ pub(crate) enum Open {
     Unavailable(NotNow, Duration),
 }
 
-/// A session in use by one request.
-#[derive(Clone, Debug)]
-pub(crate) struct Opened {
-    pub(crate) key: SessionKey,
-    at: At,
-}
-
-#[derive(Clone, Debug)]
-enum At {
-    Owned(output::Opened<Live>),
-    /// Its owner stays where it is, and this is a copy.
-    Guest(Copied, Arc<Live>),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Copied {
-    owner: Life,
-    /// Its newest durable commit.
-    tip: Stamp,
-    limits: Limits,
-    created: Mono,
-    deadline: Mono,
-    step: Duration,
-}
-
-impl Opened {
-    pub(crate) fn live(&self) -> &Arc<Live> {
-        match &self.at {
-            At::Owned(opened) => &opened.live,
-            At::Guest(_, live) => live,
-        }
-    }
-}
-
-/// What a token says of this, and when it has to be made anew.
-fn told(record: &Record) -> (Mono, Duration) {
-    let clock = record.clock();
-    (clock.deadline(record.used), clock.step())
-}
-
 impl output::Live for Live {
     fn of(record: &Record) -> Live {
         Live::from_record(record)
@@ -130,31 +91,21 @@ impl Node {
     pub(crate) fn open(self: &Arc<Self>, key: SessionKey, token: Option<Token>, uses: bool) -> Step<Open> {
         let token = token.map(|t| Brought { stamp: t.stamp, expired: t.deadline < self.runtime.wall() });
         match if uses { self.runtime.open(key, token) } else { self.runtime.look(key, token) } {
-            Step::Ready(open) => Step::Ready(self.opened(key, open)),
+            Step::Ready(open) => Step::Ready(self.opened(open)),
             Step::Wait(waiting) => {
                 let node = self.clone();
-                Step::Wait(Box::pin(async move { node.opened(key, waiting.await) }))
+                Step::Wait(Box::pin(async move { node.opened(waiting.await) }))
             }
         }
     }
 
-    fn opened(&self, key: SessionKey, open: Result<outlive_runtime::Open<Live>, outlive_runtime::OpenFailure>) -> Open {
+    fn opened(&self, open: Result<outlive_runtime::Open<Live>, outlive_runtime::OpenFailure>) -> Open {
         match open {
             Ok(outlive_runtime::Open::Here(opened)) => {
-                let behind = opened.external != opened.live.external();
-                let opened = Opened { key, at: At::Owned(opened) };
-                if behind {
+                if opened.external() != opened.live().external() {
                     self.reread(&opened);
                 }
                 Open::Here(opened)
-            }
-            Ok(outlive_runtime::Open::Guest(guest)) => {
-                let record = &guest.record;
-                let live = Arc::new(Live::from_record(record));
-                let (deadline, step) = told(record);
-                let (limits, created) = (record.limits(), record.created);
-                let copied = Copied { owner: guest.owner, tip: record.tip, limits, created, deadline, step };
-                Open::Here(Opened { key, at: At::Guest(copied, live) })
             }
             Ok(outlive_runtime::Open::NotFound) => Open::NotFound,
             Ok(outlive_runtime::Open::Ended(kind, ago)) => Open::Ended(kind, ago),
@@ -177,38 +128,26 @@ impl Node {
 
     /// A session under an id that was drawn just now, around this live session.
     pub(crate) fn create(&self, key: SessionKey, live: Arc<Live>) -> Result<Opened, (NotNow, Duration)> {
-        let opened = self.runtime.create_with(key, live).map_err(|failure| (not_now(failure.why), failure.retry_after))?;
-        Ok(Opened { key, at: At::Owned(opened) })
+        self.runtime.create_with(key, live).map_err(|failure| (not_now(failure.why), failure.retry_after))
     }
 
     /// Called within a commit of the live session, so what is left to be sent waits until that is over.
     pub(crate) fn commit(&self, at: &Opened, changes: &Changes) -> (Commit, Option<Unsent<'_>>) {
-        match &at.at {
-            At::Owned(opened) => {
-                let (commit, unsent) = self.runtime.commit_unsent(opened, changes);
-                (commit, Some(unsent))
-            }
-            At::Guest(copied, _) => (Commit::Late(self.runtime.commit_late(at.key, Some(copied.tip), changes)), None),
-        }
+        let (commit, unsent) = self.runtime.commit_unsent(at, changes);
+        (commit, Some(unsent))
     }
 
     pub(crate) fn finish_read(&self, at: &Opened) -> Commit {
-        match &at.at {
-            At::Owned(opened) => self.runtime.finish_read(opened),
-            // The owner sent what was durable.
-            At::Guest(copied, _) => Commit::Applied(None, Step::Ready(Ok(Durable { tip: Some(copied.tip), level: Level::Owner }))),
-        }
+        self.runtime.finish_read(at)
     }
 
     pub(crate) fn close(&self, at: &Opened) {
-        if let At::Owned(opened) = &at.at {
-            self.runtime.close(opened);
-        }
+        self.runtime.close(at);
     }
 
     /// Notes a use.
     pub(crate) fn touch(self: &Arc<Self>, at: &Opened) {
-        if let (At::Owned(_), Step::Ready(Open::Here(opened))) = (&at.at, self.open(at.key, None, true)) {
+        if let (None, Step::Ready(Open::Here(opened))) = (at.guest_of(), self.open(at.key, None, true)) {
             self.close(&opened);
         }
     }
@@ -229,27 +168,29 @@ impl Node {
         at: &Opened,
         new: SessionKey,
     ) -> Result<(Opened, Step<Result<(), CommitFailure>>), CommitFailure> {
-        let At::Owned(owned) = &at.at else { return Err(CommitFailure::Conflict) };
+        if at.guest_of().is_some() {
+            return Err(CommitFailure::Conflict);
+        }
         let read = |record: &Record, _| record.get(ROTATING).map(|a| (a.dot, a.value.clone()));
-        let held = self.runtime.read(owned, read).ok_or_else(|| self.why_left(at.key))?;
-        match self.runtime.commit(owned, &[self.rotating(held)?]) {
+        let held = self.runtime.read(at, read).ok_or_else(|| self.why_left(at.key))?;
+        match self.runtime.commit(at, &[self.rotating(held)?]) {
             Commit::Applied(..) => {}
             Commit::Late(_) => return Err(CommitFailure::Conflict),
             Commit::Refused(failure) => return Err(failure),
         }
-        let waiting = self.runtime.rotate(owned, new);
+        let waiting = self.runtime.rotate(at, new);
         let Some(Ok(outlive_runtime::Open::Here(opened))) = ready(self.runtime.open(new, None)) else {
             return Err(self.why_left(at.key));
         };
         let record = self.runtime.read(&opened, |record, external| (record.clone(), external));
-        opened.live.rebase(&record.ok_or_else(|| self.why_left(at.key))?.0);
+        opened.live().rebase(&record.ok_or_else(|| self.why_left(at.key))?.0);
         let (node, old) = (self.clone(), at.key);
         let done = now_or_later(Box::pin(async move {
             let rotated = waiting.await?;
             node.runtime.close(&rotated.opened);
             node.refuse_if_ended(old, new).await
         }));
-        Ok((Opened { key: new, at: At::Owned(opened) }, done))
+        Ok((opened, done))
     }
 
     /// The change that keeps a session from getting another new id; `held` is what it has of it.
@@ -278,9 +219,11 @@ impl Node {
 
     /// The session got no new id after all.
     pub(crate) fn not_rotating(&self, at: &Opened) {
-        let At::Owned(owned) = &at.at else { return };
-        if let Some(Some(dot)) = self.runtime.read(owned, |record, _| record.get(ROTATING).map(|a| a.dot)) {
-            drop(self.runtime.commit(owned, &[Change { name: ROTATING.into(), base: Some(dot), value: None }]));
+        if at.guest_of().is_some() {
+            return;
+        }
+        if let Some(Some(dot)) = self.runtime.read(at, |record, _| record.get(ROTATING).map(|a| a.dot)) {
+            drop(self.runtime.commit(at, &[Change { name: ROTATING.into(), base: Some(dot), value: None }]));
         }
     }
 
@@ -311,35 +254,22 @@ impl Node {
         }
     }
 
-    /// Takes over what the engine holds.
+    /// Takes over what the engine holds; of a copy it holds nothing newer.
     pub(crate) fn reread(&self, at: &Opened) {
-        if let At::Owned(opened) = &at.at {
-            at.live().refresh_with(|| self.runtime.read(opened, |record, external| (record.clone(), external)));
+        if at.guest_of().is_none() {
+            at.live().refresh_with(|| self.runtime.read(at, |record, external| (record.clone(), external)));
         }
     }
 
     /// How long ago the session was created, as far as it is known here.
     pub(crate) fn age(&self, at: &Opened) -> Duration {
-        let created = match &at.at {
-            At::Owned(opened) => self.runtime.read(opened, |record, _| record.created),
-            At::Guest(copied, _) => Some(copied.created),
-        };
+        let created = self.runtime.read(at, |record, _| record.created);
         created.map_or(Duration::ZERO, |created| self.runtime.now().since(created))
     }
 
     /// Whether the session has left this node since it was opened.
     pub(crate) fn has_left(&self, at: &Opened) -> bool {
-        matches!(&at.at, At::Owned(opened) if self.runtime.read(opened, |_, _| ()).is_none())
-    }
-
-    /// Whether the session is a copy whose owner is elsewhere.
-    pub(crate) fn is_guest(at: &Opened) -> bool {
-        Node::guest_tip(at).is_some()
-    }
-
-    /// The newest durable commit of such a copy.
-    pub(crate) fn guest_tip(at: &Opened) -> Option<Stamp> {
-        if let At::Guest(copied, _) = &at.at { Some(copied.tip) } else { None }
+        self.runtime.read(at, |_, _| ()).is_none()
     }
 
     pub(crate) fn info(&self, key: SessionKey) -> SessionInfo {
@@ -355,12 +285,12 @@ impl Node {
         }
     }
 
-    /// A node's name, or that of its life if it is forgotten.
     /// The node that owns the session, if that is another one and its name is known.
     pub(crate) fn owner_elsewhere(&self, at: &Opened) -> Option<Box<str>> {
-        if let At::Guest(copied, _) = &at.at { self.runtime.name_of(copied.owner) } else { None }
+        self.runtime.name_of(at.guest_of()?)
     }
 
+    /// A node's name, or that of its life if it is forgotten.
     pub(crate) fn name_of(&self, life: Life) -> String {
         self.runtime.name_of(life).map_or_else(|| format!("{life:?}"), String::from)
     }
@@ -368,23 +298,14 @@ impl Node {
     /// Until when a session that is used now may be alive, and by how many seconds that has to move to be worth another token. If the
     /// request has set its limits, they are not those with which it was opened.
     pub(crate) fn deadline(&self, at: &Opened, relimited: bool) -> (WallSeconds, u32) {
-        let (deadline, step) = match &at.at {
-            At::Owned(opened) if !relimited => (opened.deadline, opened.step),
-            At::Owned(opened) => {
-                let read = self.runtime.read(opened, |record, _| told(record));
-                read.unwrap_or((opened.deadline, opened.step))
-            }
-            At::Guest(copied, _) => (copied.deadline, copied.step),
-        };
+        let read = if relimited { self.runtime.read(at, |record, _| record.deadline()) } else { None };
+        let (deadline, step) = read.unwrap_or_else(|| at.deadline());
         (self.runtime.deadline(deadline), u32::try_from(step.as_secs()).unwrap_or(u32::MAX).max(1))
     }
 
     /// How long this session lives: as it was born, or as it was set.
     pub(crate) fn limits(&self, at: &Opened) -> Limits {
-        match &at.at {
-            At::Owned(opened) => self.runtime.read(opened, |record, _| record.limits()).unwrap_or(self.limits),
-            At::Guest(copied, _) => copied.limits,
-        }
+        self.runtime.read(at, |record, _| record.limits()).unwrap_or(self.limits)
     }
 }
 

@@ -147,7 +147,7 @@ impl Slot {
                 other => return self.opened(id, brought, other),
             };
             let live = opened.live().clone();
-            if Node::is_guest(&opened) {
+            if opened.guest_of().is_some() {
                 node.close(&opened);
                 turn::pause(until).await?;
                 continue;

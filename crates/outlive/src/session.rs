@@ -649,7 +649,8 @@ impl Session {
         };
         let At::Here(old_id, opened) = &place.at else { return NOTHING };
         let (old_id, opened, live) = (*old_id, opened.clone(), place.live.clone());
-        if let Some(tip) = Node::guest_tip(&opened) {
+        if opened.guest_of().is_some() {
+            let tip = opened.tip();
             let held = live.committed_raw(ROTATING);
             // What this request has flushed is in the copy, and what others have committed in between is not.
             let flushed = tip.claim.at(tip.version.saturating_add(live.sent_elsewhere()));
@@ -816,7 +817,7 @@ impl Session {
         let owner = if brought.routed { node.owner_elsewhere(opened) } else { None };
         let route = match &owner {
             Some(owner) => Some(&**owner),
-            None if !brought.routed && (born || tip.is_some()) && !Node::is_guest(opened) => Some(node.route.as_str()),
+            None if !brought.routed && (born || tip.is_some()) && opened.guest_of().is_none() => Some(node.route.as_str()),
             None => None,
         };
         if let Some(route) = route {

@@ -9,6 +9,7 @@ use crate::dial::Dials;
 use crate::drain::DrainReport;
 use crate::handshake::StoreId;
 use crate::links::Links;
+use crate::opened::{At, Opened};
 use crate::stats::{Counters, Readiness, Stats};
 use crate::storing::StoreSide;
 use crate::timer::Alarm;
@@ -22,7 +23,7 @@ use outlive_core::config::{Durability, Level};
 use outlive_core::engine::Engine;
 use outlive_core::id::{IdKeys, Secret, SessionId, SessionKey};
 use outlive_core::member::Member;
-use outlive_core::output::{self, Event, Guest, Info, Live, Opened, Outcome, Output, Outputs, Over, Ticket, Unavailable};
+use outlive_core::output::{self, Event, Info, Live, Outcome, Output, Outputs, Over, Ticket, Unavailable};
 use outlive_core::record::{Change, Record};
 use outlive_core::stamp::{Life, Stamp};
 use outlive_core::time::{Mono, WallSeconds};
@@ -47,10 +48,8 @@ const DEAD: u8 = 2;
 /// What a session turned out to be.
 #[derive(Debug)]
 pub enum Open<L> {
-    /// It is here. Give it back with [`Node::close`].
+    /// It is here, or a copy of it. Give it back with [`Node::close`].
     Here(Opened<L>),
-    /// Its owner stays where it is: serve this copy, and commit with [`Node::commit_late`].
-    Guest(Box<Guest>),
     /// Nobody has it. It is not adopted: a new session gets a new id.
     NotFound,
     /// It ended, so long ago.
@@ -425,7 +424,7 @@ impl<L: Live> Inner<L> {
         let open = |e: &Engine<L>, now, out: &mut Outputs| if uses { e.open(now, key, token, out) } else { e.look(now, key, token, out) };
         let Some(open) = self.call(open) else { return Ok(Err(dead())) };
         Ok(match open {
-            output::Open::Here(opened) => Ok(Open::Here(opened)),
+            output::Open::Here(opened) => Ok(Open::Here(opened.into())),
             output::Open::Wait(ticket) => {
                 let answer = self.tickets.wait(ticket);
                 self.alarm.check(&self.engine);
@@ -453,7 +452,7 @@ impl<L: Live> Inner<L> {
                 Outcome::Again => {}
                 Outcome::NotFound => return Ok(Open::NotFound),
                 Outcome::Ended(kind, ago) => return Ok(Open::Ended(kind, ago)),
-                Outcome::Guest(guest) => return Ok(Open::Guest(guest)),
+                Outcome::Guest(guest) => return Ok(Open::Here(Opened::guest(key, *guest))),
                 Outcome::Unavailable(why, retry_after) => return Err(OpenFailure { why, retry_after }),
                 _ => return Err(late),
             }
@@ -563,7 +562,7 @@ impl<L: Live> Drop for End<L> {
 /// Closes a session under a new id if whoever rotates goes away; before the old one has ended, the new one ends instead.
 struct NewId<L: Live> {
     inner: Arc<Inner<L>>,
-    opened: Option<Opened<L>>,
+    opened: Option<output::Opened<L>>,
     ended_old: bool,
 }
 
@@ -600,13 +599,13 @@ impl<L: Live> Node<L> {
     /// [`close`](Node::close).
     pub fn create(&self, key: SessionKey) -> Result<Opened<L>, OpenFailure> {
         let created = self.inner.call(|e, now, out| e.create(now, key, out));
-        created.ok_or_else(dead)?.map_err(|why| OpenFailure { why, retry_after: SOON })
+        created.ok_or_else(dead)?.map(Opened::from).map_err(|why| OpenFailure { why, retry_after: SOON })
     }
 
     /// Like [`create`](Node::create), around a live session that is there already.
     pub fn create_with(&self, key: SessionKey, live: Arc<L>) -> Result<Opened<L>, OpenFailure> {
         let created = self.inner.call(|e, now, out| e.create_with(now, key, live, out));
-        created.ok_or_else(dead)?.map_err(|why| OpenFailure { why, retry_after: SOON })
+        created.ok_or_else(dead)?.map(Opened::from).map_err(|why| OpenFailure { why, retry_after: SOON })
     }
 
     /// Opens a session. One that this node owns is there at once, without a message; otherwise other nodes or the store are asked,
@@ -629,14 +628,19 @@ impl<L: Live> Node<L> {
 
     /// Gives an opened session back; exactly once for each [`Open::Here`] and [`create`](Node::create).
     pub fn close(&self, at: &Opened<L>) {
+        let At::Owned(at) = &at.at else { return };
         let mut out = Outputs::new();
         self.inner.enter_at(self.inner.clock.lately(), &mut out, |e, now, out| e.close(now, at, out));
         self.inner.dispatch(&mut out);
     }
 
     /// Reads the record of an opened session and how often others' commits were merged into it; `None` if it has moved. Called under a
-    /// lock of the engine: copy handles, lock nothing.
+    /// lock of the engine: copy handles, lock nothing. A copy is as it was when it was opened.
     pub fn read<R>(&self, at: &Opened<L>, f: impl FnOnce(&Record, u32) -> R) -> Option<R> {
+        let at = match &at.at {
+            At::Owned(at) => at,
+            At::Guest(guest, _) => return Some(f(&guest.record, 0)),
+        };
         self.inner.enter_at(Mono::ZERO, &mut Outputs::new(), |e, _, _| e.read(at, f)).flatten()
     }
 
@@ -651,13 +655,20 @@ impl<L: Live> Node<L> {
     /// whichever is dropped first.
     pub fn commit_unsent(&self, at: &Opened<L>, changes: &[Change]) -> (Commit, Unsent<'_, L>) {
         let mut out = Outputs::new();
+        let at = match &at.at {
+            At::Owned(at) => at,
+            At::Guest(guest, _) => {
+                let late = self.commit_late(at.key, Some(guest.record.tip), changes);
+                return (Commit::Late(late), Unsent { inner: &self.inner, out });
+            }
+        };
         let mut room = self.inner.commits.room(at.key);
         let commit = self.inner.enter(&mut out, |e, now, out| e.commit(now, at, changes, out));
         let commit = self.inner.committed(at.key, commit, &mut room);
         (commit, Unsent { inner: &self.inner, out })
     }
 
-    /// Commits changes to a session that another node owns (see [`Open::Guest`]).
+    /// Commits changes to a session that another node owns, for a request that has read this commit of it.
     pub fn commit_late(&self, key: SessionKey, read: Option<Stamp>, changes: &[Change]) -> Waiting<Result<(Stamp, Level), CommitFailure>> {
         match self.inner.call_timed(|e, now, out| e.commit_late(now, key, read, changes, out)) {
             Some(ticket) => self.inner.late(ticket),
@@ -677,6 +688,17 @@ impl<L: Live> Node<L> {
 
     /// Ends a request that changed nothing: its response may leave when all that it read is durable. Almost always that is now.
     pub fn finish_read(&self, at: &Opened<L>) -> Commit {
+        let at = match &at.at {
+            At::Owned(at) => at,
+            // The owner sent what was durable.
+            At::Guest(guest, _) => {
+                return Commit::Applied(None, Step::Ready(Ok(Durable { tip: Some(guest.record.tip), level: Level::Owner })));
+            }
+        };
+        self.finish_owned(at)
+    }
+
+    fn finish_owned(&self, at: &output::Opened<L>) -> Commit {
         let finish = |out: &mut Outputs| self.inner.enter_at(self.inner.clock.lately(), out, |e, now, out| e.finish_read(now, at, out));
         let mut out = Outputs::new();
         let commit = match finish(&mut out) {
@@ -701,13 +723,14 @@ impl<L: Live> Node<L> {
 
     /// The session goes on under another id: its committed content becomes the first commit of `key`; when that is durable the old id
     /// ends. Commit first what is to go along; close `at` as ever. If it fails, because somebody has changed or taken over the session
-    /// meanwhile perhaps, the old id stays as it was.
+    /// meanwhile perhaps, the old id stays as it was. Only for a session that this node owns.
     pub fn rotate(&self, at: &Opened<L>, key: SessionKey) -> Waiting<Result<Rotated<L>, CommitFailure>> {
+        let At::Owned(at) = &at.at else { return Box::pin(core::future::ready(Err(CommitFailure::Conflict))) };
         let mut out = Outputs::new();
         let opened = self.inner.enter(&mut out, |e, now, out| e.rotate(now, at, key, out)).flatten();
         self.inner.dispatch(&mut out);
         let Some(opened) = opened else { return Box::pin(core::future::ready(Err(CommitFailure::Ended))) };
-        let first = self.finish_read(&opened);
+        let first = self.finish_owned(&opened);
         let mut new = NewId { inner: self.inner.clone(), opened: Some(opened), ended_old: false };
         let (inner, at) = (self.inner.clone(), at.clone());
         Box::pin(async move {
@@ -724,7 +747,7 @@ impl<L: Live> Node<L> {
             }
             inner.ending(ticket).await;
             let opened = new.opened.take().ok_or(CommitFailure::Unknown)?;
-            Ok(Rotated { opened, committed: Committed { stamp: committed.tip, ..committed } })
+            Ok(Rotated { opened: opened.into(), committed: Committed { stamp: committed.tip, ..committed } })
         })
     }
 

@@ -4,10 +4,8 @@
 
 mod common;
 
-use bytes::Bytes;
 use common::*;
 use outlive_core::id::SessionKey;
-use outlive_core::record::{Change, Record};
 use outlive_core::stamp::Stamp;
 use outlive_runtime::{CommitFailure, Node, Open};
 use std::collections::BTreeSet;
@@ -38,21 +36,10 @@ impl World {
     }
 }
 
-fn appended(record: &Record, value: u32) -> Change {
-    let old = record.get("log");
-    let mut bytes = old.map(|a| a.value.to_vec()).unwrap_or_default();
-    bytes.extend(value.to_be_bytes());
-    Change { name: "log".into(), base: old.map(|a| a.dot), value: Some(Bytes::from(bytes)) }
-}
-
 /// One append at one node; the newest commit that the client has seen.
 async fn append_at(node: &N, key: SessionKey, token: Option<Stamp>, value: u32) -> Option<Result<Option<Stamp>, CommitFailure>> {
     match open(node, key, token).await {
         Ok(Open::Here(at)) => Some(append(node, &at, &value.to_be_bytes()).await.map(|c| c.tip)),
-        Ok(Open::Guest(guest)) => {
-            let late = node.commit_late(key, Some(guest.record.tip), &[appended(&guest.record, value)]);
-            Some(late.await.map(|(stamp, _)| Some(stamp)))
-        }
         Ok(Open::NotFound | Open::Ended(..)) => panic!("session {key:?} is gone at {}", node.me().name),
         Err(_) => None,
     }

@@ -193,7 +193,7 @@ async fn sessions_are_served_while_the_store_is_down_and_written_when_it_comes_b
 }
 
 /// Appends without waiting for the answer.
-fn append_now(node: &N, at: &outlive_core::output::Opened<()>) -> outlive_runtime::Commit {
+fn append_now(node: &N, at: &outlive_runtime::Opened<()>) -> outlive_runtime::Commit {
     let change = node.read(at, |record, _| {
         let old = record.get("log");
         let mut bytes = old.map(|a| a.value.to_vec()).unwrap_or_default();
@@ -264,12 +264,12 @@ async fn nodes_with_other_idle_timeouts_agree_on_each_session() {
     let at = short.create(key(1)).unwrap();
     let tip = append(&short, &at, b"a").await.unwrap().tip;
     let Open::Here(at) = insist(&short, key(1), tip).await else { panic!("it is here") };
-    let step = at.step;
+    let step = at.deadline().1;
     short.close(&at);
     assert_eq!(short.drain(LONG).await, DrainReport { abandoned: 0 });
     let long = start("n1", 1800).await.unwrap();
     let Open::Here(at) = insist(&long, key(1), tip).await else { panic!("it is here") };
-    assert_eq!(at.step, step, "it lives as long as where it was born");
+    assert_eq!(at.deadline().1, step, "it lives as long as where it was born");
     long.close(&at);
 }
 

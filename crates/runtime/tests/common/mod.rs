@@ -8,10 +8,9 @@ use outlive_core::Brought;
 use outlive_core::config::Config;
 use outlive_core::id::SessionKey;
 use outlive_core::member::State;
-use outlive_core::output::Opened;
 use outlive_core::record::Change;
 use outlive_core::stamp::Stamp;
-use outlive_runtime::{CommitFailure, Committed, Node, NodeConfig, Open, OpenFailure};
+use outlive_runtime::{CommitFailure, Committed, Node, NodeConfig, Open, OpenFailure, Opened};
 use std::time::Duration;
 
 pub type N = Node<()>;
@@ -119,7 +118,6 @@ pub async fn read(node: &N, key: SessionKey, token: Option<Stamp>) -> Vec<u8> {
                     return log;
                 }
             }
-            Open::Guest(guest) => return guest.record.get("log").map(|a| a.value.to_vec()).unwrap_or_default(),
             other => panic!("{other:?}"),
         }
     }
