@@ -676,7 +676,7 @@ impl<L: Live> Node<L> {
         }
     }
 
-    /// The last step of a rotation at a node that serves a copy (see [`Open::Guest`]): the session's owner ends it, and lets it go on as
+    /// The last step of a rotation at a node that serves a copy (see [`Opened::guest_of`]): the session's owner ends it, and lets it go on as
     /// `next`, if the copy's last commit is still the session's. If this fails, `next` is to end instead.
     pub fn end_copied(&self, key: SessionKey, read: Stamp, next: SessionKey) -> Waiting<Result<(), CommitFailure>> {
         let ended = match self.inner.call_timed(|e, now, out| e.end_copied(now, key, read, next, out)) {
