@@ -169,3 +169,22 @@ fn mistakes_in_the_settings_are_told_at_once_and_nothing_starts() {
         assert!(said.contains(wanted), "{wanted}: {said}");
     }
 }
+
+/// A terminal interrupts all processes of its foreground; a second signal would cut off how the nodes leave.
+#[test]
+fn a_demo_that_is_interrupted_in_a_terminal_ends_in_order() {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::Stdio;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outlive"));
+    command.args(["demo", "--listen", "127.0.0.1:0", "--visitors", "50"]).process_group(0).stderr(Stdio::piped());
+    let mut demo = Process::start(command);
+    let mut errors = demo.child.stderr.take().unwrap();
+    let addr = demo.line_with("ready http://");
+    eventually("the shoppers have sessions", || ask(&addr, "GET", "/said", "", "").body.contains("\"backed\"").then_some(()));
+    let group = rustix::process::Pid::from_raw(demo.child.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process_group(group, rustix::process::Signal::INT).unwrap();
+    assert_eq!(demo.end().0, Some(0));
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut errors, &mut said).unwrap();
+    assert!(!said.contains("ERROR") && !said.contains("abandoned"), "{said}");
+}

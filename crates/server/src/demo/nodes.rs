@@ -42,6 +42,8 @@ impl Nodes {
         for peer in nodes.iter().filter(|other| !other.state.is_gone()).filter_map(|other| other.peer) {
             command.arg("--join").arg(peer.to_string());
         }
+        // A terminal interrupts all processes of its foreground: nodes are told by this process alone, once.
+        command.process_group(0);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().context("cannot start a node")?;
         let lines = BufReader::new(child.stdout.take().context("a node without output")?).lines();
         let (orders, incoming) = mpsc::channel(4);
