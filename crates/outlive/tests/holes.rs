@@ -370,9 +370,13 @@ async fn no_expiry_no_delete_on_logout_no_index_unrestricted_deserialisation() {
     // Expiry, in memory and on another node's copy.
     let nodes = cluster("hole-8", 2, &["session.idle_timeout=1s"]).await;
     let client = browser(app(&nodes[0]));
-    client.get("/").await;
+    let level = client.get("/").await.extensions.get::<Committed>().unwrap().level;
+    assert_eq!(level, Level::Backup(1), "the other node holds a copy");
     until("it has expired where it was owned", || nodes[0].stats().expired == 1).await;
-    assert_eq!(client.get("/read").await.text, "0");
+    until("no node holds it", || nodes.iter().all(|node| node.stats().engine.owned + node.stats().engine.backed == 0)).await;
+    for node in &nodes {
+        assert_eq!(at(&client, app(node)).get("/read").await.text, "0");
+    }
     // Expiry and logout, in the store; whoever sweeps finds what is over.
     let store = MemoryStore::new();
     let a = node("a", Arc::new(store.clone())).await;
