@@ -71,6 +71,8 @@ bugs! {
     DrainOwnedOnly = "drain_owned_only",
     /// The store never hears of a use (rule 28).
     TouchNeverStored = "touch_never_stored",
+    /// An owner names all of its list as backups, whatever they have.
+    ListIsBackups = "list_is_backups",
     /// Nobody inherits a dead owner's sessions, and copies are not made again (rule 8, heirs).
     NoRepair = "no_repair",
 }

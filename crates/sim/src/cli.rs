@@ -2,6 +2,7 @@
 
 use crate::marks::Mark;
 use crate::options::{MS, Options, S};
+use crate::oracle::excuse::{Excuse, Excuses};
 use crate::scenario;
 use crate::world::World;
 use outlive_core::plant::Bug;
@@ -24,6 +25,7 @@ outlive-sim run [--seeds N] [--from SEED] [--nodes N] [--all]    plays seeds; th
 outlive-sim regress                                              plays the seeds that once found something
 outlive-sim replay SEED [--nodes N] [--min]                      the trace; the same bytes every time
 outlive-sim scenario [NAME...]                                   the protocol's traces by name; with names, their steps
+outlive-sim excuses                                              what the judge excuses, and by which rule
 outlive-sim plant [--seeds N] [--from SEED] [NAME...]            whether scenarios or seeds notice each planted bug
 --jobs N plays so many seeds at once; default: as many as the machine has cores
 ";
@@ -32,6 +34,8 @@ outlive-sim plant [--seeds N] [--from SEED] [NAME...]            whether scenari
 pub(crate) struct Found {
     pub(crate) violation: Option<String>,
     pub(crate) marks: Vec<u64>,
+    /// Which excuses fired.
+    pub(crate) excuses: Vec<bool>,
     pub(crate) trace: Vec<String>,
     pub(crate) hash: u64,
 }
@@ -46,6 +50,7 @@ pub(crate) fn play(options: &Options, trace: bool) -> Found {
     Found {
         violation: world.violation.take(),
         marks: core::mem::take(&mut world.marks),
+        excuses: core::mem::replace(&mut world.excuses, Excuses::new()).fired(),
         trace: world.trace.take().unwrap_or_default(),
         hash: world.hash,
     }
@@ -144,6 +149,7 @@ pub fn main(args: Vec<String>) -> ExitCode {
         "replay" => replay(&parsed),
         "plant" => plant(&parsed),
         "scenario" => scenarios(&parsed),
+        "excuses" => excuses(),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             ExitCode::SUCCESS
@@ -189,6 +195,8 @@ pub(crate) fn regressions() -> impl Iterator<Item = u64> {
 struct Tally {
     seeds: usize,
     marks: Vec<u64>,
+    /// In how many seeds each excuse fired.
+    excuses: Vec<usize>,
     violations: usize,
     hash: u64,
 }
@@ -199,6 +207,9 @@ impl Tally {
         self.hash = (self.hash ^ found.hash).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
         for (all, one) in self.marks.iter_mut().zip(&found.marks) {
             *all += one;
+        }
+        for (all, one) in self.excuses.iter_mut().zip(&found.excuses) {
+            *all += usize::from(*one);
         }
         let Some(violation) = found.violation else { return };
         self.violations += 1;
@@ -217,6 +228,16 @@ impl Tally {
         }
         // A long run is read while it goes on.
         let _ = std::io::stdout().flush();
+    }
+}
+
+impl Tally {
+    /// In which share of the seeds each excuse fired, the most frequent first.
+    fn excuses(&self) -> String {
+        let mut fired: Vec<(usize, Excuse)> = Excuse::ALL.iter().map(|e| (self.excuses[*e as usize], *e)).filter(|(n, _)| *n > 0).collect();
+        fired.sort_by_key(|(n, _)| core::cmp::Reverse(*n));
+        let share = |n: usize| 100.0 * n as f64 / self.seeds.max(1) as f64;
+        fired.iter().map(|(n, e)| format!(" {}={:.1}%", e.name(), share(*n))).collect()
     }
 }
 
@@ -253,7 +274,7 @@ fn in_order<R: Send>(args: &Args, count: usize, work: impl Fn(usize) -> R + Sync
 fn play_all(args: &Args, seeds: Vec<u64>) -> ExitCode {
     #[expect(clippy::disallowed_methods, reason = "the rate that is printed at the end")]
     let begun = Instant::now();
-    let mut tally = Tally { seeds: 0, marks: vec![0; Mark::ALL.len()], violations: 0, hash: 0 };
+    let mut tally = Tally { seeds: 0, marks: vec![0; Mark::ALL.len()], excuses: vec![0; Excuse::ALL.len()], violations: 0, hash: 0 };
     let mut told = Duration::ZERO;
     let work = |at: usize| play(&options(seeds[at], args), false);
     in_order(args, seeds.len(), work, |at, found| {
@@ -271,6 +292,7 @@ fn play_all(args: &Args, seeds: Vec<u64>) -> ExitCode {
     }
     let rate = tally.seeds as f64 / begun.elapsed().as_secs_f64().max(0.001);
     let (reached, all) = (Mark::ALL.len() - missed.len(), Mark::ALL.len());
+    println!("excuses:{}", tally.excuses());
     // All runs in one number: a change that is to change nothing leaves it as it is.
     println!("hash={:016x}", tally.hash);
     println!("seeds={} violations={} seeds_per_s={rate:.1} reached={reached}/{all}", tally.seeds, tally.violations);
@@ -298,6 +320,13 @@ fn replay(args: &Args) -> ExitCode {
         }
     }
     if found.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn excuses() -> ExitCode {
+    for excuse in Excuse::ALL {
+        println!("{} ({}): {}", excuse.name(), excuse.rests_on(), excuse.says());
+    }
+    ExitCode::SUCCESS
 }
 
 fn plant(args: &Args) -> ExitCode {

@@ -124,6 +124,13 @@ pub(crate) struct Req {
     read: Option<Stamp>,
 }
 
+impl Req {
+    /// It waits for an answer to this try.
+    pub(crate) fn waits(&self, tries: u32) -> bool {
+        self.tries == tries && matches!(self.stage, Stage::Opening | Stage::Late | Stage::Ending)
+    }
+}
+
 /// What the client gets.
 #[expect(dead_code, reason = "the trace prints it whole")]
 #[derive(Clone, Debug)]
@@ -451,10 +458,9 @@ impl World {
         r.value = Some(value);
         let (base, mut list) = r.list.clone();
         let read = r.read;
-        let zombie = r.gone;
         list.push(value);
         let family = self.sessions[session].family;
-        self.sessions[session].allocate(value, client, in_list, zombie);
+        self.sessions[session].allocate(value, client, in_list);
         let mut changes = vec![Change { name: own_name(value), base: None, value: Some(encode(family, &[value])) }];
         if in_list {
             changes.push(Change { name: LIST.into(), base, value: Some(encode(family, &list)) });
@@ -495,6 +501,9 @@ impl World {
         let Some(commit) = commit else { return };
         if let Commit::Done { stamp: Some(stamp), .. } | Commit::Wait { stamp: Some(stamp), .. } = commit {
             self.note_stamp(id, stamp);
+        }
+        if let Commit::Done { stamp: Some(stamp), .. } = commit {
+            self.note_durable(key, stamp.claim, stamp.version);
         }
         match commit {
             Commit::Done { tip, level, .. } => self.answer(id, Answer::Ok { tip, level: tip.map(|_| level) }),
@@ -612,20 +621,6 @@ impl World {
         }
     }
 
-    /// A ticket must be answered, whatever happens.
-    pub(crate) fn check_answered(&mut self, id: u64, tries: u32) {
-        let Some(r) = self.reqs.get(&id) else { return };
-        let still = r.tries == tries && matches!(r.stage, Stage::Opening | Stage::Late | Stage::Ending);
-        let paused = self.nodes[r.node].proc.as_ref().is_none_or(|p| p.paused.is_some());
-        let calm = (0..self.nodes.len()).filter(|n| *n != r.node).all(|n| self.calm(r.node, n) > 15 * S || self.nodes[n].proc.is_none());
-        if still && !paused && calm {
-            let (node, kind) = (r.node, r.kind);
-            self.violate(format!("liveness: n{node} never answered request {id} ({kind:?})"));
-        } else if still {
-            self.at(20 * S, Ev::Unanswered(id, tries));
-        }
-    }
-
     // ---- answers to clients ---------------------------------------------------------------------------------------------
 
     /// The process died with the request in it.
@@ -647,10 +642,7 @@ impl World {
             return;
         }
         r.gone = true;
-        let (client, session, value) = (r.client, r.session, r.value);
-        if let Some(value) = value {
-            self.sessions[session].zombie(value);
-        }
+        let (client, session) = (r.client, r.session);
         self.clients[client].busy = false;
         self.clients[client].node = None;
         if self.sessions[session].created || self.phase == Phase::Reading {
@@ -819,18 +811,6 @@ impl World {
         let running = self.running();
         let node = self.rng.pick(&running).copied().unwrap_or(0);
         self.request(client, node, Kind::Read);
-    }
-
-    pub(crate) fn check_reading(&mut self) {
-        if self.clients.iter().all(|c| c.done) {
-            self.phase = Phase::Done;
-            return;
-        }
-        if self.now - self.healed > 90 * S {
-            let client = self.clients.iter().position(|c| !c.done).unwrap_or(0);
-            let key = self.clients[client].session.map(|s| self.sessions[s].key);
-            self.violate(format!("liveness: client {client} gets no answer for {key:?} 90 s after all nodes agreed"));
-        }
     }
 }
 

@@ -30,9 +30,6 @@ const QUIET: [Fault; 12] = [
     Fault::Rotate,
     Fault::RestartAll,
 ];
-const NEVER: i64 = i64::MAX / 4;
-/// Clocks drift, and timers fire a little late.
-pub(crate) const SLACK: i64 = 200 * MS;
 
 /// What a seed plays of it.
 #[derive(Clone, Debug)]
@@ -92,40 +89,6 @@ impl Clocks {
     }
 }
 
-/// What the oracle knows of a session's time.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
-    /// At most, and at least: what begins anew after a loss may have other limits.
-    idle: (i64, i64),
-    lifetime: i64,
-    created: i64,
-    /// When what a loss left of it may have begun anew.
-    pub(crate) anew: i64,
-    /// The last request that was answered had come then.
-    sure: i64,
-    /// When it was answered, and the one before that which nobody can have crashed too soon after.
-    answered: i64,
-    settled: i64,
-    /// When somebody was served it.
-    served: i64,
-    /// The last thing that may have been a use.
-    pub(crate) maybe: i64,
-}
-
-impl Span {
-    pub(crate) const fn none() -> Span {
-        Span { idle: (NEVER, NEVER), lifetime: NEVER, created: 0, anew: 0, sure: 0, answered: 0, settled: 0, served: 0, maybe: 0 }
-    }
-
-    fn until(&self) -> i64 {
-        (self.sure + self.idle.1).min(self.created + self.lifetime)
-    }
-
-    fn step(&self) -> i64 {
-        self.idle.0 / 10
-    }
-}
-
 fn duration(us: i64) -> Duration {
     Duration::from_micros(us.max(0) as u64)
 }
@@ -143,27 +106,6 @@ impl World {
         self.opts.clocks.as_ref().is_some_and(|c| c.quiet)
     }
 
-    /// A session begins at this node.
-    pub(crate) fn born(&mut self, session: usize, node: usize) {
-        let (limits, now) = (self.limits_of(node), self.now);
-        if self.opts.clocks.is_some() && limits != self.limits_of(node + 1) {
-            self.mark(Mark::LimitsDiffer);
-        }
-        let micros = |d: Duration| d.as_micros() as i64;
-        let idle = micros(limits.idle);
-        self.sessions[session].span = Span {
-            idle: (idle, idle),
-            lifetime: micros(limits.lifetime),
-            created: now,
-            anew: now,
-            sure: now,
-            answered: now,
-            settled: now,
-            served: now,
-            maybe: now,
-        };
-    }
-
     /// Limits of its own, for some sessions, with their first commit.
     pub(crate) fn own_limits(&mut self, session: usize) -> Option<Change> {
         let (own, quiet) = self.opts.clocks.as_ref().map(|c| (c.own, c.quiet))?;
@@ -172,85 +114,9 @@ impl World {
         }
         self.mark(Mark::OwnLimits);
         let idle = *self.clocks.pick(&[2, 6, 20, 90]).unwrap_or(&20) * S + if quiet { 0 } else { 300 * S };
-        let span = &mut self.sessions[session].span;
-        span.idle = (idle, idle);
-        let limits = Limits { idle: duration(idle), lifetime: duration(span.lifetime) };
+        let lifetime = self.sessions[session].span.limit_to(idle);
+        let limits = Limits { idle: duration(idle), lifetime: duration(lifetime) };
         Some(Change { name: LIMITS.into(), base: None, value: Some(Bytes::copy_from_slice(&limits.encode())) })
-    }
-
-    /// Something may be a use of it.
-    pub(crate) fn maybe_used(&mut self, session: usize) {
-        let now = self.now;
-        self.sessions[session].span.maybe = now;
-    }
-
-    /// A request that had come then was answered.
-    pub(crate) fn used(&mut self, session: usize, came: i64) {
-        let now = self.now;
-        let span = &mut self.sessions[session].span;
-        if now - span.answered > 2 * S {
-            span.settled = span.sure;
-        }
-        (span.sure, span.answered) = (span.sure.max(came), now);
-        let until = span.until();
-        if self.opts.clocks.is_some() && self.now <= until - SLACK {
-            self.sessions[session].outlived = false;
-        }
-    }
-
-    /// Sessions that may have expired by now owe nobody anything.
-    pub(crate) fn age_sessions(&mut self) {
-        if self.opts.clocks.is_none() {
-            return;
-        }
-        let now = self.now;
-        let mut marks = 0;
-        for s in self.sessions.iter_mut().filter(|s| !s.outlived) {
-            if now > s.span.until() - SLACK {
-                s.outlive(now);
-                marks += 1;
-            }
-        }
-        for _ in 0..marks {
-            self.mark(Mark::Outlived);
-        }
-    }
-
-    /// A request that came then is served: had its session not expired long before, on every clock that may be asked?
-    pub(crate) fn served_late(&mut self, session: usize, came: i64, before: i64, token: bool) {
-        let Some((skew, quiet)) = self.opts.clocks.as_ref().map(|c| (c.skew, c.quiet)) else { return };
-        let (span, now) = (self.sessions[session].span, self.now);
-        self.sessions[session].span.served = now;
-        if span.served >= came {
-            // Another client's request, whose token said that it lives, has brought it back meanwhile.
-            return;
-        }
-        if came > before + span.idle.0 {
-            self.mark(Mark::ServedInAllowance);
-        }
-        // A client's token can make a session live as long as the clock that judges it is behind, and counts whole seconds.
-        let more = if token { (span.step() + 3 * S + skew * 2).max(span.step() * 2) } else { span.step() * 2 };
-        let until = (before + span.idle.0 + more).min(span.anew + span.lifetime);
-        if quiet && span.anew <= came && came > until + SLACK + S {
-            let (key, late) = (self.sessions[session].key, (came - until) / MS);
-            self.violate(format!("I7 {key:?} is served {late} ms after it was over"));
-        }
-    }
-
-    /// What a loss left begins anew, at this node.
-    pub(crate) fn begins_anew(&mut self, session: usize, node: usize) {
-        let idle = self.limits_of(node).idle.as_micros() as i64;
-        let span = &mut self.sessions[session].span;
-        span.anew = self.now;
-        span.idle = (span.idle.0.max(idle), span.idle.1.min(idle));
-    }
-
-    /// A process crashed: of a use just before that nobody else need have heard.
-    pub(crate) fn forget_uses(&mut self) {
-        let now = self.now;
-        for s in self.sessions.iter_mut().filter(|s| now - s.span.answered < 2 * S) {
-            s.span.sure = s.span.settled;
-        }
     }
 
     // ---- wall clocks ----------------------------------------------------------------------------------------------------
@@ -331,9 +197,7 @@ impl World {
             self.rows.remove(&key);
             self.mark(Mark::RowSwept);
             let Some(session) = self.by_key.get(&key).copied() else { continue };
-            if self.is_quiet() && !self.sessions[session].over() && self.sessions[session].created {
-                self.violate(format!("I7 the store lets go of {key:?}, which is alive"));
-            }
+            self.check_swept(session);
         }
     }
 

@@ -29,11 +29,44 @@ marks! {
     DrainAbandoned = "drain_abandoned", DrainAlone = "drain_alone", LegitLoss = "legit_loss", LevelOwner = "level_owner", LevelBackup1 = "level_backup_1",
     LevelBackup2 = "level_backup_2", LevelStore = "level_store", StoreMismatch = "store_mismatch", StoreUnknownRead = "store_unknown",
     StoreEnded = "store_ended", FrameRefused = "frame_refused", Rebooted = "rebooted", Superseded = "superseded", Renewed = "renewed",
-    ReadWaited = "read_waited", TokenServed = "token_served", LateResponse = "late_response", StoredOnly = "stored_only",
+    ReadWaited = "read_waited", TokenServed = "token_served", LateResponse = "late_response",
     LimitsDiffer = "limits_differ", OwnLimits = "own_limits", Outlived = "outlived", ServedInAllowance = "served_in_allowance",
     WallJump = "wall_jump", StoreJump = "store_jump", RestartAll = "restart_all", RowTouched = "row_touched", RowSwept = "row_swept",
     TouchMismatch = "touch_mismatch", StoreRefused = "store_refused", StoreLocked = "store_locked", Reader = "reader",
-    TokenRanOut = "token_ran_out", ExpiredEvent = "expired_event", ReadFromRow = "read_from_row", ToldAtTheEnd = "told_at_the_end",
-    LateCommitNowhere = "late_commit_nowhere", ExpiredBesideIt = "expired_beside_it",
+    ExpiredEvent = "expired_event", ReadFromRow = "read_from_row", ToldAtTheEnd = "told_at_the_end",
+    LateCommitNowhere = "late_commit_nowhere",
     TooLarge = "too_large", LeftOut = "left_out",
+}
+
+/// The kinds of frames that are the protocol's, and not the links' own. The first marks are theirs, in this order.
+const KINDS: core::ops::Range<u8> = 4..24;
+
+impl Mark {
+    /// A frame of this kind has come.
+    pub(crate) fn of_frame(kind: u8) -> Option<Mark> {
+        KINDS.contains(&kind).then(|| Mark::ALL[usize::from(kind - KINDS.start)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KINDS, Mark};
+    use outlive_core::wire::decode;
+
+    /// The name of the message that frames of this kind carry: one of zeros, as long as it takes.
+    fn message(kind: u8) -> Option<String> {
+        let frames = (0..256).map(|zeros| [&[0; 4][..], &[kind], &vec![0; zeros]].concat());
+        let debug = frames.filter_map(|frame| decode(&frame).ok().map(|(_, message)| format!("{message:?}"))).next()?;
+        Some(debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn each_kind_of_frame_is_counted_under_its_own_name() {
+        for kind in KINDS {
+            assert_eq!(message(kind), Mark::of_frame(kind).map(|mark| format!("{mark:?}")), "kind {kind}");
+        }
+        assert_eq!(message(KINDS.start - 1).as_deref(), Some("Ack"), "the last of the links' own");
+        assert_eq!(message(KINDS.end), None, "there are no more");
+        assert_eq!((Mark::of_frame(KINDS.start - 1), Mark::of_frame(KINDS.end)), (None, None));
+    }
 }

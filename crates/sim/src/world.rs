@@ -6,6 +6,7 @@ use crate::marks::Mark;
 use crate::net::Conn;
 use crate::options::{Fault, MS, Options, S};
 use crate::oracle::Session;
+use crate::oracle::excuse::Excuses;
 use crate::rng::Rng;
 use crate::rows::{Call, Reply, Row};
 use core::time::Duration;
@@ -182,6 +183,7 @@ pub(crate) struct World {
     calm_polls: u32,
     pub(crate) violation: Option<String>,
     pub(crate) marks: Vec<u64>,
+    pub(crate) excuses: Excuses,
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) hash: u64,
     lives: u64,
@@ -247,6 +249,7 @@ impl World {
             calm_polls: 0,
             violation: None,
             marks: vec![0; Mark::ALL.len()],
+            excuses: Excuses::new(),
             trace: trace.then(Vec::new),
             hash: 0xcbf2_9ce4_8422_2325,
             lives: 0,
@@ -441,6 +444,7 @@ impl World {
             Output::Settled(ticket, outcome) => self.todo.push_back(Todo::Settled(node, generation, ticket, outcome)),
             Output::Durable { key, claim, version, tip, level } => {
                 self.log(node, || format!("{key:?} durable {:?} tip {tip:?} at {level}", claim.at(version)));
+                self.note_durable(key, claim, version);
                 self.todo.push_back(Todo::Durable { node, generation, key, claim, version, tip, level });
             }
             Output::Failed { key, claim, version, failure } => {
@@ -977,8 +981,8 @@ impl World {
             rest = &rest[n..];
             let kind = frame.get(4).copied().unwrap_or(0);
             self.mix(u64::from(kind) << 32 | n as u64);
-            if (4..24).contains(&kind) {
-                self.marks[kind as usize - 4] += 1;
+            if let Some(mark) = Mark::of_frame(kind) {
+                self.mark(mark);
             }
             if self.trace.is_some() && kind != 0 && kind != 3 {
                 let text = match decode(frame) {

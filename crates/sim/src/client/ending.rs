@@ -4,6 +4,7 @@
 use super::{Answer, Kind, Stage};
 use crate::marks::Mark;
 use crate::options::Fault;
+use crate::oracle::excuse::Excuse;
 use crate::world::{Phase, World};
 use outlive_core::config::Level;
 use outlive_core::output::{Failure, Open, Ticket};
@@ -262,7 +263,9 @@ impl World {
         let Some(by) = owner.or(here) else { return };
         let stops = self.endings.stops;
         self.endings.rotations.insert(next, Rotation { old, by, stops });
-        if let Some((_, true, _)) = self.endings.logouts.get(&old) {
+        if let Some((_, everywhere, _)) = self.endings.logouts.get(&old)
+            && !self.excuses.any(&[(Excuse::EndPending, !everywhere)])
+        {
             let (key, new) = (self.sessions[old].key, self.sessions[next].key);
             self.violate(format!("I6 n{node} gives {key:?} the id {new:?}, and it was logged out everywhere"));
         }
@@ -273,8 +276,10 @@ impl World {
     pub(crate) fn all_under_new_id(&mut self, old: usize) {
         let made = self.endings.rotations.iter().filter(|(_, r)| r.old == old).map(|(next, r)| (*next, r.by)).next();
         let Some((next, by)) = made else { return };
-        let missing = self.sessions[old].answered_by(by).find(|value| !self.sessions[next].has(*value));
-        if let Some(value) = missing {
+        let World { sessions, excuses, .. } = self;
+        let missing = |(value, why): &(u32, [_; 2])| !sessions[next].has(*value) && excuses.cover(1, why).is_none();
+        let missing = sessions[old].answered_by(by).find(missing);
+        if let Some((value, _)) = missing {
             let (key, new) = (self.sessions[old].key, self.sessions[next].key);
             self.violate(format!("I6 e{value} of {key:?} was answered, and is missing under its new id {new:?}"));
         }
@@ -288,18 +293,15 @@ impl World {
 
     /// A session that was logged out under an id from before is served to a request that came at this time.
     pub(crate) fn check_logged_out(&mut self, node: usize, session: usize, came: i64) {
-        let mut at = session;
+        let (mut at, mut gone) = (session, false);
         while let Some(r) = self.endings.rotations.get(&at).copied() {
             // Who knew that the one id follows the other must not have gone before it heard of the logout, nor who knew of that.
-            if r.stops != self.endings.stops {
-                return;
-            }
+            gone |= r.stops != self.endings.stops;
             at = r.old;
-            if let Some((answered, everywhere, stops)) = self.endings.logouts.get(&at).copied()
-                && stops == self.endings.stops
-                && answered < came
-                && (everywhere || self.phase == Phase::Reading)
-            {
+            let Some((answered, everywhere, stops)) = self.endings.logouts.get(&at).copied() else { continue };
+            let gone = gone || stops != self.endings.stops;
+            let pending = !everywhere && self.phase != Phase::Reading;
+            if answered < came && !self.excuses.any(&[(Excuse::WhoKnewIsGone, gone), (Excuse::EndPending, pending)]) {
                 let (key, new) = (self.sessions[at].key, self.sessions[session].key);
                 return self.violate(format!("I5 n{node} serves {new:?}, and {key:?}, which it was, was logged out"));
             }
