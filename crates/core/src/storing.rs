@@ -92,7 +92,10 @@ impl<L: Live> Shard<L> {
 
     /// The last uses of all that is owned here, for a store that is to outlive all nodes.
     pub(crate) fn touch_rows(&mut self, cx: &mut Cx<'_>) {
-        for key in self.untold().collect::<Vec<_>>() {
+        let mut untold: Vec<SessionKey> = self.untold().collect();
+        // The order of a hash map is nobody's business.
+        untold.sort_unstable();
+        for key in untold {
             self.touch_row(cx, key, true);
         }
     }
