@@ -8,7 +8,7 @@
 //! Locks: one per shard, one for the membership, taken before a shard's if both are needed; never two shards at once.
 
 use crate::config::{Checked, Durability};
-use crate::cx::{Cx, Map, Shared};
+use crate::cx::{Call, Cx, Map, Shared};
 use crate::id::SessionKey;
 use crate::limits::VIEWS_MAX;
 use crate::link::Link;
@@ -19,6 +19,7 @@ use crate::output::{
 use crate::pending::Following;
 use crate::placement::name_hash;
 use crate::record::{Change, Record};
+use crate::session::Session;
 use crate::shard::Shard;
 use crate::stamp::{Life, Stamp};
 use crate::time::Mono;
@@ -201,22 +202,22 @@ impl<L: Live> Engine<L> {
         &self.config
     }
 
-    fn shard<R>(&self, now: Mono, key: SessionKey, out: &mut Outputs, f: impl FnOnce(&mut Shard<L>, &mut Cx<'_>) -> R) -> R {
-        self.with(now, self.place(key), out, f)
+    fn session<R>(&self, now: Mono, key: SessionKey, out: &mut Outputs, f: impl FnOnce(&mut Session<L>, &mut Cx<'_>) -> R) -> R {
+        self.with(now, self.place(key), out, |s, call| s.with(call, key, f))
     }
 
     fn place(&self, key: SessionKey) -> usize {
         key.bits() as usize & (self.shards.len() - 1)
     }
 
-    fn with<R>(&self, now: Mono, at: usize, out: &mut Outputs, f: impl FnOnce(&mut Shard<L>, &mut Cx<'_>) -> R) -> R {
+    fn with<R>(&self, now: Mono, at: usize, out: &mut Outputs, f: impl FnOnce(&mut Shard<L>, &mut Call<'_>) -> R) -> R {
         let mut following = Vec::new();
         let result = self.locked(now, at, out, &mut following, f);
         // Another shard may have what follows, and two are never locked at once.
         while let Some(Following { key, next, asker }) = following.pop() {
-            let known = self.locked(now, self.place(next), out, &mut following, |s, cx| s.end_next(cx, next));
+            let known = self.locked(now, self.place(next), out, &mut following, |s, call| s.with(call, next, |s, cx| s.end_next(cx)));
             if let Some(asker) = asker.filter(|_| known) {
-                self.locked(now, self.place(key), out, &mut following, |s, cx| s.confirm_end(cx, key, asker));
+                self.locked(now, self.place(key), out, &mut following, |s, call| s.with(call, key, |s, cx| s.confirm_end(cx, asker)));
             }
         }
         result
@@ -228,19 +229,18 @@ impl<L: Live> Engine<L> {
         at: usize,
         out: &mut Outputs,
         following: &mut Vec<Following>,
-        f: impl FnOnce(&mut Shard<L>, &mut Cx<'_>) -> R,
+        f: impl FnOnce(&mut Shard<L>, &mut Call<'_>) -> R,
     ) -> R {
         let mut shard = self.shards[at].lock();
-        let mut cx = Cx { now, config: &self.config, out, shared: &self.shared };
-        let result = f(&mut shard, &mut cx);
-        if !shard.inviting.is_empty() {
-            shard.invite_more(&mut cx);
-        }
-        if let Some((due, _, _)) = shard.timers.first() {
+        let mut call = Call { now, config: &self.config, out, shared: &self.shared };
+        let result = f(&mut shard, &mut call);
+        shard.settle(&mut call);
+        let queues = &mut shard.queues;
+        if let Some((due, _, _)) = queues.timers.first() {
             self.earliest.fetch_min(due.micros(), Ordering::Relaxed);
         }
-        if !shard.following.is_empty() {
-            following.append(&mut shard.following);
+        if !queues.following.is_empty() {
+            following.append(&mut queues.following);
         }
         result
     }
@@ -249,32 +249,32 @@ impl<L: Live> Engine<L> {
 
     /// A session under an id that was drawn just now. It costs nobody anything until its first commit.
     pub fn create(&self, now: Mono, key: SessionKey, out: &mut Outputs) -> Result<Opened<L>, Unavailable> {
-        self.shard(now, key, out, |s, cx| s.create(cx, key))
+        self.session(now, key, out, |s, cx| s.create(cx))
     }
 
     /// Like [`create`](Engine::create), around a live session that is there already.
     pub fn create_with(&self, now: Mono, key: SessionKey, live: Arc<L>, out: &mut Outputs) -> Result<Opened<L>, Unavailable> {
-        self.shard(now, key, out, |s, cx| s.create_with(cx, key, live))
+        self.session(now, key, out, |s, cx| s.create_with(cx, live))
     }
 
     /// Opens a session. If it is owned here and nothing speaks against it: no message, no store call.
     pub fn open(&self, now: Mono, key: SessionKey, token: Option<Brought>, out: &mut Outputs) -> Open<L> {
-        self.shard(now, key, out, |s, cx| s.open(cx, key, token, true))
+        self.session(now, key, out, |s, cx| s.open(cx, token, true))
     }
 
     /// Opens a session without using it: it does not live longer for it.
     pub fn look(&self, now: Mono, key: SessionKey, token: Option<Brought>, out: &mut Outputs) -> Open<L> {
-        self.shard(now, key, out, |s, cx| s.open(cx, key, token, false))
+        self.session(now, key, out, |s, cx| s.open(cx, token, false))
     }
 
     /// Gives an opened session back; every [`Open::Here`] and [`create`](Engine::create) is closed exactly once.
     pub fn close(&self, now: Mono, at: &Opened<L>, out: &mut Outputs) {
-        self.shard(now, at.key, out, |s, cx| s.close(cx, at));
+        self.session(now, at.key, out, |s, cx| s.close(cx, at));
     }
 
     /// Commits changes. All or nothing.
     pub fn commit(&self, now: Mono, at: &Opened<L>, changes: &[Change], out: &mut Outputs) -> Commit {
-        self.shard(now, at.key, out, |s, cx| s.commit(cx, at, changes))
+        self.session(now, at.key, out, |s, cx| s.commit(cx, at, changes))
     }
 
     /// Commits changes to a session that another node owns (see [`Guest`](crate::output::Guest)).
@@ -282,51 +282,51 @@ impl<L: Live> Engine<L> {
     /// `read` is the last commit of what the request was served: its answer must include that too, so an owner that lacks it
     /// answers "conflict".
     pub fn commit_late(&self, now: Mono, key: SessionKey, read: Option<Stamp>, changes: &[Change], out: &mut Outputs) -> Ticket {
-        self.shard(now, key, out, |s, cx| s.park(cx, key, read, changes, None))
+        self.session(now, key, out, |s, cx| s.park(cx, read, changes, None))
     }
 
     /// The last step of a rotation at a node that serves a copy: the session's owner ends it, and lets it go on as `next`, if the copy's
     /// last commit, `read`, is still the session's. Answered like a late commit; if it fails, `next` is to end instead.
     pub fn end_copied(&self, now: Mono, key: SessionKey, read: Stamp, next: SessionKey, out: &mut Outputs) -> Ticket {
-        self.shard(now, key, out, |s, cx| s.park(cx, key, Some(read), &[], Some(next)))
+        self.session(now, key, out, |s, cx| s.park(cx, Some(read), &[], Some(next)))
     }
 
     /// Ends a request that changed nothing: says whether all that it read is durable.
     pub fn finish_read(&self, now: Mono, at: &Opened<L>, out: &mut Outputs) -> Commit {
-        self.shard(now, at.key, out, |s, cx| s.finish_read(cx, at))
+        self.session(now, at.key, out, |s, cx| s.finish_read(cx, at))
     }
 
     /// Ends a session for good, on every node that hears of it; it may go on as `next`. Needs no ownership. One that is known to have
     /// gone on under another id stays what it is: whoever would end it is to ask for it by that.
     pub fn end(&self, now: Mono, key: SessionKey, next: Option<SessionKey>, out: &mut Outputs) -> Ticket {
-        self.shard(now, key, out, |s, cx| s.end(cx, key, next))
+        self.session(now, key, out, |s, cx| s.end(cx, next))
     }
 
     /// The last step of a rotation, see [`rotate`](Engine::rotate). `None` if the session has ended, is not owned here any more, or has
     /// changed since it was copied: then `next` is to end instead.
     pub fn end_rotated(&self, now: Mono, at: &Opened<L>, next: SessionKey, out: &mut Outputs) -> Option<Ticket> {
-        self.shard(now, at.key, out, |s, cx| s.end_rotated(cx, at, next))
+        self.session(now, at.key, out, |s, cx| s.end_rotated(cx, at, next))
     }
 
     /// The first step of a rotation: the session's committed content becomes the first commit of `key`, with the same live
     /// session. The caller waits until that is durable, then [ends the old one](Engine::end_rotated), then answers. `None` if the session is not owned here any more.
     pub fn rotate(&self, now: Mono, at: &Opened<L>, key: SessionKey, out: &mut Outputs) -> Option<Opened<L>> {
-        let from = self.shard(now, at.key, out, |s, cx| s.fork_from(cx, at))?;
-        self.shard(now, key, out, |s, cx| s.fork_to(cx, key, from))
+        let from = self.session(now, at.key, out, |s, cx| s.fork_from(cx, at))?;
+        self.session(now, key, out, |s, cx| s.fork_to(cx, from))
     }
 
     /// Reads the record of an opened session. Called under a shard's lock: copy handles, lock nothing.
     pub fn read<R>(&self, at: &Opened<L>, f: impl FnOnce(&Record, u32) -> R) -> Option<R> {
-        let shard = &self.shards[at.key.bits() as usize & (self.shards.len() - 1)];
-        let mut shard = shard.lock();
-        let external = shard.copy(at.key)?.own.as_ref()?.external;
-        shard.record(at).map(|record| f(record, external))
+        let shard = self.shards[self.place(at.key)].lock();
+        let copy = shard.copy(at.key)?;
+        let own = copy.own.as_ref().filter(|own| own.tenure == at.tenure)?;
+        Some(f(&copy.record, own.external))
     }
 
     /// For the simulator's oracle: looks at the copy that is here, whoever owns it, and at the branch kept beside it.
     #[doc(hidden)]
     pub fn peek<R>(&self, key: SessionKey, f: impl FnOnce(&Record, Option<&Record>) -> R) -> Option<R> {
-        let mut shard = self.shards[key.bits() as usize & (self.shards.len() - 1)].lock();
+        let shard = self.shards[self.place(key)].lock();
         shard.copy(key).map(|copy| f(&copy.record, copy.branch.as_deref()))
     }
 
@@ -451,7 +451,7 @@ impl<L: Live> Engine<L> {
             }
             Message::Ack(upto) => {
                 for sent in link.acked(upto)? {
-                    self.shard(now, sent.key, out, |s, cx| s.handle_ack(cx, from, &sent));
+                    self.session(now, sent.key, out, |s, cx| s.handle_ack(cx, from, &sent));
                 }
             }
             message => self.handle_session(now, from, message, out)?,
@@ -461,23 +461,23 @@ impl<L: Live> Engine<L> {
 
     fn handle_session(&self, now: Mono, from: Life, message: Message<'_>, out: &mut Outputs) -> Result<(), FrameError> {
         let Some(key) = message.key() else { return Err(FrameError::Malformed) };
-        self.shard(now, key, out, |s, cx| s.handle(cx, from, key, message)).ok_or(FrameError::Malformed)
+        self.session(now, key, out, |s, cx| s.handle(cx, from, message)).ok_or(FrameError::Malformed)
     }
 
     /// The store's answer to [`Output::Load`].
     pub fn handle_loaded(&self, now: Mono, key: SessionKey, loaded: &Loaded, out: &mut Outputs) {
-        self.shard(now, key, out, |s, cx| s.handle_loaded(cx, key, loaded));
+        self.session(now, key, out, |s, cx| s.handle_loaded(cx, loaded));
     }
 
     /// Takes up to `most` writes for the store; each is answered with [`handle_written`](Engine::handle_written).
     pub fn take_writes(&self, now: Mono, most: usize, out: &mut Outputs) -> Vec<Write> {
-        self.take(now, 0, most, out, |s, cx, upto, into| s.take_writes(cx, upto, into))
+        self.take(now, 0, most, out, Shard::take_writes)
     }
 
     /// Takes up to `most` touches for the store; each is answered with [`handle_touched`](Engine::handle_touched). Beside the writes, so
     /// that neither keeps the other from a store that has too much to do.
     pub fn take_touches(&self, now: Mono, most: usize, out: &mut Outputs) -> Vec<Touch> {
-        self.take(now, 1, most, out, |s, cx, upto, into| s.take_touches(cx, upto, into))
+        self.take(now, 1, most, out, Shard::take_touches)
     }
 
     /// A fair share of every shard, then what is left of any, each time beginning where the last one ended.
@@ -487,7 +487,7 @@ impl<L: Live> Engine<L> {
         turn: usize,
         most: usize,
         out: &mut Outputs,
-        take: impl Fn(&mut Shard<L>, &mut Cx<'_>, usize, &mut Vec<T>),
+        take: impl Fn(&mut Shard<L>, &mut Call<'_>, usize, &mut Vec<T>),
     ) -> Vec<T> {
         let (mut taken, shards, turn) = (Vec::new(), self.shards.len(), &self.turns[turn]);
         for share in [most.div_ceil(shards), most] {
@@ -498,7 +498,7 @@ impl<L: Live> Engine<L> {
                     return taken;
                 }
                 let upto = (taken.len() + share).min(most);
-                self.with(now, at % shards, out, |s, cx| take(s, cx, upto, &mut taken));
+                self.with(now, at % shards, out, |s, call| take(s, call, upto, &mut taken));
             }
         }
         taken
@@ -506,26 +506,26 @@ impl<L: Live> Engine<L> {
 
     /// What became of a touch.
     pub fn handle_touched(&self, now: Mono, key: SessionKey, written: Written, out: &mut Outputs) {
-        self.shard(now, key, out, |s, cx| s.handle_touched(cx, key, written));
+        self.session(now, key, out, |s, cx| s.handle_touched(cx, written));
     }
 
     /// The store is to hear of the last use of all that is owned here: before the last node ends.
     pub fn touch_rows(&self, now: Mono, out: &mut Outputs) {
         for at in 0..self.shards.len() {
-            self.with(now, at, out, |s, cx| s.touch_rows(cx));
+            self.with(now, at, out, |s, call| s.touch_rows(call));
         }
     }
 
     /// What became of a write.
     pub fn handle_written(&self, now: Mono, key: SessionKey, written: Written, out: &mut Outputs) {
-        self.shard(now, key, out, |s, cx| s.handle_written(cx, key, written));
+        self.session(now, key, out, |s, cx| s.handle_written(cx, written));
     }
 
     /// The store may have forgotten what it acknowledged, because an older copy of it was restored or it was gone for a while: what is
     /// owned here is compared with what is there, and what is missing is written again, markers of ends included.
     pub fn handle_store_forgot(&self, now: Mono, out: &mut Outputs) {
         for at in 0..self.shards.len() {
-            self.with(now, at, out, |s, cx| s.store_forgot(cx));
+            self.with(now, at, out, |s, call| s.store_forgot(call));
         }
     }
 
@@ -551,7 +551,7 @@ impl<L: Live> Engine<L> {
             // Whoever arms a timer from here on lowers it again.
             self.earliest.store(i64::MAX, Ordering::Relaxed);
             for at in 0..self.shards.len() {
-                self.with(now, at, out, |s, cx| s.wake(cx));
+                self.with(now, at, out, |s, call| s.wake(call));
             }
         }
     }
@@ -563,10 +563,10 @@ impl<L: Live> Engine<L> {
             if left == 0 {
                 break;
             }
-            left = self.with(now, at, out, |s, cx| s.walk(cx, left));
+            left = self.with(now, at, out, |s, call| s.walk(call, left));
         }
         let next = self.swept.fetch_add(1, Ordering::Relaxed) as usize & (self.shards.len() - 1);
-        self.with(now, next, out, |s, cx| s.sweep(cx));
+        self.with(now, next, out, |s, call| s.sweep(call));
         let mut world = self.world.lock();
         self.announce_settled(now, &mut world, out);
     }
@@ -587,7 +587,7 @@ impl<L: Live> Engine<L> {
         if world.leaving {
             drop(world);
             for at in 0..self.shards.len() {
-                self.with(now, at, out, |s, cx| s.invite_all(cx));
+                self.with(now, at, out, |s, call| s.invite_all(call));
             }
         } else {
             world.leaving = true;
@@ -679,7 +679,7 @@ impl<L: Live> Engine<L> {
         // shard does not go back.
         drop(world);
         for at in 0..self.shards.len() {
-            self.with(now, at, out, |s, cx| s.set_view(cx, view.clone()));
+            self.with(now, at, out, |s, call| s.set_view(call, view.clone()));
         }
         out.push(Output::Members);
         self.announce_settled(now, &mut self.world.lock(), out);
@@ -714,9 +714,9 @@ impl<L: Live> Engine<L> {
             let view = Arc::new(world.view(me));
             for at in 0..self.shards.len() {
                 // No visit is due: only who is asked has changed.
-                self.with(now, at, out, |s, cx| match s.view.generation == view.generation {
+                self.with(now, at, out, |s, call| match s.view.generation == view.generation {
                     true => s.view = view.clone(),
-                    false => s.set_view(cx, view.clone()),
+                    false => s.set_view(call, view.clone()),
                 });
             }
         }
@@ -726,12 +726,12 @@ impl<L: Live> Engine<L> {
 
     /// What this node knows of a session.
     pub fn info(&self, key: SessionKey) -> Option<Info> {
-        self.shards[key.bits() as usize & (self.shards.len() - 1)].lock().info(key, &self.config)
+        self.shards[self.place(key)].lock().info(key, &self.config)
     }
 
     /// How a session is over, if that is known here.
     pub fn over(&self, key: SessionKey) -> Option<Over> {
-        self.shards[key.bits() as usize & (self.shards.len() - 1)].lock().over(key)
+        self.shards[self.place(key)].lock().over(key)
     }
 
     /// The members, this node included.
@@ -751,7 +751,7 @@ impl<L: Live> Engine<L> {
 
     /// Which nodes would hold a session, in order: for a gateway that looks for a backup of a dead node's session.
     pub fn placed(&self, key: SessionKey) -> Vec<Life> {
-        self.shards[key.bits() as usize & (self.shards.len() - 1)].lock().view.list(key).to_vec()
+        self.shards[self.place(key)].lock().view.list(key).to_vec()
     }
 
     /// Numbers.
@@ -766,8 +766,8 @@ impl<L: Live> Engine<L> {
             let shard = shard.lock();
             let (waiting, since) = shard.unwritten();
             (dirty, oldest) = (dirty + waiting, oldest.min(since));
-            rounds += shard.rounds.len() as u64;
-            under += shard.repairing.len() as u64;
+            rounds += shard.queues.rounds.len() as u64;
+            under += shard.queues.repairing.len() as u64;
             members = shard.view.peers.iter().filter(|p| !p.observer && p.health != Health::Gone).count() as u64;
         }
         let (refused, forgotten) = (self.shared.busy.load(Ordering::Relaxed), self.shared.forgotten.load(Ordering::Relaxed));

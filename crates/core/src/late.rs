@@ -2,11 +2,9 @@
 
 use crate::config::Level;
 use crate::cx::Cx;
-use crate::id::SessionKey;
-use crate::output::{Failure, Outcome, Ticket};
-use crate::slot::Late;
+use crate::output::{Failure, Live, Outcome, Ticket};
+use crate::slot::{Copy, Late};
 use crate::stamp::Stamp;
-use crate::view::View;
 use crate::wire::{LateResult, Message};
 
 fn level_byte(level: Level) -> u8 {
@@ -31,11 +29,18 @@ pub(crate) fn late_done(stamp: Stamp, level: Level) -> LateResult {
 }
 
 /// Answers a late commit, a peer's or this node's own.
-pub(crate) fn answer_late(cx: &mut Cx<'_>, key: SessionKey, view: &View, late: &Late, result: LateResult) {
-    if late.from == view.me {
+pub(crate) fn answer_late(cx: &mut Cx<'_>, late: &Late, result: LateResult) {
+    if late.from == cx.view.me {
         cx.settle(Ticket(late.id), outcome(result));
-    } else if let Some(link) = view.link(late.from) {
-        link.send(&Message::LateDone { key, id: late.id, result }, None, cx.out);
+    } else if let Some(link) = cx.view.link(late.from) {
+        link.send(&Message::LateDone { key: cx.key, id: late.id, result }, None, cx.out);
+    }
+}
+
+/// The copy goes: nobody will hear what becomes of these.
+pub(crate) fn forget_late<L: Live>(cx: &mut Cx<'_>, copy: &Copy<L>, result: LateResult) {
+    for late in copy.late() {
+        answer_late(cx, late, result);
     }
 }
 

@@ -59,8 +59,11 @@ pub mod placement;
 #[doc(hidden)]
 pub mod plant;
 mod rebalance;
+mod recent;
 pub mod record;
 mod round;
+mod serve;
+mod session;
 mod shard;
 mod slot;
 pub mod stamp;

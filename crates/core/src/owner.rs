@@ -2,7 +2,6 @@
 
 use crate::config::{Checked, Durability, Level};
 use crate::cx::Cx;
-use crate::id::SessionKey;
 use crate::late::{answer_late, late_done};
 use crate::limits::ORPHANS_MAX;
 use crate::link::{Sent, What};
@@ -10,24 +9,23 @@ use crate::output::{Failure, Live, Output};
 use crate::record::{Change, Record};
 use crate::slot::{Copy, Orphan, Own};
 use crate::stamp::{Life, Stamp};
-use crate::view::View;
 use crate::wire::{LateResult, Message, Set};
 
 /// Cuts the delta of the commit just made, for every holder whose copy it fits; the others get the record.
-pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>, view: &View, changes: &[Change]) {
+pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, copy: &mut Copy<L>, changes: &[Change]) {
     let Some(own) = copy.own.as_mut() else { return };
     let (claim, version) = (own.claim, own.version);
     // The first commit of a claim builds on the state that the claim adopted.
     let base = if version == 1 { Some(own.adopted) } else { None };
     for h in &mut own.holders {
-        let Some(link) = view.link(h.life).filter(|_| !h.dropping) else { continue };
-        let sent = Sent { key, claim, version, attempt: h.attempt, what: What::Copy };
+        let Some(link) = cx.view.link(h.life).filter(|_| !h.dropping) else { continue };
+        let sent = Sent { key: cx.key, claim, version, attempt: h.attempt, what: What::Copy };
         if h.sent == Some(version - 1) && (version > 1 || own.adopted.version > 0) {
             let sets = changes.iter().map(|c| Set { name: &c.name, value: c.value.as_deref().map(serde_bytes::Bytes::new) }).collect();
-            link.send(&Message::Delta { key, claim, base, version, sets }, Some(sent), cx.out);
+            link.send(&Message::Delta { key: cx.key, claim, base, version, sets }, Some(sent), cx.out);
         } else {
             let record = copy.record.to_wire(cx.now);
-            link.send(&Message::Full { key, claim, stored: copy.stored, record }, Some(sent), cx.out);
+            link.send(&Message::Full { key: cx.key, claim, stored: copy.stored, record }, Some(sent), cx.out);
         }
         h.sent = Some(version);
     }
@@ -35,7 +33,7 @@ pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>
 }
 
 /// Raises what is durable to what the level asks for, and answers those who waited for it; whether it rose.
-pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Copy<L>, view: &View) -> bool {
+pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, copy: &mut Copy<L>) -> bool {
     let Copy { own: Some(own), record, orphans, stored, .. } = copy else { return false };
     // Whoever makes more copies than this node asks for does not make its commits wait for them.
     let n = usize::from(cx.config.backups);
@@ -56,15 +54,15 @@ pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Cop
     if own.awaited {
         own.awaited = durable < own.version;
         cx.out.push(match short {
-            false => Output::Durable { key, claim: own.claim, version: durable, tip, level },
-            true => Output::Failed { key, claim: own.claim, version: durable, failure: Failure::Unknown },
+            false => Output::Durable { key: cx.key, claim: own.claim, version: durable, tip, level },
+            true => Output::Failed { key: cx.key, claim: own.claim, version: durable, failure: Failure::Unknown },
         });
     }
     if durable == own.version {
         orphans.retain(|o| {
             let included = record.lineage.includes(o.stamp);
             if included {
-                settle(cx, key, view, o, o.is_kept(record).then_some((tip, level)));
+                settle(cx, o, o.is_kept(record).then_some((tip, level)));
             }
             !included
         });
@@ -73,7 +71,7 @@ pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Cop
     own.late.retain(|late| {
         if late.version <= durable {
             let result = if short { LateResult::Unknown } else { late_done(claim.at(late.version), level) };
-            answer_late(cx, key, view, late, result);
+            answer_late(cx, late, result);
         }
         late.version > durable
     });
@@ -81,24 +79,24 @@ pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, key: SessionKey, copy: &mut Cop
 }
 
 /// Answers the commits of a former ownership: with the newest commit and the level at which they are in it, or that nobody can tell.
-pub(crate) fn settle(cx: &mut Cx<'_>, key: SessionKey, view: &View, o: &Orphan, kept: Option<(Stamp, Level)>) {
+pub(crate) fn settle(cx: &mut Cx<'_>, o: &Orphan, kept: Option<(Stamp, Level)>) {
     let (claim, version) = (o.claim, o.version);
     cx.out.push(match kept {
-        Some((tip, level)) => Output::Durable { key, claim, version, tip, level },
+        Some((tip, level)) => Output::Durable { key: cx.key, claim, version, tip, level },
         // Either a merge preferred other values or a later commit built on these and replaced them: dots do not tell which.
-        None => Output::Failed { key, claim, version, failure: Failure::Unknown },
+        None => Output::Failed { key: cx.key, claim, version, failure: Failure::Unknown },
     });
     for late in &o.late {
         let result = kept.map_or(LateResult::Unknown, |(_, level)| late_done(claim.at(late.version), level));
-        answer_late(cx, key, view, late, result);
+        answer_late(cx, late, result);
     }
 }
 
 /// Remembers the commits of an ownership that ends until it is known what becomes of them.
-pub(crate) fn orphan(cx: &mut Cx<'_>, key: SessionKey, view: &View, orphans: &mut Vec<Orphan>, own: &mut Own<impl Live>, record: &Record) {
+pub(crate) fn orphan(cx: &mut Cx<'_>, orphans: &mut Vec<Orphan>, own: &mut Own<impl Live>, record: &Record) {
     orphans.extend(Orphan::of(own, record));
     if orphans.len() > ORPHANS_MAX {
-        settle(cx, key, view, &orphans.remove(0), None);
+        settle(cx, &orphans.remove(0), None);
     }
 }
 

@@ -145,7 +145,6 @@ impl Parked {
 /// An end that not everybody has confirmed.
 #[derive(Debug)]
 pub(crate) struct Ending {
-    pub(crate) kind: EndKind,
     pub(crate) keep: Duration,
     /// Who has not confirmed.
     pub(crate) waiting: Lives,
@@ -185,4 +184,30 @@ pub(crate) enum Stage {
     Read,
     /// It failed, and is tried again after a while.
     Again,
+}
+
+/// What is under way for a session. Most of the time that is nothing. It may outlive an ownership, and the copy.
+#[derive(Debug, Default)]
+pub(crate) struct UnderWay {
+    /// The claim round that runs.
+    pub(crate) round: Option<Box<Round>>,
+    /// Late commits that wait for their owner.
+    pub(crate) parked: Vec<Parked>,
+    /// Peers that must learn who owns the session, until they acknowledged it. Whoever owns it no longer does not tell them any more; it
+    /// still knows that they may take themselves for the owner, as long as it holds a copy.
+    pub(crate) informs: Lives,
+    /// What is on its way to the store.
+    pub(crate) writing: Option<Writing>,
+    /// A touch is on its way, and tells this use.
+    pub(crate) touching: Option<Mono>,
+    /// The row is being read, and whether somebody has asked for it since that began.
+    pub(crate) loading: Option<bool>,
+}
+
+impl UnderWay {
+    pub(crate) fn is_nothing(&self) -> bool {
+        let Self { round, parked, informs, writing, touching, loading } = self;
+        let waits = round.is_some() || !parked.is_empty() || !informs.is_empty();
+        !waits && writing.is_none() && touching.is_none() && loading.is_none()
+    }
 }

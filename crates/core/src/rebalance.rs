@@ -5,11 +5,12 @@
 //! another offers it resting sessions for which that one is the placement's first. The next request of such a session still comes to the
 //! node that it knows. There it is a guest once, and the response says who serves the session now.
 
-use crate::cx::Cx;
+use crate::cx::Call;
 use crate::id::SessionKey;
 use crate::output::Live;
+use crate::session::Slot;
 use crate::shard::Shard;
-use crate::slot::{Copy, Slot};
+use crate::slot::{Copy, Own};
 use crate::stamp::Life;
 use crate::time::Mono;
 use crate::wire::Message;
@@ -26,19 +27,20 @@ type Owners = SmallVec<[(Life, u64); 8]>;
 
 impl<L: Live> Shard<L> {
     /// Offers resting sessions to nodes that own far fewer than this one.
-    pub(crate) fn rebalance(&mut self, cx: &mut Cx<'_>) {
+    pub(crate) fn rebalance(&mut self, call: &mut Call<'_>) {
         if self.view.leaving || !self.view.is_settled() || self.view.backups == 0 || !self.is_settled() {
             return;
         }
-        let (mine, poor) = self.poor(cx);
+        let (mine, poor) = self.poor(call);
         if poor.is_empty() {
             return;
         }
         let mut resting: Vec<(Mono, SessionKey)> = Vec::new();
         for (key, slot) in &self.table {
-            if let Slot::Held(copy) = slot
-                && rests(copy, cx.now)
-                && !self.rounds.contains_key(key)
+            if let Slot::Here(session) = slot
+                && let Some(copy) = session.copy()
+                && rests(copy, call.now)
+                && session.round().is_none()
             {
                 resting.push((copy.record.used, *key));
             }
@@ -50,25 +52,24 @@ impl<L: Live> Shard<L> {
         for (_, key) in resting {
             let Some(first) = self.view.list(key).first().copied() else { continue };
             let Some((_, left)) = left.iter_mut().find(|(life, left)| *life == first && *left > 0) else { continue };
-            let Some(Slot::Held(copy)) = self.table.get(&key) else { continue };
-            let has_it = |own: &crate::slot::Own<L>| own.holders.iter().any(|h| h.life == first && h.acked == Some(own.version));
+            let has_it = |own: &Own<L>| own.holders.iter().any(|h| h.life == first && h.acked == Some(own.version));
             if let Some(link) = self.view.link(first)
-                && copy.own.as_ref().is_some_and(|own| has_it(own))
+                && self.copy(key).and_then(|copy| copy.own.as_ref()).is_some_and(|own| has_it(own))
             {
                 *left -= 1;
-                link.send(&Message::Invite { key }, None, cx.out);
+                link.send(&Message::Invite { key }, None, call.out);
             }
         }
     }
 
     /// How many sessions this node owns here, and the nodes that own far fewer. Nobody says how many they own; of each one's sessions
     /// every other node holds the same share of the copies.
-    fn poor(&self, cx: &Cx<'_>) -> (u64, Owners) {
+    fn poor(&self, call: &Call<'_>) -> (u64, Owners) {
         let stays = |life: Life| life != self.view.me && self.view.peer(life).is_some_and(|p| !p.leaving && !p.observer);
         let mut owners: Owners = self.view.others().filter(|p| stays(p.life) && p.link.is_some()).map(|p| (p.life, 0)).collect();
         let mut mine = 0;
         for slot in self.table.values() {
-            let Slot::Held(copy) = slot else { continue };
+            let Some(copy) = slot.copy() else { continue };
             if copy.own.is_some() {
                 mine += 1;
             } else if let Some((_, held)) = owners.iter_mut().find(|(life, _)| *life == copy.accepted.life) {
@@ -76,7 +77,7 @@ impl<L: Live> Shard<L> {
             }
         }
         let (others, backups) = (owners.len() as u64, (self.view.backups as u64).min(owners.len() as u64));
-        let slack = u64::from(cx.config.uneven / u32::from(cx.config.shards));
+        let slack = u64::from(call.config.uneven / u32::from(call.config.shards));
         for (_, owns) in &mut owners {
             *owns = *owns * others / backups.max(1);
         }

@@ -6,20 +6,19 @@
 
 use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
-use crate::limits::{BACK_OFF, ROUND_TRIES, ROUNDS_MAX, WAITING_MAX};
+use crate::limits::{BACK_OFF, NOT_FOUND_KEEP, PROMISES_MAX, ROUND_TRIES, ROUNDS_MAX, WAITING_MAX};
 use crate::lineage::Lineage;
 use crate::merge::{combine, maximal};
-use crate::output::Brought;
-use crate::output::{Event, Guest, Live, Loaded, Outcome, Ticket, Unavailable};
+use crate::output::{Brought, Event, Guest, Live, Loaded, Outcome, Ticket, Unavailable};
 use crate::owner::orphan;
-use crate::pending::{Answer, Phase, Reply, Round, StoreReply};
+use crate::pending::{Answer, Phase, Reply, Round, StoreReply, UnderWay};
 use crate::plant::Bug;
 use crate::record::{Change, LOST, Record, WireRecord};
-use crate::shard::Shard;
-use crate::slot::{Copy, Facade, Own, Slot, jitter};
+use crate::session::{Session, State, promised};
+use crate::slot::{Copy, Facade, Own, jitter};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
-use crate::view::{Lives, View};
+use crate::view::Lives;
 use crate::wire::{EndKind, Held, Message, Why};
 use bytes::Bytes;
 use core::sync::atomic::Ordering;
@@ -27,19 +26,17 @@ use core::time::Duration;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
-impl<L: Live> Shard<L> {
+impl<L: Live> Session<L> {
     /// Starts a round for this session, or joins the one that runs.
     pub(crate) fn request_round(
         &mut self,
         cx: &mut Cx<'_>,
-        key: SessionKey,
         why: Why,
         token: Option<Brought>,
         ticket: Option<Ticket>,
     ) -> Result<(), Unavailable> {
         let token = token.filter(|t| t.stamp.version > 0);
-        let full = self.rounds.len() >= cx.config.of_shard(ROUNDS_MAX);
-        if let Some(round) = self.rounds.get_mut(&key) {
+        if let Some(round) = self.round_mut() {
             if ticket.is_some() && round.tickets.len() >= WAITING_MAX {
                 return Err(cx.busy());
             }
@@ -48,7 +45,7 @@ impl<L: Live> Shard<L> {
             round.tokens.extend(token.map(|t| t.stamp).filter(|s| !round.tokens.contains(s)));
             return Ok(());
         }
-        if full {
+        if cx.queues.rounds.len() >= cx.config.of_shard(ROUNDS_MAX) {
             return Err(cx.busy());
         }
         let round = Round {
@@ -76,58 +73,57 @@ impl<L: Live> Shard<L> {
             tries: 0,
             moves: 0,
             before: Claim::NONE,
-            doubt: self.view.doubt,
+            doubt: cx.view.doubt,
             snapshot: None,
         };
-        let wait = self.promised_to_another(cx, key);
-        self.rounds.insert(key, round);
+        let wait = self.promised_to_another(cx);
+        self.begin_round(cx, round);
         match wait {
-            Some(due) => self.back_off_until(key, due),
-            None => self.launch(cx, key),
+            Some(due) => self.back_off_until(cx, due),
+            None => self.launch(cx),
         }
         Ok(())
     }
 
     /// If this node has just promised the session to somebody who is about to own it: until when to give them a chance.
-    fn promised_to_another(&mut self, cx: &Cx<'_>, key: SessionKey) -> Option<Mono> {
-        let (me, bound) = (self.view.me, cx.config.lookup_bound);
-        let view = self.view.clone();
-        let copy = self.copy(key)?;
+    fn promised_to_another(&self, cx: &Cx<'_>) -> Option<Mono> {
+        let (me, bound) = (cx.view.me, cx.config.lookup_bound);
+        let copy = self.copy()?;
         let until = copy.promised_at + bound;
         let pending = copy.own.is_none() && copy.promised > copy.accepted && copy.promised.life != me && cx.now < until;
-        (pending && !view.is_away(copy.promised.life)).then_some(until)
+        (pending && !cx.view.is_away(copy.promised.life)).then_some(until)
     }
 
     /// Somebody's claim is known to hold: whoever waited for that goes on.
-    pub(crate) fn kick(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
-        if self.rounds.get(&key).is_some_and(|r| r.phase == Phase::BackOff && r.tries == 0) {
-            self.launch(cx, key);
+    pub(crate) fn kick(&mut self, cx: &mut Cx<'_>) {
+        if self.round().is_some_and(|r| r.phase == Phase::BackOff && r.tries == 0) {
+            self.launch(cx);
         }
     }
 
-    fn back_off_until(&mut self, key: SessionKey, due: Mono) {
-        if let Some(round) = self.rounds.get_mut(&key) {
+    fn back_off_until(&mut self, cx: &mut Cx<'_>, due: Mono) {
+        if let Some(round) = self.round_mut() {
             (round.phase, round.due) = (Phase::BackOff, due);
-            self.set_timer(due, key, Timer::Round);
+            cx.set_timer(due, Timer::Round);
         }
     }
 
     /// Draws a claim, promises it to itself, and asks.
-    fn launch(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
-        let view = self.view.clone();
-        let promised = self.promised(key);
-        let (mut heard, mut tip) = (promised.max(self.highest(key)), None);
+    fn launch(&mut self, cx: &mut Cx<'_>) {
+        let view = cx.view;
+        let promised = self.promised(cx);
+        let (mut heard, mut tip) = (promised.max(self.highest(cx)), None);
         let mut owner = Claim::NONE;
-        match self.table.get(&key) {
-            Some(Slot::Held(copy)) => {
+        match &self.state {
+            State::Held(copy) => {
                 owner = copy.heard;
                 tip = (copy.record.tip.version > 0).then_some(copy.record.tip);
             }
-            Some(Slot::Facade(f)) => owner = f.claim,
-            _ => {}
+            State::Facade(f) => owner = f.claim,
+            State::Nothing | State::Ended(_) => {}
         }
-        let snapshot = cx.planted(Bug::SnapshotAtLookupStart).then(|| self.copy(key).map(|c| Box::new(c.record.clone()))).flatten();
-        let Some(round) = self.rounds.get_mut(&key) else { return };
+        let snapshot = cx.planted(Bug::SnapshotAtLookupStart).then(|| self.copy().map(|c| Box::new(c.record.clone()))).flatten();
+        let Some(round) = self.round_mut() else { return };
         for token in &round.tokens {
             heard = heard.max(token.claim);
             if owner == Claim::NONE {
@@ -150,54 +146,53 @@ impl<L: Live> Shard<L> {
         round.reread = false;
         (round.row, round.store, round.stay) = (None, StoreReply::NotAsked, None);
         let claim = round.claim;
-        self.promise(cx, key, claim);
+        self.promise(cx, claim);
         let ask_owner = owner.life != view.me && view.link(owner.life).is_some() && !view.is_away(owner.life);
         if view.stores && cx.config.store {
-            self.load_for_round(cx, key);
+            self.load_for_round(cx);
         }
         if ask_owner && !cx.planted(Bug::OwnerNotAsked) {
-            self.enter(key, Phase::Owner);
-            self.ask(cx, key, owner.life, tip);
+            self.enter(Phase::Owner);
+            self.ask(cx, owner.life, tip);
         } else {
-            self.enter(key, Phase::List);
-            self.ask_list(cx, key);
+            self.enter(Phase::List);
+            self.ask_list(cx);
         }
-        self.progress(cx, key);
+        self.progress(cx);
     }
 
-    fn enter(&mut self, key: SessionKey, phase: Phase) {
-        if let Some(round) = self.rounds.get_mut(&key) {
+    fn enter(&mut self, phase: Phase) {
+        if let Some(round) = self.round_mut() {
             round.phase = phase;
         }
     }
 
-    fn load_for_round(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
-        if let Some(round) = self.rounds.get_mut(&key)
+    fn load_for_round(&mut self, cx: &mut Cx<'_>) {
+        if let Some(round) = self.round_mut()
             && round.store == StoreReply::NotAsked
         {
             round.store = StoreReply::Waiting;
-            self.load(cx, key);
+            self.load(cx);
         }
     }
 
-    fn ask_list(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
-        let view = self.view.clone();
-        let mut list = if cx.planted(Bug::PresentListOnly) { view.list(key) } else { view.asked(key) };
+    fn ask_list(&mut self, cx: &mut Cx<'_>) {
+        let view = cx.view;
+        let mut list = if cx.planted(Bug::PresentListOnly) { view.list(cx.key) } else { view.asked(cx.key) };
         list.retain(|l| *l != view.me);
-        self.ask_all(cx, key, &list);
+        self.ask_all(cx, &list);
     }
 
-    fn ask_all(&mut self, cx: &mut Cx<'_>, key: SessionKey, lives: &[Life]) {
-        let tip = self.copy(key).map(|c| c.record.tip).filter(|t| t.version > 0);
+    fn ask_all(&mut self, cx: &mut Cx<'_>, lives: &[Life]) {
+        let tip = self.copy().map(|c| c.record.tip).filter(|t| t.version > 0);
         for life in lives {
-            self.ask(cx, key, *life, tip);
+            self.ask(cx, *life, tip);
         }
     }
 
-    fn ask(&mut self, cx: &mut Cx<'_>, key: SessionKey, life: Life, have: Option<Stamp>) {
-        let view = self.view.clone();
-        let link = view.link(life).cloned();
-        let Some(round) = self.rounds.get_mut(&key) else { return };
+    fn ask(&mut self, cx: &mut Cx<'_>, life: Life, have: Option<Stamp>) {
+        let view = cx.view;
+        let Some(round) = self.round_mut() else { return };
         if round.asked.iter().any(|(l, _)| *l == life) {
             return;
         }
@@ -208,19 +203,19 @@ impl<L: Live> Shard<L> {
         let due = cx.now + view.bound(life, cx.now, cx.config.lookup_bound);
         round.asked.push((life, Reply::Due { asked: cx.now, due }));
         round.haves.extend(have.map(|tip| (life, tip)));
-        if let Some(link) = link {
-            link.send(&Message::Ask { key, claim: round.claim, why: round.why, have }, None, cx.out);
+        if let Some(link) = view.link(life) {
+            link.send(&Message::Ask { key: cx.key, claim: round.claim, why: round.why, have }, None, cx.out);
         }
-        self.set_timer(due, key, Timer::Round);
+        cx.set_timer(due, Timer::Round);
     }
 
     /// A round's timer fired: silence counts as an answer, or the pause is over.
-    pub(crate) fn round_due(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
-        let view = self.view.clone();
-        let Some(round) = self.rounds.get_mut(&key) else { return };
+    pub(crate) fn round_due(&mut self, cx: &mut Cx<'_>) {
+        let view = cx.view;
+        let Some(round) = self.round_mut() else { return };
         if round.phase == Phase::BackOff {
             if cx.now >= round.due {
-                self.launch(cx, key);
+                self.launch(cx);
             }
             return;
         }
@@ -230,36 +225,30 @@ impl<L: Live> Shard<L> {
             {
                 *reply = Reply::Silent;
                 if let Some(link) = view.link(*life) {
-                    link.missed(key, round.claim, asked, due.since(asked), cx.config.lookup_bound);
+                    link.missed(cx.key, round.claim, asked, due.since(asked), cx.config.lookup_bound);
                 }
             }
         }
-        self.progress(cx, key);
+        self.progress(cx);
     }
 
     /// The membership changed: nobody waits for a member that is gone.
-    pub(crate) fn rounds_after_change(&mut self, cx: &mut Cx<'_>) {
-        let view = self.view.clone();
-        let mut keys: Vec<SessionKey> = self.rounds.keys().copied().collect();
-        keys.sort_unstable();
-        for key in keys {
-            if let Some(round) = self.rounds.get_mut(&key) {
-                for (life, reply) in &mut round.asked {
-                    if matches!(reply, Reply::Due { .. }) && view.is_away(*life) {
-                        *reply = Reply::Silent;
-                    }
-                }
+    pub(crate) fn round_after_change(&mut self, cx: &mut Cx<'_>) {
+        let Some(round) = self.round_mut() else { return };
+        for (life, reply) in &mut round.asked {
+            if matches!(reply, Reply::Due { .. }) && cx.view.is_away(*life) {
+                *reply = Reply::Silent;
             }
-            self.progress(cx, key);
         }
+        self.progress(cx);
     }
 
     /// Goes on as far as the answers allow.
-    fn progress(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
+    fn progress(&mut self, cx: &mut Cx<'_>) {
         loop {
-            let Some(round) = self.rounds.get_mut(&key) else { return };
+            let Some(round) = self.round_mut() else { return };
             if round.stay.is_some() && round.store != StoreReply::Waiting {
-                self.become_guest(cx, key);
+                self.become_guest(cx);
                 return;
             }
             let waits = round.asked.iter().any(|(_, r)| matches!(r, Reply::Due { .. })) || round.store == StoreReply::Waiting;
@@ -268,48 +257,48 @@ impl<L: Live> Shard<L> {
             }
             if round.phase == Phase::Owner {
                 round.phase = Phase::List;
-                self.ask_list(cx, key);
-            } else if !self.ask_owners(cx, key) && !self.finish(cx, key) {
+                self.ask_list(cx);
+            } else if !self.ask_owners(cx) && !self.finish(cx) {
                 return;
             }
         }
     }
 
     /// Asks the owners that answers name and that were not asked yet; whether there was one.
-    fn ask_owners(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> bool {
-        let view = self.view.clone();
-        let Some(round) = self.rounds.get(&key) else { return false };
+    fn ask_owners(&mut self, cx: &mut Cx<'_>) -> bool {
+        let view = cx.view;
+        let Some(round) = self.round() else { return false };
         if cx.planted(Bug::OwnerNotAsked) {
             return false;
         }
         let named = round.answers.iter().map(|a| a.accepted).chain([round.heard]).map(|c| c.life);
         let fresh: Lives =
             named.filter(|l| *l != view.me && !view.is_away(*l) && !round.asked.iter().any(|(asked, _)| asked == l)).collect();
-        self.ask_all(cx, key, &fresh);
+        self.ask_all(cx, &fresh);
         !fresh.is_empty()
     }
 
-    pub(crate) fn handle_busy(&mut self, cx: &mut Cx<'_>, from: Life, key: SessionKey, claim: Claim, ms: u32) {
+    pub(crate) fn handle_busy(&mut self, cx: &mut Cx<'_>, from: Life, claim: Claim, ms: u32) {
         // From when the answer is to be expected.
         let asked = cx.now + Duration::from_millis(u64::from(ms.min(10_000)));
-        let due = asked + self.view.bound(from, asked, cx.config.lookup_bound);
-        if let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim)
+        let due = asked + cx.view.bound(from, asked, cx.config.lookup_bound);
+        if let Some(round) = self.round_mut().filter(|r| r.claim == claim)
             && let Some((_, reply)) = round.asked.iter_mut().find(|(l, _)| *l == from)
             && matches!(reply, Reply::Due { .. })
         {
             *reply = Reply::Due { asked, due };
-            self.set_timer(due, key, Timer::Round);
+            cx.set_timer(due, Timer::Round);
         }
     }
 
     /// An answer came: over a slow link the next one is waited for longer.
-    fn note_pace(&self, cx: &Cx<'_>, from: Life, key: SessionKey, claim: Claim) {
-        let Some(link) = self.view.link(from) else { return };
-        let round = self.rounds.get(&key).filter(|r| r.claim == claim);
+    fn note_pace(&self, cx: &Cx<'_>, from: Life, claim: Claim) {
+        let Some(link) = cx.view.link(from) else { return };
+        let round = self.round().filter(|r| r.claim == claim);
         match round.and_then(|r| r.asked.iter().find(|(life, _)| *life == from)) {
             Some((_, Reply::Due { asked, .. })) => link.answered(*asked, cx.now, cx.config.lookup_bound),
             Some((_, Reply::Answered)) => {}
-            _ => link.answered_late(key, claim, cx.now),
+            _ => link.answered_late(cx.key, claim, cx.now),
         }
     }
 
@@ -317,17 +306,16 @@ impl<L: Live> Shard<L> {
         &mut self,
         cx: &mut Cx<'_>,
         from: Life,
-        key: SessionKey,
         claim: Claim,
         accepted: Claim,
         moves: u8,
         held: &Held<'_>,
     ) -> Option<()> {
-        let tip = self.copy(key).map(|c| c.record.tip);
+        let tip = self.copy().map(|c| c.record.tip);
         let now = cx.now;
-        self.note_pace(cx, from, key, claim);
-        let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim) else {
-            return self.answered_late(cx, from, key, claim, accepted, held);
+        self.note_pace(cx, from, claim);
+        let Some(round) = self.round_mut().filter(|r| r.claim == claim) else {
+            return self.answered_late(cx, from, claim, accepted, held);
         };
         let (_, reply) = round.asked.iter_mut().find(|(l, _)| *l == from)?;
         *reply = Reply::Answered;
@@ -352,86 +340,68 @@ impl<L: Live> Shard<L> {
             Held::Told(stamp) => round.told.push(*stamp),
             Held::Expired(lineage) => round.outlived.push((accepted, lineage.into())),
         }
-        self.progress(cx, key);
+        self.progress(cx);
         Some(())
     }
 
     /// An answer that came after the bound, when the claim held already: what it says about copies and owners still counts.
-    fn answered_late(
-        &mut self,
-        cx: &mut Cx<'_>,
-        from: Life,
-        key: SessionKey,
-        claim: Claim,
-        accepted: Claim,
-        held: &Held<'_>,
-    ) -> Option<()> {
-        let me = self.view.me;
-        let Some((copy, _)) = self.own(key) else { return Some(()) };
-        if copy.own.as_ref().is_none_or(|own| own.claim != claim) {
+    fn answered_late(&mut self, cx: &mut Cx<'_>, from: Life, claim: Claim, accepted: Claim, held: &Held<'_>) -> Option<()> {
+        let me = cx.view.me;
+        if !self.owns_by(claim) {
             return Some(());
         }
         if accepted.life != me && accepted.life != from && accepted != Claim::NONE {
-            self.inform(cx, key, accepted.life);
+            self.inform(cx, accepted.life);
         }
         match held {
             Held::Nothing | Held::Told(_) | Held::Expired(_) => {}
-            Held::Same => self.track(cx, key, from),
+            Held::Same => self.track(cx, from),
             Held::Copy { record, branch, .. } => {
                 for wire in core::iter::once(record).chain(branch) {
                     let theirs = Record::from_wire(wire, cx.now).ok()?;
-                    if self.copy(key).is_some_and(|c| !c.record.lineage.covers(&theirs.lineage)) {
-                        self.handle_diverged(cx, from, key, Some(claim), wire)?;
+                    if self.copy().is_some_and(|c| !c.record.lineage.covers(&theirs.lineage)) {
+                        self.handle_diverged(cx, from, Some(claim), wire)?;
                     }
                 }
-                self.track(cx, key, from);
+                self.track(cx, from);
             }
-            Held::Ended(kind, next) => self.learn_end(cx, key, *kind, *next, Some(from)),
+            Held::Ended(kind, next) => self.learn_end(cx, *kind, *next, Some(from)),
         }
         Some(())
     }
 
     /// The owner stays: whoever waits here becomes its guest.
-    pub(crate) fn handle_stay(
-        &mut self,
-        cx: &mut Cx<'_>,
-        from: Life,
-        key: SessionKey,
-        claim: Claim,
-        owner: Claim,
-        wire: &WireRecord<'_>,
-    ) -> Option<()> {
+    pub(crate) fn handle_stay(&mut self, cx: &mut Cx<'_>, from: Life, claim: Claim, owner: Claim, wire: &WireRecord<'_>) -> Option<()> {
         let record = Record::from_wire(wire, cx.now).ok().filter(|_| owner.life == from)?;
-        self.note_pace(cx, from, key, claim);
-        let told = self.copy(key).map(|c| c.told.clone()).unwrap_or_default();
-        if self.rounds.get(&key).is_none_or(|r| r.claim != claim) {
-            if self.own(key).is_some_and(|(c, _)| c.own.as_ref().is_some_and(|own| own.claim == claim)) {
+        self.note_pace(cx, from, claim);
+        let told = self.state.copy().map_or(&[][..], |c| &c.told);
+        let Some(round) = round_of(&mut self.under_way).filter(|r| r.claim == claim) else {
+            if self.owns_by(claim) {
                 // It was silent for too long, and no longer owns the session.
-                self.inform(cx, key, from);
+                self.inform(cx, from);
             }
             return Some(());
-        }
-        let round = self.rounds.get_mut(&key)?;
-        let included = round.tokens.iter().chain(&told).all(|s| record.satisfies(*s));
+        };
+        let included = round.tokens.iter().chain(told).all(|s| record.satisfies(*s));
         round.stay = Some((owner, record));
         if !included && cx.config.store {
             // Its owner may have missed a commit that reached nobody but the store.
-            self.load_for_round(cx, key);
+            self.load_for_round(cx);
         }
-        self.progress(cx, key);
+        self.progress(cx);
         Some(())
     }
 
     /// Whoever waits for this round becomes a guest of the owner that stays.
-    fn become_guest(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> Option<()> {
-        let told = self.copy(key).map(|c| c.told.clone()).unwrap_or_default();
-        let round = self.rounds.remove(&key)?;
+    fn become_guest(&mut self, cx: &mut Cx<'_>) -> Option<()> {
+        let round = *self.take_round(cx)?;
         let (owner, record) = round.stay?;
         if round.phase == Phase::Owner {
-            self.withdraw(key, round.claim, round.before);
+            self.withdraw(cx, round.claim, round.before);
         }
-        self.note_owner(cx, key, owner, record.tip, record.expires());
-        let included = round.tokens.iter().chain(&told).all(|s| record.satisfies(*s));
+        self.note_owner(cx, owner, record.tip, record.expires());
+        let told = self.copy().map_or(&[][..], |c| &c.told);
+        let included = round.tokens.iter().chain(told).all(|s| record.satisfies(*s));
         for ticket in round.tickets {
             let outcome = match included {
                 true => Outcome::Guest(Box::new(Guest { owner: owner.life, record: record.clone() })),
@@ -439,64 +409,65 @@ impl<L: Live> Shard<L> {
             };
             cx.settle(ticket, outcome);
         }
-        if !included && let Some(link) = self.view.link(owner.life).cloned() {
-            let copy = self.copy(key).map(|c| c.record.clone());
-            for offered in copy.iter().chain(&round.row).filter(|r| !record.lineage.covers(&r.lineage)) {
-                link.send(&Message::Kept { key, record: offered.to_wire(cx.now) }, None, cx.out);
+        if !included && let Some(link) = cx.view.link(owner.life) {
+            let mine = self.copy().map(|c| &c.record);
+            for offered in mine.into_iter().chain(&round.row).filter(|r| !record.lineage.covers(&r.lineage)) {
+                link.send(&Message::Kept { key: cx.key, record: offered.to_wire(cx.now) }, None, cx.out);
             }
         }
-        self.drive_parked(cx, key, false);
+        self.drive_parked(cx, false);
         Some(())
     }
 
     /// Whether a round here with this claim has asked nobody but this owner.
-    pub(crate) fn asks_owner_alone(&self, key: SessionKey, claim: Claim, owner: Life) -> bool {
-        let round = self.rounds.get(&key).filter(|r| r.claim == claim && r.phase == Phase::Owner);
+    pub(crate) fn asks_owner_alone(&self, claim: Claim, owner: Life) -> bool {
+        let round = self.round().filter(|r| r.claim == claim && r.phase == Phase::Owner);
         round.is_some_and(|r| r.asked.iter().any(|(life, _)| *life == owner))
     }
 
     /// A peer had promised a greater claim.
-    pub(crate) fn round_refused(&mut self, cx: &mut Cx<'_>, key: SessionKey, claim: Claim, promised: Claim) -> bool {
-        let Some(round) = self.rounds.get_mut(&key).filter(|r| r.claim == claim) else { return false };
+    pub(crate) fn round_refused(&mut self, cx: &mut Cx<'_>, claim: Claim, promised: Claim) -> bool {
+        let Some(round) = self.round_mut().filter(|r| r.claim == claim) else { return false };
         round.heard = round.heard.max(promised);
-        if let Some(copy) = self.copy(key) {
+        if let Some(copy) = self.copy_mut() {
             // The next round, if this one is given up, starts above it.
             copy.highest = copy.highest.max(promised);
         }
-        self.again_later(cx, key);
+        self.again_later(cx);
         true
     }
 
     /// Pauses by rank and tries again, or gives up.
-    fn again_later(&mut self, cx: &mut Cx<'_>, key: SessionKey) {
-        let rank = self.view.my_rank(key);
-        let random = self.random();
-        let Some(round) = self.rounds.get_mut(&key) else { return };
+    fn again_later(&mut self, cx: &mut Cx<'_>) {
+        let rank = cx.view.my_rank(cx.key);
+        let random = cx.random();
+        let Some(round) = self.round_mut() else { return };
         round.tries += 1;
         if round.tries > ROUND_TRIES || round.tickets.is_empty() && round.why != Why::Doubt {
-            return self.give_up(cx, key, Unavailable::Contended, Duration::from_secs(1));
+            return self.give_up(cx, Unavailable::Contended, Duration::from_secs(1));
         }
         let step = BACK_OFF * (1 + rank) * (1 << round.tries.min(6));
-        self.back_off_until(key, cx.now + step + jitter(random, step));
+        let due = cx.now + step + jitter(random, step);
+        self.back_off_until(cx, due);
     }
 
-    fn give_up(&mut self, cx: &mut Cx<'_>, key: SessionKey, why: Unavailable, after: Duration) {
-        if let Some(round) = self.rounds.remove(&key) {
+    fn give_up(&mut self, cx: &mut Cx<'_>, why: Unavailable, after: Duration) {
+        if let Some(round) = self.take_round(cx) {
             // A claim that is given up must not make this node refuse the owner.
-            self.withdraw(key, round.claim, round.before);
+            self.withdraw(cx, round.claim, round.before);
             if round.why == Why::Doubt {
-                self.set_timer(cx.now + Duration::from_secs(1), key, Timer::Heir);
+                cx.set_timer(cx.now + Duration::from_secs(1), Timer::Heir);
             }
             for ticket in round.tickets {
                 cx.settle(ticket, Outcome::Unavailable(why, after));
             }
-            self.drive_parked(cx, key, false);
+            self.drive_parked(cx, false);
         }
     }
 
     /// The session has ended: whoever waits hears it.
-    pub(crate) fn round_ended(&mut self, cx: &mut Cx<'_>, key: SessionKey, kind: EndKind) {
-        if let Some(round) = self.rounds.remove(&key) {
+    pub(crate) fn round_ended(&mut self, cx: &mut Cx<'_>, kind: EndKind) {
+        if let Some(round) = self.take_round(cx) {
             for ticket in round.tickets {
                 cx.settle(ticket, Outcome::Ended(kind, Duration::ZERO));
             }
@@ -504,9 +475,9 @@ impl<L: Live> Shard<L> {
     }
 
     /// The store answered a round; whether there was one that had asked.
-    pub(crate) fn round_loaded(&mut self, cx: &mut Cx<'_>, key: SessionKey, loaded: &Loaded) -> bool {
+    pub(crate) fn round_loaded(&mut self, cx: &mut Cx<'_>, loaded: &Loaded) -> bool {
         let now = cx.now;
-        let Some(round) = self.rounds.get_mut(&key).filter(|r| r.store == StoreReply::Waiting) else { return false };
+        let Some(round) = self.round_mut().filter(|r| r.store == StoreReply::Waiting) else { return false };
         round.store = StoreReply::Answered;
         match loaded {
             Loaded::Missing => {}
@@ -521,179 +492,83 @@ impl<L: Live> Shard<L> {
             },
             Loaded::Failed => round.store = StoreReply::Failed,
         }
-        self.progress(cx, key);
+        self.progress(cx);
         true
     }
 
-    /// Everybody has answered who will: combine. Whether the round goes on to ask more.
-    fn finish(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> bool {
-        let view = self.view.clone();
-        let promised = self.promised(key);
-        let copy = match self.table.get(&key) {
-            Some(Slot::Held(copy)) => Some(copy),
-            _ => None,
-        };
-        let (facade, expired) = match self.table.get(&key) {
-            Some(Slot::Facade(Facade { claim, over: Some(lineage), .. })) => (None, Some((*claim, (**lineage).clone()))),
-            Some(Slot::Facade(f)) if f.tip.version > 0 && cx.now <= f.expires => (Some(f.tip), None),
-            _ => (None, None),
-        };
-        let Some(round) = self.rounds.get(&key) else { return false };
-        if let Some((kind, next)) = round.ended.filter(|_| !cx.planted(Bug::TombstoneYields)) {
-            self.learn_end(cx, key, kind, next, None);
-            return false;
-        }
-        if promised > round.claim && !cx.planted(Bug::NoPromise) {
-            // Another claimant was promised meanwhile, by this node itself.
-            self.again_later(cx, key);
-            return false;
-        }
-        // With its last owner it has expired: what is left of that is no more than a copy that nobody has dropped yet.
-        let last = copy.map_or(round.accepted, |c| round.accepted.max(c.accepted));
-        let outlived = round.outlived.iter().cloned().chain(expired).filter(|(claim, _)| *claim >= last);
-        let outlived: SmallVec<[Lineage; 1]> = outlived.map(|(_, lineage)| lineage).collect();
-        let lives = |s: &Stamp| !outlived.iter().any(|o| o.includes(*s));
-        let own_record = match &round.snapshot {
-            Some(snapshot) => Some(&**snapshot),
-            None => copy.map(|c| &c.record).filter(|r| r.tip.version > 0),
-        };
-        let answers = round.answers.iter().filter_map(|a| a.record.as_ref());
-        let own_branch = copy.and_then(|c| c.branch.as_deref());
-        let mut candidates: Vec<&Record> =
-            own_record.into_iter().chain(own_branch).chain(answers).chain(&round.branches).chain(&round.row).collect();
-        let found = candidates.len();
-        // A client whose token has not run out was told that the session lives: then it is the copy that has not heard of its last use.
-        candidates.retain(|r| lives(&r.tip) && cx.now <= if round.expired { r.over() } else { r.clock().end });
-        let maximal = maximal(&candidates, cx.planted(Bug::CompareEpochFirst));
-        let mut wanted: SmallVec<[Stamp; 4]> =
-            round.tokens.iter().chain(&round.told).chain(copy.iter().flat_map(|c| &c.told)).copied().chain(facade).collect();
-        wanted.retain(|s| lives(s));
-        // What this node was told and still believes alive; a token says itself whether its session may have expired.
-        let told =
-            facade.is_some() || round.told.iter().any(lives) || copy.is_some_and(|c| c.told.iter().any(|s| !round.tokens.contains(s)));
-        let mut combined = combine(&maximal, cx.config);
-        if let Some((record, _)) = &mut combined {
-            candidates.iter().for_each(|other| record.note_use_of(other));
-            // What nodes have counted is trusted more than the store's clock, which may be wrong by days.
-            let of_row = |r: &Record| round.row.as_ref().is_some_and(|row| core::ptr::eq(row, r));
-            let first = record.is_first();
-            record.created = candidates.iter().filter(|r| !of_row(r)).map(|r| r.created).min().unwrap_or(record.created);
-            record.used = if first { record.created } else { record.used };
-        }
-        let satisfied = |r: &Record| wanted.iter().all(|s| r.satisfies(*s)) || cx.planted(Bug::IgnoreToken);
-        let enough = combined.as_ref().is_some_and(|(r, _)| satisfied(r));
-        if !enough && wanted.iter().any(|s| s.claim > round.claim) {
-            // Told meanwhile of a commit under a later claim: whoever has it may have answered before.
-            self.again_later(cx, key);
-            return false;
-        }
-        if !enough && round.phase != Phase::Wide {
-            self.enter(key, Phase::Wide);
-            if cx.config.store {
-                self.load_for_round(cx, key);
+    /// Everybody has answered who will. Whether the round goes on to ask more.
+    fn finish(&mut self, cx: &mut Cx<'_>) -> bool {
+        let Some(round) = round_of(&mut self.under_way) else { return false };
+        match judge(cx, &self.state, round) {
+            Verdict::Ended(kind, next) => self.learn_end(cx, kind, next, None),
+            Verdict::Later => self.again_later(cx),
+            Verdict::Wide => {
+                round.phase = Phase::Wide;
+                if cx.config.store {
+                    self.load_for_round(cx);
+                }
+                let all: Lives = cx.view.others().map(|p| p.life).collect();
+                self.ask_all(cx, &all);
+                return true;
             }
-            let all: Lives = view.others().map(|p| p.life).collect();
-            self.ask_all(cx, key, &all);
-            return true;
-        }
-        if enough {
-            let several = maximal.len() > 1;
-            if let Some((record, discarded)) = combined {
-                self.install(cx, key, record, several.then_some(discarded), Vec::new());
-            }
-            return false;
-        }
-        let complete = self.answered_by_all(cx, key, &wanted);
-        let Some(round) = self.rounds.get(&key) else { return false };
-        if !complete {
-            let owns = round.why == Why::Doubt && copy.is_some_and(|c| c.own.is_some());
-            match combined.filter(|_| owns) {
-                Some((record, discarded)) => self.install_stale(cx, key, record, (maximal.len() > 1).then_some(discarded)),
-                None => self.give_up(cx, key, Unavailable::Stale, Duration::from_secs(1)),
-            }
-        } else if combined.is_none() && (round.tickets.is_empty() || round.expired && !told || !outlived.is_empty() && wanted.is_empty()) {
-            let unheard = matches!(self.table.get(&key), Some(Slot::Facade(f)) if f.tip.version > 0 && cx.now > f.expires);
-            let expired = found > 0 || !outlived.is_empty() || unheard;
-            self.not_found(cx, key, expired);
-        } else if cx.config.store && !round.reread && !wanted.is_empty() {
-            // An owner that has left since may have written it after this round had read the row.
-            if let Some(round) = self.rounds.get_mut(&key) {
+            Verdict::Reread => {
                 (round.reread, round.row, round.store) = (true, None, StoreReply::NotAsked);
+                self.load_for_round(cx);
+                return true;
             }
-            self.load_for_round(cx, key);
-            return true;
-        } else {
-            let mut lost: Vec<Stamp> = wanted.to_vec();
-            let (record, discarded) = match combined {
-                Some((record, discarded)) => (record, (maximal.len() > 1).then_some(discarded)),
-                None => (Record::new(cx.now, cx.config.limits), None),
-            };
-            lost.retain(|s| !record.satisfies(*s));
-            lost.sort_unstable();
-            lost.dedup();
-            self.install(cx, key, record, discarded, lost);
+            Verdict::Own(record, merged, lost) => self.install(cx, record, merged, lost),
+            Verdict::Stale(record, merged) => self.install_stale(cx, record, merged),
+            Verdict::Unknown => self.give_up(cx, Unavailable::Stale, Duration::from_secs(1)),
+            Verdict::NotFound { expired } => self.not_found(cx, expired),
         }
         false
     }
 
-    /// Whether "nobody has it" can be said: all live members and the store have answered, and nobody who may come back with it
-    /// died a short while ago.
-    fn answered_by_all(&self, cx: &Cx<'_>, key: SessionKey, wanted: &[Stamp]) -> bool {
-        let view = &self.view;
-        let Some(round) = self.rounds.get(&key) else { return false };
-        if cx.planted(Bug::FreshOnTimeout) {
-            return true;
-        }
-        let answered = |life: Life| round.asked.iter().any(|(l, r)| *l == life && *r == Reply::Answered);
-        view.formed
-            && view.others().all(|p| answered(p.life))
-            && (!cx.config.store || round.store == StoreReply::Answered)
-            && view.nobody_may_return(wanted, cx.now, cx.config.lost_after)
-    }
-
     /// Nobody has it: it has `expired`, or there never was one, or it went with those who had it.
-    fn not_found(&mut self, cx: &mut Cx<'_>, key: SessionKey, expired: bool) {
-        let Some(round) = self.rounds.remove(&key) else { return };
-        if self.copy(key).is_some() {
-            self.expire(cx, key);
+    fn not_found(&mut self, cx: &mut Cx<'_>, expired: bool) {
+        let Some(round) = self.take_round(cx) else { return };
+        if self.copy().is_some() {
+            self.expire(cx);
         }
-        if !matches!(self.table.get(&key), Some(Slot::Facade(f)) if f.over.is_some()) {
-            self.table.remove(&key);
+        if !matches!(&self.state, State::Facade(f) if f.over.is_some()) {
+            self.state = State::Nothing;
         }
-        self.note_not_found(cx, key);
+        cx.queues.not_found.note(cx.key, cx.now, NOT_FOUND_KEEP, cx.config.of_shard(PROMISES_MAX), |()| {});
         for ticket in round.tickets {
             cx.settle(ticket, Outcome::NotFound);
         }
-        self.end_parked(cx, key, expired);
+        self.end_parked(cx, expired);
     }
 
     /// An owner that doubted itself still owns the session, and cannot serve it to those who know of more. Given up, its promises
     /// to the new claim would stand against the old one.
-    fn install_stale(&mut self, cx: &mut Cx<'_>, key: SessionKey, record: Record, merged: Option<Vec<Arc<str>>>) {
-        let Some(round) = self.rounds.get_mut(&key) else { return };
+    fn install_stale(&mut self, cx: &mut Cx<'_>, record: Record, merged: Option<Vec<Arc<str>>>) {
+        let Some(round) = self.round_mut() else { return };
         for ticket in core::mem::take(&mut round.tickets) {
             cx.settle(ticket, Outcome::Unavailable(Unavailable::Stale, Duration::from_secs(1)));
         }
-        self.install(cx, key, record, merged, Vec::new());
+        self.install(cx, record, merged, Vec::new());
     }
 
     /// The claim holds: this node owns the session.
-    fn install(&mut self, cx: &mut Cx<'_>, key: SessionKey, record: Record, merged: Option<Vec<Arc<str>>>, lost: Vec<Stamp>) {
-        let view = self.view.clone();
-        let Some(round) = self.rounds.remove(&key) else { return };
+    fn install(&mut self, cx: &mut Cx<'_>, record: Record, merged: Option<Vec<Arc<str>>>, lost: Vec<Stamp>) {
+        let view = cx.view;
+        let Some(round) = self.take_round(cx) else { return };
+        let round = *round;
         let claim = round.claim;
-        let before = self.last_owner(key);
-        let mut copy = match self.release_for_claim(cx, key) {
-            Some(copy) => *copy,
+        let before = self.last_owner();
+        let informs = self.take_informs(cx);
+        let mut copy = match self.release(cx) {
+            Some(copy) => copy,
             None => Copy::new(Record::new(cx.now, cx.config.limits), Claim::NONE, view.leaving),
         };
         let mut prior = copy.own.take();
         let changed = copy.record.tip != record.tip || merged.is_some() || !lost.is_empty();
         let source = round.source(copy.record.tip, record.tip, merged.is_some());
         if let Some(own) = &mut prior {
-            orphan(cx, key, &view, &mut copy.orphans, own, &copy.record);
+            orphan(cx, &mut copy.orphans, own, &copy.record);
             if let Some((closing, link)) = own.closing.and_then(|c| Some((c.claim, view.link(c.claim.life)?))) {
-                link.send(&Message::Refused { key, claim: closing, promised: claim }, None, cx.out);
+                link.send(&Message::Refused { key: cx.key, claim: closing, promised: claim }, None, cx.out);
             }
         }
         copy.stored = copy.stored.max(round.stored);
@@ -703,7 +578,7 @@ impl<L: Live> Shard<L> {
             let found: Vec<Stamp> = copy.record.gaps.iter().copied().filter(|s| copy.record.lineage.includes(*s)).collect();
             for stamp in found {
                 copy.record.gaps.retain(|g| *g != stamp);
-                cx.out.event(key, Event::FoundAgain { stamp });
+                cx.out.event(cx.key, Event::FoundAgain { stamp });
             }
         }
         copy.accept(round.claim, cx.now);
@@ -724,18 +599,15 @@ impl<L: Live> Shard<L> {
             let told = Change { name: LOST.into(), base: None, value: Some(Bytes::copy_from_slice(&commits.to_be_bytes())) };
             copy.record.commit(round.claim.at(1), if lost.is_empty() { &[] } else { core::slice::from_ref(&told) });
         }
-        let mut own = match &prior {
+        let mut own = match &mut prior {
             Some(p) => {
                 let mut own = Own::new(round.claim, p.tenure, p.live.clone(), round.doubt, cx.now);
                 (own.running, own.external) = (p.running, p.external + u32::from(changed));
                 // What others wait for from the former ownership is owed by this one.
-                (own.stay, own.owed, own.offered) = (p.stay.clone(), p.owed.clone(), p.offered);
+                (own.stay, own.owed, own.offered) = (core::mem::take(&mut p.stay), core::mem::take(&mut p.owed), p.offered);
                 own
             }
-            None => {
-                self.tenures += 1;
-                Own::new(round.claim, self.tenures, Arc::new(L::of(&copy.record)), round.doubt, cx.now)
-            }
+            None => Own::new(round.claim, cx.tenure(), Arc::new(L::of(&copy.record)), round.doubt, cx.now),
         };
         own.told_store = match (&round.row, &prior) {
             (Some(row), _) if copy.stored == Some(row.tip) => row.used,
@@ -757,11 +629,7 @@ impl<L: Live> Shard<L> {
                 own.holder_or_new(life);
             }
         }
-        own.list = view.holders(key, view.me).into_iter().collect();
-        own.generation = view.generation;
-        for life in own.list.clone() {
-            own.holder_or_new(life);
-        }
+        own.place(view, cx.key);
         if merged.is_some() || !lost.is_empty() {
             own.version = 1;
             for holder in &mut own.holders {
@@ -770,78 +638,190 @@ impl<L: Live> Shard<L> {
         }
         copy.settle_told();
         if prior.is_none() {
-            cx.out.event(key, Event::Moved { from: before.filter(|l| *l != view.me), source, claim: round.claim });
+            cx.out.event(cx.key, Event::Moved { from: before.filter(|l| *l != view.me), source, claim: round.claim });
         }
         copy.own = Some(Box::new(own));
         cx.shared.owned.fetch_add(1, Ordering::Relaxed);
-        self.hold(cx, key, copy);
-        if let Some(copy) = self.copy(key) {
+        self.hold(cx, copy);
+        self.put_informs(cx, informs);
+        if let Some(copy) = self.copy_mut() {
             copy.settle_told();
         }
         if let Some(discarded) = merged {
-            cx.out.event(key, Event::Conflict { discarded });
+            cx.out.event(cx.key, Event::Conflict { discarded });
         }
         if !lost.is_empty() {
-            cx.out.event(key, Event::Lost { stamps: lost, commits });
+            cx.out.event(cx.key, Event::Lost { stamps: lost, commits });
         }
         let silent = round.asked.iter().filter(|(_, r)| *r == Reply::Silent).map(|(l, _)| *l);
         // And whoever this node knows, or has promised, as an owner.
         let silent: Lives = silent.chain(before).chain([round.heard.life, round.before.life]).collect();
-        self.after_install(cx, key, &round.answers.iter().map(|a| a.life).collect::<Lives>(), &silent, &view);
+        self.after_install(cx, &round.answers.iter().map(|a| a.life).collect::<Lives>(), &silent);
         if !round.tickets.is_empty() {
             // Whoever waits for it uses it, at the last moment perhaps.
-            self.note_use(cx, key);
+            self.note_use(cx);
         }
         for ticket in round.tickets.into_iter().chain(prior.into_iter().flat_map(|p| p.waiting)) {
             cx.settle(ticket, Outcome::Again);
         }
-        self.drive_parked(cx, key, false);
+        self.drive_parked(cx, false);
     }
 
     /// Tells the holders what they hold now, and whoever may think otherwise who owns it.
-    fn after_install(&mut self, cx: &mut Cx<'_>, key: SessionKey, answered: &[Life], silent: &[Life], view: &View) {
-        self.repairing.insert(key);
+    fn after_install(&mut self, cx: &mut Cx<'_>, answered: &[Life], silent: &[Life]) {
+        cx.queues.repairing.insert(cx.key);
         for life in answered {
-            self.push_have(cx, key, *life);
+            self.push_have(cx, *life);
         }
-        self.push_state(cx, key);
+        self.push_state(cx);
         for life in silent {
-            if *life != view.me && !answered.contains(life) {
-                self.inform(cx, key, *life);
+            if !answered.contains(life) {
+                self.inform(cx, *life);
             }
         }
-        self.mark_dirty(cx, key);
-        self.advance(cx, key);
-        self.invite(key);
+        self.mark_dirty(cx);
+        self.advance(cx);
+        self.invite(cx);
     }
 
-    fn last_owner(&mut self, key: SessionKey) -> Option<Life> {
-        match self.table.get(&key) {
-            Some(Slot::Held(c)) => Some(c.accepted.life).filter(|_| c.accepted != Claim::NONE),
-            Some(Slot::Facade(f)) => Some(f.claim.life),
-            _ => None,
+    fn last_owner(&self) -> Option<Life> {
+        match &self.state {
+            State::Held(c) => Some(c.accepted.life).filter(|_| c.accepted != Claim::NONE),
+            State::Facade(f) => Some(f.claim.life),
+            State::Nothing | State::Ended(_) => None,
         }
     }
 
-    fn release_for_claim(&mut self, cx: &mut Cx<'_>, key: SessionKey) -> Option<Box<Copy<L>>> {
-        let informs = self.informs.remove(&key);
-        let copy = self.release(cx, key);
-        if let Some(informs) = informs {
-            self.informs.insert(key, informs);
-        }
-        copy
-    }
-
-    /// A copy that somebody offers while a round runs counts like an answer; whether there was one.
-    pub(crate) fn round_offered(&mut self, key: SessionKey, record: &Record) -> bool {
-        match self.rounds.get_mut(&key) {
+    /// A copy that somebody offers while a round runs counts like an answer. If none runs it comes back.
+    pub(crate) fn round_offered(&mut self, record: Record) -> Option<Record> {
+        match self.round_mut() {
             Some(round) => {
-                round.branches.push(record.clone());
-                true
+                round.branches.push(record);
+                None
             }
-            None => false,
+            None => Some(record),
         }
     }
+}
+
+fn round_of(under_way: &mut Option<Box<UnderWay>>) -> Option<&mut Round> {
+    under_way.as_mut()?.round.as_deref_mut()
+}
+
+/// What becomes of a round when everybody has answered who will.
+enum Verdict {
+    Ended(EndKind, Option<SessionKey>),
+    /// Somebody else is about to own it: once more, after a pause.
+    Later,
+    /// What there is does not do: everybody is asked.
+    Wide,
+    /// Before anything is called lost, the row is read again.
+    Reread,
+    /// This is the session, with what a merge has discarded, if it is one, and without these commits.
+    Own(Record, Option<Vec<Arc<str>>>, Vec<Stamp>),
+    /// This is all that this node, which owned it, has; others know of more.
+    Stale(Record, Option<Vec<Arc<str>>>),
+    /// Who may have it, or more of it, is silent.
+    Unknown,
+    /// Nobody has it: it has `expired`, or not.
+    NotFound {
+        expired: bool,
+    },
+}
+
+/// Combines what the answers say with what is here.
+fn judge<L>(cx: &Cx<'_>, state: &State<L>, round: &Round) -> Verdict {
+    let copy = state.copy();
+    let (facade, expired) = match state {
+        State::Facade(Facade { claim, over: Some(lineage), .. }) => (None, Some((*claim, &**lineage))),
+        State::Facade(f) if f.tip.version > 0 && cx.now <= f.expires => (Some(f.tip), None),
+        _ => (None, None),
+    };
+    if let Some((kind, next)) = round.ended.filter(|_| !cx.planted(Bug::TombstoneYields)) {
+        return Verdict::Ended(kind, next);
+    }
+    if promised(cx, copy) > round.claim && !cx.planted(Bug::NoPromise) {
+        // Another claimant was promised meanwhile, by this node itself.
+        return Verdict::Later;
+    }
+    // With its last owner it has expired: what is left of that is no more than a copy that nobody has dropped yet.
+    let last = copy.map_or(round.accepted, |c| round.accepted.max(c.accepted));
+    let outlived = round.outlived.iter().map(|(claim, lineage)| (*claim, lineage)).chain(expired).filter(|(claim, _)| *claim >= last);
+    let outlived: SmallVec<[&Lineage; 1]> = outlived.map(|(_, lineage)| lineage).collect();
+    let lives = |s: &Stamp| !outlived.iter().any(|o| o.includes(*s));
+    let own_record = match &round.snapshot {
+        Some(snapshot) => Some(&**snapshot),
+        None => copy.map(|c| &c.record).filter(|r| r.tip.version > 0),
+    };
+    let answers = round.answers.iter().filter_map(|a| a.record.as_ref());
+    let own_branch = copy.and_then(|c| c.branch.as_deref());
+    let mut candidates: Vec<&Record> =
+        own_record.into_iter().chain(own_branch).chain(answers).chain(&round.branches).chain(&round.row).collect();
+    let found = candidates.len();
+    // A client whose token has not run out was told that the session lives: then it is the copy that has not heard of its last use.
+    candidates.retain(|r| lives(&r.tip) && cx.now <= if round.expired { r.over() } else { r.clock().end });
+    let maximal = maximal(&candidates, cx.planted(Bug::CompareEpochFirst));
+    let mut wanted: SmallVec<[Stamp; 4]> =
+        round.tokens.iter().chain(&round.told).chain(copy.iter().flat_map(|c| &c.told)).copied().chain(facade).collect();
+    wanted.retain(|s| lives(s));
+    // What this node was told and still believes alive; a token says itself whether its session may have expired.
+    let told = facade.is_some() || round.told.iter().any(lives) || copy.is_some_and(|c| c.told.iter().any(|s| !round.tokens.contains(s)));
+    let mut combined = combine(&maximal, cx.config);
+    if let Some((record, _)) = &mut combined {
+        candidates.iter().for_each(|other| record.note_use_of(other));
+        // What nodes have counted is trusted more than the store's clock, which may be wrong by days.
+        let of_row = |r: &Record| round.row.as_ref().is_some_and(|row| core::ptr::eq(row, r));
+        let first = record.is_first();
+        record.created = candidates.iter().filter(|r| !of_row(r)).map(|r| r.created).min().unwrap_or(record.created);
+        record.used = if first { record.created } else { record.used };
+    }
+    let satisfied = |r: &Record| wanted.iter().all(|s| r.satisfies(*s)) || cx.planted(Bug::IgnoreToken);
+    let enough = combined.as_ref().is_some_and(|(r, _)| satisfied(r));
+    let merged = |discarded| (maximal.len() > 1).then_some(discarded);
+    if !enough && wanted.iter().any(|s| s.claim > round.claim) {
+        // Told meanwhile of a commit under a later claim: whoever has it may have answered before.
+        return Verdict::Later;
+    }
+    if !enough && round.phase != Phase::Wide {
+        return Verdict::Wide;
+    }
+    match combined {
+        Some((record, discarded)) if enough => Verdict::Own(record, merged(discarded), Vec::new()),
+        combined if !answered_by_all(cx, round, &wanted) => {
+            let owns = round.why == Why::Doubt && copy.is_some_and(|c| c.own.is_some());
+            combined.filter(|_| owns).map_or(Verdict::Unknown, |(record, discarded)| Verdict::Stale(record, merged(discarded)))
+        }
+        None if round.tickets.is_empty() || round.expired && !told || !outlived.is_empty() && wanted.is_empty() => {
+            let unheard = matches!(state, State::Facade(f) if f.tip.version > 0 && cx.now > f.expires);
+            Verdict::NotFound { expired: found > 0 || !outlived.is_empty() || unheard }
+        }
+        // An owner that has left since may have written it after this round had read the row.
+        _ if cx.config.store && !round.reread && !wanted.is_empty() => Verdict::Reread,
+        combined => {
+            let (record, merged) = match combined {
+                Some((record, discarded)) => (record, merged(discarded)),
+                None => (Record::new(cx.now, cx.config.limits), None),
+            };
+            let mut lost: Vec<Stamp> = wanted.to_vec();
+            lost.retain(|s| !record.satisfies(*s));
+            lost.sort_unstable();
+            lost.dedup();
+            Verdict::Own(record, merged, lost)
+        }
+    }
+}
+
+/// Whether "nobody has it" can be said: all live members and the store have answered, and nobody who may come back with it died a short
+/// while ago.
+fn answered_by_all(cx: &Cx<'_>, round: &Round, wanted: &[Stamp]) -> bool {
+    if cx.planted(Bug::FreshOnTimeout) {
+        return true;
+    }
+    let answered = |life: Life| round.asked.iter().any(|(l, r)| *l == life && *r == Reply::Answered);
+    cx.view.formed
+        && cx.view.others().all(|p| answered(p.life))
+        && (!cx.config.store || round.store == StoreReply::Answered)
+        && cx.view.nobody_may_return(wanted, cx.now, cx.config.lost_after)
 }
 
 /// How many commits these stand for, at least: of each claim the last one, and those before it that the record does not include either.

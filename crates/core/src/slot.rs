@@ -1,24 +1,20 @@
 //! What a node has of one session: facade, ended marker, copy, ownership.
 
+use crate::config::Checked;
 use crate::id::SessionKey;
 use crate::limits::{FORMER_MAX, MOVES_MAX, MOVES_WINDOW};
 use crate::lineage::Lineage;
 use crate::output::{LinkId, Live, Ticket};
+use crate::pending::Ending;
+use crate::plant::Bug;
 use crate::record::Record;
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
+use crate::view::View;
 use crate::wire::EndKind;
 use core::time::Duration;
 use smallvec::SmallVec;
 use std::sync::Arc;
-
-/// A session's place in the table.
-#[derive(Debug)]
-pub(crate) enum Slot<L> {
-    Facade(Facade),
-    Ended(Ended),
-    Held(Box<Copy<L>>),
-}
 
 /// What this node was told, and nothing else.
 #[derive(Clone, Debug)]
@@ -31,13 +27,15 @@ pub(crate) struct Facade {
 }
 
 /// An absorbing marker.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) kind: EndKind,
     /// The id that the session went on under, if that is known: it ends too if this was a logout after all.
     pub(crate) next: Option<SessionKey>,
     pub(crate) since: Mono,
     pub(crate) until: Mono,
+    /// Not everybody has confirmed it.
+    pub(crate) telling: Option<Box<Ending>>,
 }
 
 /// Stamps that this node was told and its copy does not include: a claimant treats them as tokens.
@@ -352,6 +350,44 @@ impl<L> Own<L> {
         }
     }
 
+    /// Who is to hold a copy under this view.
+    pub(crate) fn place(&mut self, view: &View, key: SessionKey) {
+        self.generation = view.generation;
+        self.list = view.holders(key, view.me).into_iter().collect();
+        for at in 0..self.list.len() {
+            let life = self.list[at];
+            self.holder_or_new(life);
+        }
+    }
+
+    /// The membership changed: who is to hold a copy now?
+    pub(crate) fn replace_list(&mut self, view: &View, key: SessionKey) {
+        // The memory of a life that was replaced is gone; one that is only thought dead may come back with its copy. A link that is
+        // closed carries nothing on.
+        self.holders.retain(|h| view.may_return(h.life));
+        for h in &mut self.holders {
+            if view.link(h.life).is_none() {
+                h.sent = None;
+            }
+        }
+        self.place(view, key);
+        for h in &mut self.holders {
+            h.dropping &= !self.list.contains(&h.life);
+        }
+        self.shown = Stamp::default();
+    }
+
+    /// A link closed: what was sent on it may not have arrived.
+    pub(crate) fn forget_sent(&mut self, life: Life, config: &Checked) {
+        if self.holder(life).is_some() && config.planted(Bug::ReuseVersion) && !self.all_durable() {
+            self.version = self.durable.unwrap_or(0);
+        }
+        if let Some(h) = self.holder(life) {
+            (h.sent, h.attempt) = (None, h.attempt.wrapping_add(1));
+            h.dropping = false;
+        }
+    }
+
     pub(crate) fn holder(&mut self, life: Life) -> Option<&mut Holder> {
         self.holders.iter_mut().find(|h| h.life == life)
     }
@@ -418,15 +454,3 @@ impl Ended {
 pub(crate) fn jitter(random: u64, up_to: Duration) -> Duration {
     Duration::from_micros(random % (up_to.as_micros() as u64).max(1))
 }
-
-/// A session that this node promised without holding it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Promise {
-    pub(crate) claim: Claim,
-    pub(crate) at: Mono,
-    /// See [`Copy::highest`].
-    pub(crate) highest: Claim,
-}
-
-/// A key and when.
-pub(crate) type Keyed = (SessionKey, Mono);

@@ -61,7 +61,7 @@ fn promises_are_bounded_for_the_node_and_the_eldest_is_forgotten() {
     }
     let stats = net.nodes[0].engine.stats(net.now);
     assert!(stats.forgotten > 0, "{stats:?}");
-    let promises: usize = net.nodes[0].engine.shards.iter().map(|s| s.lock().promises.len()).sum();
+    let promises: usize = net.nodes[0].engine.shards.iter().map(|s| s.lock().queues.promises.len()).sum();
     assert!(promises <= PROMISES_MAX, "{promises}");
 }
 
