@@ -1,6 +1,7 @@
 //! Copies: what an owner sends to its backups beside its commits, and what a backup accepts.
 
 use crate::config::{Level, Reach};
+use crate::copy::{Copy, Facade, Holder};
 use crate::cx::{Cx, Timer};
 use crate::limits::{HEIR_STEP, NAME_MAX, RECORD_MAX};
 use crate::lineage::Lineage;
@@ -11,7 +12,6 @@ use crate::owner::{orphan, settle, settle_durable};
 use crate::plant::Bug;
 use crate::record::{Change, Record, WireRecord};
 use crate::session::{Session, State};
-use crate::slot::{Copy, Facade, Holder};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::{Mono, ms};
 use crate::view::Lives;

@@ -2,22 +2,17 @@
 
 use crate::config::Checked;
 use crate::id::SessionKey;
+use crate::maps::{Recent, Set};
 use crate::output::{Outcome, Output, Outputs, Ticket, Unavailable};
 use crate::pending::Following;
 use crate::plant::Bug;
-use crate::recent::Recent;
 use crate::stamp::Claim;
 use crate::time::Mono;
 use crate::view::View;
 use core::sync::atomic::{AtomicU64, Ordering};
-use hashbrown::{HashMap, HashSet};
 use rand::Rng;
 use rand_pcg::Pcg32;
 use std::collections::{BTreeSet, VecDeque};
-
-/// Maps with a fixed hasher: keys are hashes already, and one seed must replay to the same bytes.
-pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
-pub(crate) type Set<K> = HashSet<K, foldhash::fast::FixedState>;
 
 /// What a call of the engine brings along.
 pub(crate) struct Call<'a> {

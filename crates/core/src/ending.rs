@@ -1,5 +1,6 @@
 //! Ended sessions: absorbing markers, and telling everybody who may hold a copy.
 
+use crate::copy::Ended;
 use crate::cx::{Call, Cx, Timer};
 use crate::id::SessionKey;
 use crate::late::forget_late;
@@ -9,7 +10,6 @@ use crate::pending::{Ending, Following};
 use crate::plant::Bug;
 use crate::session::{Seen, Session, State};
 use crate::shard::Shard;
-use crate::slot::Ended;
 use crate::stamp::Life;
 use crate::time::Mono;
 use crate::view::{Lives, View};

@@ -8,10 +8,11 @@
 //! Locks: one per shard, one for the membership, taken before a shard's if both are needed; never two shards at once.
 
 use crate::config::{Checked, Durability};
-use crate::cx::{Call, Cx, Map, Shared};
+use crate::cx::{Call, Cx, Shared};
 use crate::id::SessionKey;
 use crate::limits::VIEWS_MAX;
 use crate::link::Link;
+use crate::maps::Map;
 use crate::member::{Member, MemberConfig, MemberOutput, Membership, Node, NodeError, State};
 use crate::output::{
     Brought, Commit, Info, LinkId, Live, Loaded, Open, Opened, Output, Outputs, Over, Ticket, Touch, Unavailable, Write, Written,

@@ -1,5 +1,6 @@
 //! The asked side of a claim round: promising, answering, handing over, staying, inviting.
 
+use crate::copy::{Closing, Copy, Facade};
 use crate::cx::{Call, Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::MOVES_MAX;
@@ -8,7 +9,6 @@ use crate::output::Live;
 use crate::plant::Bug;
 use crate::session::{Session, State};
 use crate::shard::Shard;
-use crate::slot::{Closing, Copy, Facade};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::ms;
 use crate::wire::{Held, Message, Why};

@@ -1,9 +1,9 @@
 //! What a commit hears that its session's owner did not make for a request of its own.
 
 use crate::config::Level;
+use crate::copy::{Copy, Late};
 use crate::cx::Cx;
 use crate::output::{Failure, Live, Outcome, Ticket};
-use crate::slot::{Copy, Late};
 use crate::stamp::Stamp;
 use crate::wire::{LateResult, Message};
 

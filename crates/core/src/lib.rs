@@ -23,8 +23,10 @@
 //! | [`lineage`], [`record`], [`merge`] | content: which commits a copy includes, attributes, how two branches become one |
 //! | [`wire`], `link` | messages, frames, acknowledgements |
 //! | [`member`], [`placement`], `view` | who is alive, who is to hold a copy, and the snapshot of both that shards decide by |
-//! | `cx` | what every operation gets: time, settings, where effects go; what a timer is for |
-//! | `slot`, `pending`, `shard` | what a node has of one session, what is under way for it, and what the application does to it: open, commit, close |
+//! | `maps`, `cx` | maps; what every operation on a session gets: time, settings, the view, where effects go, what the sessions of a shard have in common |
+//! | `copy`, `pending` | what a node has of one session, and what is under way for it |
+//! | `session`, `shard` | both as one value, and the table that finds it: one look-up, whatever comes in |
+//! | `serve` | what the application does to a session: open, commit, close |
 //! | `round`, `handover` | the claim round: the asking side, and the asked side with handing over, staying, inviting |
 //! | `owner` | where a delta is cut, and when a commit is durable |
 //! | `backup` | records, gaps, divergence, drops: what an owner sends, and what a holder accepts |
@@ -39,6 +41,7 @@
 pub mod address;
 mod backup;
 pub mod config;
+mod copy;
 mod cx;
 mod ending;
 pub mod engine;
@@ -48,6 +51,7 @@ mod late;
 pub mod limits;
 pub mod lineage;
 mod link;
+mod maps;
 pub mod member;
 pub mod merge;
 pub mod name;
@@ -59,13 +63,12 @@ pub mod placement;
 #[doc(hidden)]
 pub mod plant;
 mod rebalance;
-mod recent;
 pub mod record;
 mod round;
 mod serve;
 mod session;
 mod shard;
-mod slot;
+
 pub mod stamp;
 mod storing;
 pub mod time;

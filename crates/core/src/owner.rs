@@ -1,13 +1,13 @@
 //! The owner's side of a commit: the delta that goes out, and when it is durable.
 
 use crate::config::{Checked, Durability, Level};
+use crate::copy::{Copy, Orphan, Own};
 use crate::cx::Cx;
 use crate::late::{answer_late, late_done};
 use crate::limits::ORPHANS_MAX;
 use crate::link::{Sent, What};
 use crate::output::{Failure, Live, Output};
 use crate::record::{Change, Record};
-use crate::slot::{Copy, Orphan, Own};
 use crate::stamp::{Life, Stamp};
 use crate::wire::{LateResult, Message, Set};
 

@@ -1,6 +1,7 @@
 //! Commits of requests whose session moved away while they ran: sent to the owner, with the commits they started from.
 
 use crate::config::Level;
+use crate::copy::{Copy, Late};
 use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
 use crate::late::{answer_late, late_done, outcome};
@@ -10,7 +11,6 @@ use crate::pending::{Parked, UnderWay};
 use crate::plant::Bug;
 use crate::record::Change;
 use crate::session::{Session, State};
-use crate::slot::{Copy, Late};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::wire::{EndKind, LateResult, LateSet, Message, Why};
 use bytes::Bytes;

@@ -5,12 +5,12 @@
 //! another offers it resting sessions for which that one is the placement's first. The next request of such a session still comes to the
 //! node that it knows. There it is a guest once, and the response says who serves the session now.
 
+use crate::copy::{Copy, Own};
 use crate::cx::Call;
 use crate::id::SessionKey;
 use crate::output::Live;
 use crate::session::Slot;
 use crate::shard::Shard;
-use crate::slot::{Copy, Own};
 use crate::stamp::Life;
 use crate::time::Mono;
 use crate::wire::Message;

@@ -4,6 +4,7 @@
 //! and the store. Whoever promises the claim refuses older ones from then on. When all have answered, are gone, or let the
 //! bound pass, the claimant combines the copies with its own *as of that moment* and owns the session.
 
+use crate::copy::{Copy, Facade, Own, jitter};
 use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::{BACK_OFF, NOT_FOUND_KEEP, PROMISES_MAX, ROUND_TRIES, ROUNDS_MAX, WAITING_MAX};
@@ -15,7 +16,6 @@ use crate::pending::{Answer, Phase, Reply, Round, StoreReply, UnderWay};
 use crate::plant::Bug;
 use crate::record::{Change, LOST, Record, WireRecord};
 use crate::session::{Session, State, promised};
-use crate::slot::{Copy, Facade, Own, jitter};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
 use crate::view::Lives;

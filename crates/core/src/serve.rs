@@ -1,6 +1,7 @@
 //! What the application does to a session, seen from the node that it asks: open, commit, close.
 
 use crate::config::{Checked, Level};
+use crate::copy::{Copy, Facade, Own};
 use crate::cx::Cx;
 use crate::late::forget_late;
 use crate::limits::{NOT_FOUND_KEEP, ROTATION_BOUND, WAITING_MAX};
@@ -10,7 +11,6 @@ use crate::owner::{level_of, send_delta};
 use crate::plant::Bug;
 use crate::record::{Change, Clock, Record};
 use crate::session::{Session, State};
-use crate::slot::{Copy, Facade, Own};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
 use crate::wire::{LateResult, Message, Why};

@@ -1,11 +1,11 @@
 //! One session on this node: all that is known of it and under way for it, as one value. The other modules add what is done to it, each a
 //! part; nothing in here, or there, finds a session by its key.
 
+use crate::copy::{Copy, Ended, Facade};
 use crate::cx::{Cx, Promise, Timer};
 use crate::limits::{PROMISE_KEEP, PROMISES_MAX};
 use crate::output::Live;
 use crate::pending::{Round, UnderWay, Writing};
-use crate::slot::{Copy, Ended, Facade};
 use crate::stamp::{Claim, Life};
 use crate::view::Lives;
 use crate::wire::Message;

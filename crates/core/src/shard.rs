@@ -1,13 +1,14 @@
 //! One part of the session table. It finds a session, and does what takes a look at all of them.
 
 use crate::config::Checked;
-use crate::cx::{Call, Cx, Map, Queues};
+use crate::copy::Copy;
+use crate::cx::{Call, Cx, Queues};
 use crate::id::SessionKey;
 use crate::limits::ENDED_MAX;
+use crate::maps::Map;
 use crate::output::{Info, Live, Over};
 use crate::plant::Bug;
 use crate::session::{Seen, Session, Slot, State};
-use crate::slot::Copy;
 use crate::time::Mono;
 use crate::view::View;
 use core::sync::atomic::Ordering;

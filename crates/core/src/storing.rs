@@ -2,6 +2,7 @@
 //! answers mean. Beside it the queue of those whose row is as it should be and lacks the last use alone.
 
 use crate::config::Durability;
+use crate::copy::Copy;
 use crate::cx::{Call, Cx, Timer};
 use crate::id::SessionKey;
 use crate::output::{Live, Loaded, Output, Touch, Write, Written};
@@ -10,7 +11,6 @@ use crate::plant::Bug;
 use crate::record::Record;
 use crate::session::{Seen, Session};
 use crate::shard::Shard;
-use crate::slot::Copy;
 use crate::time::Mono;
 use core::time::Duration;
 

@@ -1,6 +1,7 @@
 //! The one walk that repairs: after every change of the membership it visits each copy, places it anew, finds heirs, and lets
 //! every fork meet. The sweep that expires sessions lives here too.
 
+use crate::copy::{Copy, jitter};
 use crate::cx::{Call, Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::HEIR_STEP;
@@ -9,7 +10,6 @@ use crate::output::Live;
 use crate::plant::Bug;
 use crate::session::{Seen, Session, Slot, State};
 use crate::shard::Shard;
-use crate::slot::{Copy, jitter};
 use crate::stamp::Life;
 use crate::time::ms;
 use crate::view::{Lives, View};

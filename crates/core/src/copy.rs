@@ -1,4 +1,4 @@
-//! What a node has of one session: facade, ended marker, copy, ownership.
+//! What a node may have of a session: facade, ended marker, copy, ownership.
 
 use crate::config::Checked;
 use crate::id::SessionKey;

@@ -1,12 +1,16 @@
-//! What is remembered of sessions for a while, whether there is anything else of them here or not.
+//! Maps: by key, and of what is remembered for a while.
 
-use crate::cx::Map;
 use crate::id::SessionKey;
 use crate::time::Mono;
 use core::time::Duration;
+use hashbrown::{HashMap, HashSet};
 use std::collections::VecDeque;
 
-/// So much for so long: beyond either the oldest goes.
+/// Maps with a fixed hasher: keys are hashes already, and one seed must replay to the same bytes.
+pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+pub(crate) type Set<K> = HashSet<K, foldhash::fast::FixedState>;
+
+/// What is remembered of sessions, so much for so long: beyond either the oldest goes.
 #[derive(Debug)]
 pub(crate) struct Recent<V> {
     map: Map<SessionKey, (V, Mono)>,
