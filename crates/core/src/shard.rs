@@ -176,3 +176,85 @@ impl<L: Live> Shard<L> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::copy::{Ended, Facade};
+    use crate::cx::Shared;
+    use crate::output::{Outputs, Ticket};
+    use crate::pending::Ending;
+    use crate::stamp::{Claim, Life, Stamp};
+    use crate::view::Lives;
+    use crate::wire::{EndKind, Why};
+    use core::time::Duration;
+
+    const KEY: SessionKey = SessionKey::from_bytes([7; 16]);
+
+    /// A shard of a node that is alone.
+    fn shard() -> Shard<()> {
+        let view = View {
+            me: Life::new(1),
+            generation: 1,
+            order: 1,
+            peers: Vec::new(),
+            links: Vec::new(),
+            past: Vec::new(),
+            past_lost: false,
+            doubt: 0,
+            dead: Vec::new(),
+            started: Mono::ZERO,
+            formed: true,
+            refused: false,
+            leaving: false,
+            backups: 1,
+            stores: false,
+        };
+        Shard::new(Arc::new(view), 1)
+    }
+
+    fn call<R>(shard: &mut Shard<()>, now: u64, f: impl FnOnce(&mut Shard<()>, &mut Call<'_>) -> R) -> R {
+        let config = Config { store: true, ..Config::default() }.check().unwrap();
+        let (mut out, shared) = (Outputs::new(), Shared::default());
+        f(shard, &mut Call { now: Mono::ZERO + Duration::from_secs(now), config: &config, out: &mut out, shared: &shared })
+    }
+
+    fn facade() -> State<()> {
+        let claim = Claim { epoch: 1, life: Life::new(2) };
+        State::Facade(Facade { claim, tip: Stamp { claim, version: 1 }, expires: Mono::ZERO, over: None })
+    }
+
+    #[test]
+    fn what_nobody_knows_has_no_place_and_a_facade_has_a_box_only_while_something_is_under_way() {
+        let mut shard = shard();
+        call(&mut shard, 0, |s, call| s.with(call, KEY, |session, cx| session.promise(cx, Claim { epoch: 1, life: Life::new(2) })));
+        assert!(shard.table.is_empty(), "a promise alone is remembered elsewhere");
+        call(&mut shard, 0, |s, call| s.with(call, KEY, |session, _| session.state = facade()));
+        assert!(matches!(shard.table.get(&KEY), Some(Slot::Facade(_))));
+        let ask = |session: &mut Session<()>, cx: &mut Cx<'_>| session.request_round(cx, Why::Open, None, Some(Ticket(1)));
+        call(&mut shard, 0, |s, call| s.with(call, KEY, ask)).unwrap();
+        assert!(matches!(shard.table.get(&KEY), Some(Slot::Here(_))), "its round waits for the row");
+        call(&mut shard, 3600, |s, call| s.sweep(call));
+        assert!(matches!(shard.table.get(&KEY).map(Slot::seen), Some(Seen::Nothing)), "the round goes on without the facade");
+        let loaded = crate::output::Loaded::Missing;
+        call(&mut shard, 3600, |s, call| s.with(call, KEY, |session, cx| session.handle_loaded(cx, &loaded)));
+        assert!(shard.table.is_empty() && shard.queues.rounds.is_empty());
+    }
+
+    #[test]
+    fn a_marker_that_not_all_have_confirmed_stays_when_its_time_is_over() {
+        let mut shard = shard();
+        let marker = |store| {
+            let keep = Duration::ZERO;
+            let telling = Ending { keep, waiting: Lives::new(), confirmed: Lives::new(), store, writing: None, ticket: None };
+            let (since, kind) = (Mono::ZERO, EndKind::Invalidated);
+            State::Ended(Ended { kind, next: None, since, until: since, telling: store.then(|| Box::new(telling)) })
+        };
+        for (store, stays) in [(true, true), (false, false)] {
+            call(&mut shard, 0, |s, call| s.with(call, KEY, |session, _| session.state = marker(store)));
+            call(&mut shard, 3600, |s, call| s.sweep(call));
+            assert_eq!(shard.table.contains_key(&KEY), stays);
+        }
+    }
+}
