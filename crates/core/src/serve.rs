@@ -12,7 +12,6 @@ use crate::plant::Bug;
 use crate::record::{Change, Clock, Record};
 use crate::session::{Session, State};
 use crate::stamp::{Claim, Life, Stamp};
-use crate::time::Mono;
 use crate::wire::{LateResult, Message, Why};
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -299,8 +298,8 @@ impl<L: Live> Session<L> {
 
     /// Whether a rotation copies the session just now: another node's change would not go along.
     pub(crate) fn is_rotating(&self, cx: &Cx<'_>) -> bool {
-        let until = self.copy().and_then(|copy| copy.own.as_ref()?.copied).map_or(Mono::ZERO, |(_, until)| until);
-        cx.now < until && !cx.planted(Bug::ChangedWhileRotating)
+        let copied = self.copy().and_then(|copy| copy.own.as_ref()?.copied);
+        copied.is_some_and(|(_, until)| cx.now < until) && !cx.planted(Bug::ChangedWhileRotating)
     }
 
     /// The session has outlived its limits here: it goes without a marker, because every copy knows its own age.

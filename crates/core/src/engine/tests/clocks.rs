@@ -349,3 +349,15 @@ fn a_request_that_runs_lengthens_no_lifetime_for_other_nodes() {
     }
     net.call(0, |e, now, out| e.close(now, &slow, out));
 }
+
+#[test]
+fn an_owner_takes_other_nodes_changes_before_the_origin_of_its_clock_too() {
+    let mut net = Net::new(1, Config::default());
+    net.now = Mono::from_micros(-1_000_000);
+    let opened = net.create(0);
+    net.append(0, &opened, 1);
+    let change = Change { name: "other".into(), base: None, value: Some(Bytes::from_static(b"1")) };
+    let ticket = net.call(0, |e, now, out| e.commit_late(now, KEY, None, &[change], out));
+    let settled = net.settled.get(&ticket);
+    assert!(matches!(settled, Some(Outcome::Late { .. })), "it waits for a rotation that there is not: {settled:?}");
+}
