@@ -57,19 +57,19 @@ impl<L: Live> Shard<L> {
         };
         match self.table.entry(key) {
             Entry::Occupied(mut entry) => {
-                if let Slot::Here(session) = entry.get_mut() {
-                    let result = f(session, &mut cx);
-                    if session.stays_here() {
-                        return result;
+                let (result, session) = match entry.get_mut() {
+                    Slot::Here(session) => {
+                        let result = f(session, &mut cx);
+                        if session.stays_here() {
+                            return result;
+                        }
+                        (result, entry.get_mut().take())
                     }
-                    match entry.get_mut().take().into_slot() {
-                        Some(slot) => *entry.get_mut() = slot,
-                        None => _ = entry.remove(),
+                    slot => {
+                        let mut session = slot.take();
+                        (f(&mut session, &mut cx), session)
                     }
-                    return result;
-                }
-                let mut session = entry.get_mut().take();
-                let result = f(&mut session, &mut cx);
+                };
                 match session.into_slot() {
                     Some(slot) => *entry.get_mut() = slot,
                     None => _ = entry.remove(),
