@@ -88,6 +88,7 @@ impl<L: Live> Shard<L> {
     }
 
     /// Does what sessions have left to do that takes more than one of them.
+    #[inline]
     pub(crate) fn settle(&mut self, call: &mut Call<'_>) {
         if !self.queues.inviting.is_empty() {
             self.invite_more(call);
