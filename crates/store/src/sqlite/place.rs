@@ -235,12 +235,17 @@ impl Place {
     }
 
     fn connect(&self, wanted: &dyn Fn() -> bool, theirs: Option<Identity>) -> Result<Seated, OpenError> {
-        let before = self.files().map_err(|source| failed(&self.path, source))?;
-        // Connections of one process share the log's index: a new one must not get the index of a log that is gone.
-        if SEATED.lock().iter().any(|files| files.main == before.main && *files != before) {
-            let why = "its log was removed, and another connection of this process still has the old one";
-            return Err(failed(&self.path, io::Error::other(why)));
-        }
+        let before = {
+            // Looked at under the lock: another connection that is seated meanwhile makes the log first.
+            let seated = SEATED.lock();
+            let before = self.files().map_err(|source| failed(&self.path, source))?;
+            // Connections of one process share the log's index: a new one must not get the index of a log that is gone.
+            if seated.iter().any(|files| files.main == before.main && *files != before) {
+                let why = "its log was removed, and another connection of this process still has the old one";
+                return Err(failed(&self.path, io::Error::other(why)));
+            }
+            before
+        };
         let ours = self.identity.get().copied().or(theirs);
         let db = schema::open(&self.path, self.synchronous, wanted, |identity| ours.is_none() || ours == identity)?;
         let identity = schema::identity(&db).map_err(|source| OpenError::Failed { what: self.name(), source: source.into() })?;
