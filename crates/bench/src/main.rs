@@ -10,6 +10,7 @@ mod day;
 mod ends;
 mod failover;
 mod inprocess;
+mod locks;
 mod measure;
 mod outage;
 mod requests;
@@ -37,6 +38,8 @@ enum Command {
     App(app::Args),
     /// What the library costs: tables of processor time, throughput, bytes to peers and failover, beside tower-sessions in the same run.
     Inprocess(inprocess::Args),
+    /// How long requests wait for the engine's locks while a member dies, on a node with a million sessions.
+    Locks(locks::Args),
     /// How many small updates a second go into a SQLite file, and what one costs.
     Store(store::Args),
     /// Answers requests of 1,000 visitors and prints nothing: for a profiler that counts instructions.
@@ -63,6 +66,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::App(args) => threads()?.block_on(app::run(args))?,
         Command::Inprocess(args) => inprocess::run(&args)?,
+        Command::Locks(args) => locks::run(&args)?,
         Command::Store(args) => threads()?.block_on(store::run(args))?,
         Command::Ends(args) => threads()?.block_on(ends::run(args))?,
         Command::Hot { kind, requests } => requests::hot(kind, requests)?,
