@@ -115,26 +115,20 @@ impl Node {
     }
 
     /// Commits for a request that was opened before its session got this key. Called within a commit of the live session.
-    pub(crate) fn commit_to(&self, key: SessionKey, changes: &Changes) -> (Commit, Option<Unsent<'_>>) {
+    pub(crate) fn commit_to(&self, key: SessionKey, changes: &Changes, unsent: &mut Unsent<'_>) -> Commit {
         match ready(self.runtime.open(key, None)) {
             Some(Ok(outlive_runtime::Open::Here(opened))) => {
-                let (commit, unsent) = self.runtime.commit_unsent(&opened, changes);
+                let commit = self.runtime.commit_unsent(&opened, changes, unsent);
                 self.runtime.close(&opened);
-                (commit, Some(unsent))
+                commit
             }
-            _ => (Commit::Refused(CommitFailure::Conflict), None),
+            _ => Commit::Refused(CommitFailure::Conflict),
         }
     }
 
     /// A session under an id that was drawn just now, around this live session.
     pub(crate) fn create(&self, key: SessionKey, live: Arc<Live>) -> Result<Opened, (NotNow, Duration)> {
         self.runtime.create_with(key, live).map_err(|failure| (not_now(failure.why), failure.retry_after))
-    }
-
-    /// Called within a commit of the live session, so what is left to be sent waits until that is over.
-    pub(crate) fn commit(&self, at: &Opened, changes: &Changes) -> (Commit, Option<Unsent<'_>>) {
-        let (commit, unsent) = self.runtime.commit_unsent(at, changes);
-        (commit, Some(unsent))
     }
 
     pub(crate) fn finish_read(&self, at: &Opened) -> Commit {

@@ -390,9 +390,7 @@ mod tests {
         let key = id.key(&node.keys);
         let opened = node.create(key, Arc::new(Live::new())).unwrap();
         let change = Change { name: "n".into(), base: None, value: Some(Bytes::from_static(&[1, 1])) };
-        let crate::node::Commit::Applied(Some(stamp), _) = node.commit(&opened, &core::iter::once(change).collect()).0 else {
-            panic!("it was not taken")
-        };
+        let crate::node::Commit::Applied(Some(stamp), _) = node.runtime.commit(&opened, &[change]) else { panic!("it was not taken") };
         node.close(&opened);
         (id, Token { stamp, deadline: node.deadline(&opened, true).0 }.seal(&node.keys, &key, &mut [0; Token::TEXT_MAX]).to_owned())
     }

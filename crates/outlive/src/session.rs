@@ -727,13 +727,13 @@ impl Session {
             Err((why, after)) => return Step::Ready(Err(CommitError::Unavailable { why, after })),
         };
         let mut created = None;
-        let sent = inner.commit_live(&place, |changes| match inner.node.create(id.key(&inner.node.keys), place.live.clone()) {
+        let sent = inner.commit_live(&place, |changes, unsent| match inner.node.create(id.key(&inner.node.keys), place.live.clone()) {
             Ok(opened) => {
-                let sent = send(&inner.node, &place.live, &opened, changes);
+                let sent = send(&inner.node, &place.live, &opened, changes, unsent);
                 created = Some(opened);
                 sent
             }
-            Err((why, after)) => (Sent::Refused, (Step::Ready(Err(CommitError::Unavailable { why, after })), None)),
+            Err((why, after)) => (Sent::Refused, Step::Ready(Err(CommitError::Unavailable { why, after }))),
         });
         if let Some(opened) = created {
             let renewed = place.rotate.load(Ordering::Relaxed);
@@ -882,7 +882,7 @@ impl Inner {
         }
         let moved = place.live.successor().is_some_and(|key| key != opened.key);
         self.gone.fetch_or(moved, Ordering::Relaxed);
-        let sent = self.commit_live(place, |changes| send(&self.node, &place.live, opened, changes));
+        let sent = self.commit_live(place, |changes, unsent| send(&self.node, &place.live, opened, changes, unsent));
         if let Ok((_, notes)) = &sent {
             for attribute in &notes.quarantined {
                 self.node.runtime.tell(opened.key, Event::Quarantined { attribute: attribute.clone() });
@@ -899,13 +899,13 @@ impl Inner {
     }
 
     /// Commits under the live session's lock; what is left to be sent goes when that is gone.
-    fn commit_live<'a>(
-        &'a self,
+    fn commit_live(
+        &self,
         place: &Place,
-        send: impl FnOnce(&Changes) -> (Sent, (Committing, Option<Unsent<'a>>)),
+        send: impl FnOnce(&Changes, &mut Unsent<'_>) -> (Sent, Committing),
     ) -> Result<(Option<Committing>, Notes), CutError> {
-        let (sent, notes) = place.live.commit(place.request, self.node.size_max, send)?;
-        Ok((sent.map(|(step, _unsent)| step), notes))
+        let mut unsent = self.node.runtime.unsent();
+        place.live.commit(place.request, self.node.size_max, |changes| send(changes, &mut unsent))
     }
 
     /// `None` if nothing was sent.
@@ -1030,12 +1030,12 @@ fn durable(step: Step<Result<Durable, CommitFailure>>) -> Committing {
 }
 
 /// Sends changes to the engine. A request that was opened before its session rotated commits to the session under its new id.
-fn send<'a>(node: &'a Node, live: &Arc<Live>, opened: &Opened, changes: &Changes) -> (Sent, (Committing, Option<Unsent<'a>>)) {
-    let (commit, unsent) = match live.successor().filter(|key| *key != opened.key) {
-        None => node.commit(opened, changes),
-        Some(key) => node.commit_to(key, changes),
+fn send(node: &Node, live: &Arc<Live>, opened: &Opened, changes: &Changes, unsent: &mut Unsent<'_>) -> (Sent, Committing) {
+    let commit = match live.successor().filter(|key| *key != opened.key) {
+        None => node.runtime.commit_unsent(opened, changes, unsent),
+        Some(key) => node.commit_to(key, changes, unsent),
     };
-    let (sent, step) = match commit {
+    match commit {
         Commit::Applied(stamp, step) => (Sent::Applied(stamp.unwrap_or_default()), durable(step)),
         Commit::Late(waiting) => {
             let place_holder = live.place_holder();
@@ -1047,8 +1047,7 @@ fn send<'a>(node: &'a Node, live: &Arc<Live>, opened: &Opened, changes: &Changes
             (Sent::Refused, Step::Ready(Err(too_large(attribute, excess))))
         }
         Commit::Refused(failure) => (Sent::Refused, Step::Ready(Err(failed(failure)))),
-    };
-    (sent, (step, unsent))
+    }
 }
 
 fn late(

@@ -426,7 +426,9 @@ mod tests {
         let at = node.create(SessionKey::from_bytes([1; 16])).unwrap();
         let sent = || node.stats().sent_bytes;
         let before = sent();
-        let (commit, unsent) = node.commit_unsent(&at, &[Change { name: "n".into(), base: None, value: Some(Bytes::from_static(b"1")) }]);
+        let mut unsent = node.unsent();
+        let change = Change { name: "n".into(), base: None, value: Some(Bytes::from_static(b"1")) };
+        let commit = node.commit_unsent(&at, &[change], &mut unsent);
         assert!(matches!(commit, crate::Commit::Applied(Some(_), _)));
         assert_eq!(sent(), before);
         drop(unsent);

@@ -108,8 +108,8 @@ impl Commit {
     }
 }
 
-/// What a commit has left to be sent; dropping it sends it.
-#[must_use = "dropping it sends what the commit has left: do that when no lock is held"]
+/// What commits have left to be sent; dropping it sends it.
+#[must_use = "dropping it sends what commits have left: do that when no lock is held"]
 pub struct Unsent<'a, L: Live> {
     inner: &'a Arc<Inner<L>>,
     out: Outputs,
@@ -647,25 +647,25 @@ impl<L: Live> Node<L> {
     /// Commits changes, all or nothing. The change is in the session when this returns; the response may leave when the answer says so,
     /// within `commit_bound`.
     pub fn commit(&self, at: &Opened<L>, changes: &[Change]) -> Commit {
-        self.commit_unsent(at, changes).0
+        self.commit_unsent(at, changes, &mut self.unsent())
     }
 
-    /// The same, and what follows from it, such as frames to backups, is sent when the second value is dropped: for callers that hold a
-    /// lock of their own, under which nothing should be written to a socket. Commits are sent in the order in which they were made,
-    /// whichever is dropped first.
-    pub fn commit_unsent(&self, at: &Opened<L>, changes: &[Change]) -> (Commit, Unsent<'_, L>) {
-        let mut out = Outputs::new();
+    /// Where [`commit_unsent`](Node::commit_unsent) leaves what it has to send.
+    pub fn unsent(&self) -> Unsent<'_, L> {
+        Unsent { inner: &self.inner, out: Outputs::new() }
+    }
+
+    /// Like [`commit`](Node::commit), and what follows from it, such as frames to backups, is sent when `unsent` is dropped: for callers
+    /// that hold a lock of their own, under which nothing should be written to a socket. Commits are sent in the order in which they were
+    /// made, whichever is dropped first.
+    pub fn commit_unsent(&self, at: &Opened<L>, changes: &[Change], unsent: &mut Unsent<'_, L>) -> Commit {
         let at = match &at.at {
             At::Owned(at) => at,
-            At::Guest(guest, _) => {
-                let late = self.commit_late(at.key, Some(guest.record.tip), changes);
-                return (Commit::Late(late), Unsent { inner: &self.inner, out });
-            }
+            At::Guest(guest, _) => return Commit::Late(self.commit_late(at.key, Some(guest.record.tip), changes)),
         };
         let mut room = self.inner.commits.room(at.key);
-        let commit = self.inner.enter(&mut out, |e, now, out| e.commit(now, at, changes, out));
-        let commit = self.inner.committed(at.key, commit, &mut room);
-        (commit, Unsent { inner: &self.inner, out })
+        let commit = self.inner.enter(&mut unsent.out, |e, now, out| e.commit(now, at, changes, out));
+        self.inner.committed(at.key, commit, &mut room)
     }
 
     /// Commits changes to a session that another node owns, for a request that has read this commit of it.
