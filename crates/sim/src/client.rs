@@ -125,6 +125,16 @@ pub(crate) struct Req {
 }
 
 impl Req {
+    /// It brings a token that has not run out, as its node thinks.
+    pub(crate) fn says_alive(&self) -> bool {
+        self.token.is_some() && !self.expired
+    }
+
+    /// Its node has been asked for the session and has not got it yet.
+    pub(crate) fn waits_to_open(&self) -> bool {
+        self.tries > 0 && self.stage == Stage::Opening
+    }
+
     /// It waits for an answer to this try.
     pub(crate) fn waits(&self, tries: u32) -> bool {
         self.tries == tries && matches!(self.stage, Stage::Opening | Stage::Late | Stage::Ending)

@@ -292,8 +292,8 @@ impl World {
     pub(crate) fn served(&mut self, id: u64, record: &Record) {
         let Some(r) = self.reqs.get(&id) else { return };
         let (node, generation, session, token) = (r.node, r.generation, r.session, r.token);
-        let (came, before) = (r.came, r.before);
-        self.served_late(session, came, before, token.is_some());
+        let came = r.came;
+        self.served_late(id);
         self.check_logged_out(node, session, came);
         self.see(node, session, record, "served");
         if self.served_ended(node, generation, session) {

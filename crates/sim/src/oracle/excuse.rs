@@ -55,6 +55,8 @@ excuses! {
         "The client's token has run out by the clock of the node that was asked.";
     BroughtBack = "brought_back", "rule 30",
         "Another client's request, whose token said that it lives, has brought it back meanwhile.";
+    VouchedFor = "vouched_for", "rule 30",
+        "Another client's request waits at the same node, in the same round, and its token said in time that the session lives.";
     BegunAnew = "begun_anew", "rule 26",
         "What a loss left has begun anew since the request came, with other limits.";
     JustSought = "just_sought", "rule 5",

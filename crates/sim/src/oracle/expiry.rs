@@ -44,6 +44,14 @@ impl Span {
         self.idle.0 / 10
     }
 
+    /// Until when a request may still be served, if the last use was then: a client's token that `says_alive` can make a session live as
+    /// long as the clock that judges it is behind, and counts whole seconds.
+    fn allowed(&self, used: i64, says_alive: bool, skew: i64) -> i64 {
+        let two_steps = self.step() * 2;
+        let more = if says_alive { (self.step() + 3 * S + skew * 2).max(two_steps) } else { two_steps };
+        (used + self.idle.0 + more).min(self.anew + self.lifetime)
+    }
+
     /// Nobody who allows for what was not heard of keeps it any longer.
     pub(super) fn is_over(&self, now: i64) -> bool {
         now > (self.maybe + self.idle.0 + 2 * self.step()).min(self.anew + self.lifetime) + SLACK
@@ -125,24 +133,42 @@ impl World {
         }
     }
 
-    /// A request that came then is served: had its session not expired long before, on every clock that may be asked?
-    pub(crate) fn served_late(&mut self, session: usize, came: i64, before: i64, token: bool) {
+    /// A request is served: had its session not expired long before it came, on every clock that may be asked?
+    pub(crate) fn served_late(&mut self, id: u64) {
         let Some((skew, quiet)) = self.opts.clocks.as_ref().map(|c| (c.skew, c.quiet)) else { return };
+        let Some(r) = self.reqs.get(&id) else { return };
+        let (session, came, before, alive) = (r.session, r.came, r.before, r.says_alive());
         let (span, now) = (self.sessions[session].span, self.now);
         self.sessions[session].span.served = now;
         if span.served < came && came > before + span.idle.0 {
             self.mark(Mark::ServedInAllowance);
         }
-        // A client's token can make a session live as long as the clock that judges it is behind, and counts whole seconds.
-        let more = if token { (span.step() + 3 * S + skew * 2).max(span.step() * 2) } else { span.step() * 2 };
-        let until = (before + span.idle.0 + more).min(span.anew + span.lifetime);
-        if quiet
-            && came > until + SLACK + S
-            && !self.excuses.any(&[(Excuse::BroughtBack, span.served >= came), (Excuse::BegunAnew, span.anew > came)])
-        {
+        let until = span.allowed(before, alive, skew);
+        if !quiet || came <= until + SLACK + S {
+            return;
+        }
+        let by_token = span.allowed(before, true, skew) + SLACK + S;
+        let by = [
+            (Excuse::BroughtBack, span.served >= came),
+            (Excuse::BegunAnew, span.anew > came),
+            (Excuse::VouchedFor, self.brings_token(id, by_token)),
+        ];
+        if !self.excuses.any(&by) {
             let (key, late) = (self.sessions[session].key, (came - until) / MS);
             self.violate(format!("I7 {key:?} is served {late} ms after it was over"));
         }
+    }
+
+    /// Whether another request that waits for the session at the same node had come by then with a token that has not run out.
+    fn brings_token(&self, id: u64, until: i64) -> bool {
+        let Some(mine) = self.reqs.get(&id) else { return false };
+        self.reqs.iter().any(|(other, r)| {
+            *other != id
+                && (r.session, r.node, r.generation) == (mine.session, mine.node, mine.generation)
+                && r.waits_to_open()
+                && r.says_alive()
+                && r.came <= until
+        })
     }
 
     /// The store has let go of its row.

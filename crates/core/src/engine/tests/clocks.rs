@@ -124,6 +124,29 @@ fn a_row_that_a_valid_token_says_is_alive_is_not_expired() {
 }
 
 #[test]
+fn a_token_speaks_for_all_who_wait_with_it_unless_it_has_run_out() {
+    for expired in [false, true] {
+        let (mut net, tip) = read_for_long();
+        let row = net.rows.get_mut(&KEY).unwrap();
+        row.touched = row.written;
+        net.kill_all();
+        net.restart();
+        // Who comes first brings no token.
+        let tokens = [None, Some(Brought { stamp: tip, expired })];
+        let tickets = tokens.map(|token| match net.call(1, |e, now, out| e.open(now, KEY, token, out)) {
+            Open::Wait(ticket) => ticket,
+            other => panic!("{other:?}"),
+        });
+        net.run(S * 2);
+        for ticket in tickets {
+            let outcome = net.settled.remove(&ticket).expect("the ticket is settled");
+            let found = matches!(outcome, Outcome::Again);
+            assert_eq!(found, !expired, "{outcome:?}");
+        }
+    }
+}
+
+#[test]
 fn no_token_makes_a_session_outlive_its_lifetime() {
     let limits = Limits { idle: S * 60, lifetime: S * 90 };
     let mut net = Net::new(2, Config { limits, ..with_store(S * 60) });
