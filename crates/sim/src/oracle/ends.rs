@@ -8,20 +8,23 @@ use crate::world::World;
 
 impl World {
     pub(super) fn holds_ended(&mut self, node: usize, generation: u32, session: usize) {
-        if self.sessions[session].ended_at.contains_key(&(node, generation)) {
-            let key = self.sessions[session].key;
+        let s = &self.sessions[session];
+        let Some(at) = s.ended_at.get(&(node, generation)) else { return };
+        let (key, over) = (s.key, s.span.outlasts_marker(*at));
+        if !self.excuses.any(&[(Excuse::MarkerOver, over)]) {
             self.violate(format!("I5 n{node} holds {key:?} after it learnt its end"));
         }
     }
 
     /// Whether a session is served where its end is known.
     pub(super) fn served_ended(&mut self, node: usize, generation: u32, session: usize) -> bool {
-        let Some(at) = self.sessions[session].ended_at.get(&(node, generation)) else { return false };
+        let s = &self.sessions[session];
+        let Some(at) = s.ended_at.get(&(node, generation)) else { return false };
+        let (key, over) = (s.key, s.span.outlasts_marker(*at));
         // What was decided in the same instant was decided before.
-        if self.excuses.any(&[(Excuse::SameInstant, *at == self.now)]) {
+        if self.excuses.any(&[(Excuse::SameInstant, *at == self.now), (Excuse::MarkerOver, over)]) {
             return false;
         }
-        let key = self.sessions[session].key;
         self.violate(format!("I5 n{node} serves {key:?} after it learnt its end"));
         true
     }

@@ -43,6 +43,8 @@ excuses! {
         "The store's clock has jumped: by it whatever only the store has may have expired.";
     Ended = "ended", "rule 18",
         "The session has ended, as some process has learnt.";
+    MarkerOver = "marker_over", "rule 18",
+        "The marker of its end was kept as long as the session could have lived; what has begun under its id since has nothing of it.";
     EndAsked = "end_asked", "rule 18",
         "Somebody has asked for its end: that may be done, or not be known anywhere yet.";
     NobodyHasIt = "nobody_has_it", "rule 19",

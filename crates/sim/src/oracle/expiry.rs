@@ -8,6 +8,8 @@ use crate::world::World;
 use core::time::Duration;
 
 const NEVER: i64 = i64::MAX / 4;
+/// How long a marker is kept at most.
+const MARKED: i64 = 24 * 3600 * S;
 /// Clocks drift, and timers fire a little late.
 const SLACK: i64 = 200 * MS;
 
@@ -50,6 +52,11 @@ impl Span {
         let two_steps = self.step() * 2;
         let more = if says_alive { (self.step() + 3 * S + skew * 2).max(two_steps) } else { two_steps };
         (used + self.idle.0 + more).min(self.anew + self.lifetime)
+    }
+
+    /// It has begun anew after a loss when the marker of that end had to be kept no longer: as long as the session could have lived.
+    pub(super) fn outlasts_marker(&self, ended: i64) -> bool {
+        self.anew + SLACK >= ended + self.lifetime.min(MARKED)
     }
 
     /// Nobody who allows for what was not heard of keeps it any longer.
