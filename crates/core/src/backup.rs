@@ -525,6 +525,8 @@ impl<L: Live> Session<L> {
     ) -> Option<()> {
         let lineage = Lineage::from(lineage);
         if claim.life != from {
+            // A use that was noted there under a lesser claim may not have come here.
+            self.handle_touch(cx, claim, idle_ms);
             self.handle_holder(cx, from);
             return Some(());
         }

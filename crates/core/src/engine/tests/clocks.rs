@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::Limits;
 use crate::record::LIMITS;
+use crate::wire::Message;
 
 const S: Duration = Duration::from_secs(1);
 
@@ -383,4 +384,16 @@ fn an_owner_takes_other_nodes_changes_before_the_origin_of_its_clock_too() {
     let ticket = net.call(0, |e, now, out| e.commit_late(now, KEY, None, &[change], out));
     let settled = net.settled.get(&ticket);
     assert!(matches!(settled, Some(Outcome::Late { .. })), "it waits for a rotation that there is not: {settled:?}");
+}
+
+#[test]
+fn an_owner_takes_over_a_use_that_a_holder_noted_under_a_lesser_claim() {
+    let mut net = Net::new(2, Config::default());
+    net.put(0, KEY);
+    net.pass(S * 20);
+    let (claim, from) = (net.nodes[0].engine.info(KEY).unwrap().claim, net.nodes[1].engine.life());
+    let (tip, lineage) = net.nodes[0].engine.peek(KEY, |r, _| (r.tip, (&r.lineage).into())).unwrap();
+    let have = Message::Have { key: KEY, claim, tip, idle_ms: 1000, lineage };
+    net.call(0, |e, now, out| e.session(now, KEY, out, |s, cx| s.handle(cx, from, have))).unwrap();
+    assert_eq!(net.nodes[0].engine.peek(KEY, |r, _| r.used), Some(net.now - S));
 }
