@@ -4,7 +4,7 @@
 use crate::measure::{Table, machine};
 use anyhow::Context as _;
 use bytes::Bytes;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use outlive_core::config::Config;
 use outlive_core::engine::{Engine, LinkEvent};
@@ -83,7 +83,7 @@ impl Net {
             net.call("link", a, |e, now, out| e.handle_link(now, x, LinkEvent::Up { node: other, initiated: true }, out));
             net.call("link", b, |e, now, out| e.handle_link(now, y, LinkEvent::Up { node: one, initiated: false }, out));
         }
-        net.run_until(|net| net.engines.iter().all(|e| e.stats(net.now()).members == 3), TICK)?;
+        net.run_until(|net| net.engines.iter().all(|e| e.stats(net.now()).members == 3))?;
         Ok(net)
     }
 
@@ -129,8 +129,8 @@ impl Net {
         (0..self.engines.len()).filter(move |at| Some(*at) != dead)
     }
 
-    /// Timers, ticks and frames, at a tick's pace as in the runtime, or as fast as it goes.
-    fn run_until(&mut self, holds: impl Fn(&Net) -> bool, pace: Duration) -> anyhow::Result<()> {
+    /// Timers, ticks and frames, as in the runtime.
+    fn run_until(&mut self, holds: impl Fn(&Net) -> bool) -> anyhow::Result<()> {
         let until = clock() + PATIENCE;
         let mut tick = clock();
         while !holds(self) {
@@ -145,7 +145,7 @@ impl Net {
             }
             self.deliver()?;
             if clock() >= tick {
-                tick = clock() + pace;
+                tick = clock() + TICK;
             }
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -187,11 +187,11 @@ impl Prober {
     fn start(engine: Arc<Engine<()>>, began: Instant, sessions: usize) -> Prober {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let drawn = AtomicUsize::new(0);
         let running = std::thread::spawn(move || {
-            let mut took = Vec::new();
+            let (mut took, mut drawn) = (Vec::new(), 0_usize);
             while !stopped.load(Ordering::Relaxed) {
-                let at = drawn.fetch_add(7919, Ordering::Relaxed) % sessions;
+                let at = drawn % sessions;
+                drawn = drawn.wrapping_add(7919);
                 let now = Mono::from_micros(1_000_000 + began.elapsed().as_micros() as i64);
                 let (begun, mut out) = (clock(), Outputs::new());
                 if let Open::Here(opened) = engine.open(now, key(at), None, &mut out) {
@@ -235,7 +235,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     let settled = |net: &Net| net.alive().all(|at| net.engines[at].stats(net.now()).under_replicated == 0);
-    net.run_until(settled, TICK).context("after the sessions were made")?;
+    net.run_until(settled).context("after the sessions were made")?;
     let mut table = Table::new(&["requests at the first node, which owns all", "requests", "p50, us", "p99.9, ms", "longest, ms"]);
     let mut row = |name: &str, took: &[Duration]| {
         let at =
@@ -245,14 +245,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let prober = Prober::start(net.engines[0].clone(), net.began, sessions);
     let calm = clock() + CALM;
-    net.run_until(|_| clock() >= calm, TICK)?;
+    net.run_until(|_| clock() >= calm)?;
     row("nothing happens", &prober.end()?);
     net.longest.clear();
     let prober = Prober::start(net.engines[0].clone(), net.began, sessions);
     let killed = clock();
     net.kill(2);
     let told = killed.elapsed();
-    net.run_until(|net| settled(net) && net.alive().all(|at| net.engines[at].stats(net.now()).members == 2), TICK)?;
+    net.run_until(|net| settled(net) && net.alive().all(|at| net.engines[at].stats(net.now()).members == 2))?;
     let repaired = killed.elapsed();
     row("a member dies, until its copies are made again", &prober.end()?);
     table.print();

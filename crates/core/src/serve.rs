@@ -62,7 +62,7 @@ impl<L: Live> Session<L> {
     /// Counts a request in and describes what it opened.
     fn opened(&mut self, cx: &Cx<'_>, uses: bool) -> Option<Opened<L>> {
         let Copy { own: Some(own), record, .. } = self.copy_mut()? else { return None };
-        let clock = record.clock();
+        let (deadline, step) = record.deadline();
         own.running += 1;
         Some(Opened {
             key: cx.key,
@@ -71,8 +71,8 @@ impl<L: Live> Session<L> {
             external: own.external,
             live: own.live.clone(),
             uses,
-            deadline: clock.deadline(record.used),
-            step: clock.step(),
+            deadline,
+            step,
         })
     }
 

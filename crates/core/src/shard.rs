@@ -195,24 +195,7 @@ mod tests {
 
     /// A shard of a node that is alone.
     fn shard() -> Shard<()> {
-        let view = View {
-            me: Life::new(1),
-            generation: 1,
-            order: 1,
-            peers: Vec::new(),
-            links: Vec::new(),
-            past: Vec::new(),
-            past_lost: false,
-            doubt: 0,
-            dead: Vec::new(),
-            started: Mono::ZERO,
-            formed: true,
-            refused: false,
-            leaving: false,
-            backups: 1,
-            stores: false,
-        };
-        Shard::new(Arc::new(view), 1)
+        Shard::new(Arc::new(View::alone(Life::new(1))), 1)
     }
 
     fn call<R>(shard: &mut Shard<()>, now: u64, f: impl FnOnce(&mut Shard<()>, &mut Call<'_>) -> R) -> R {

@@ -165,6 +165,30 @@ impl View {
 }
 
 #[cfg(test)]
+impl View {
+    /// Of a node that is alone.
+    pub(crate) fn alone(me: Life) -> View {
+        View {
+            me,
+            generation: 1,
+            order: 1,
+            peers: Vec::new(),
+            links: Vec::new(),
+            past: Vec::new(),
+            past_lost: false,
+            doubt: 0,
+            dead: Vec::new(),
+            started: Mono::ZERO,
+            formed: true,
+            refused: false,
+            leaving: false,
+            backups: 1,
+            stores: false,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::placement::name_hash;
@@ -185,23 +209,7 @@ mod tests {
         let peers: Vec<Peer> = (0..9).map(peer).collect();
         let members: Vec<WireMember> = peers.iter().map(|p| WireMember { name: p.name, zone: 0 }).collect();
         let past = |backups| WireView { backups, stores: false, members: members.clone() };
-        let view = |past| View {
-            me: Life::new(0),
-            generation: 1,
-            order: 1,
-            peers: peers.clone(),
-            links: Vec::new(),
-            past,
-            past_lost: false,
-            doubt: 0,
-            dead: Vec::new(),
-            started: Mono::ZERO,
-            formed: true,
-            refused: false,
-            leaving: false,
-            backups: 1,
-            stores: false,
-        };
+        let view = |past| View { peers: peers.clone(), past, ..View::alone(Life::new(0)) };
         for i in 0..100_u128 {
             let key = SessionKey::from_bytes((i << 64 | i).to_be_bytes());
             let three: Lives =

@@ -6,10 +6,9 @@ use crate::marks::Mark;
 use crate::options::{MS, S};
 use crate::world::World;
 use core::time::Duration;
+use outlive_core::limits::ENDED_KEEP;
 
 const NEVER: i64 = i64::MAX / 4;
-/// How long a marker is kept at most.
-const MARKED: i64 = 24 * 3600 * S;
 /// Clocks drift, and timers fire a little late.
 const SLACK: i64 = 200 * MS;
 
@@ -56,7 +55,7 @@ impl Span {
 
     /// It has begun anew after a loss when the marker of that end had to be kept no longer: as long as the session could have lived.
     pub(super) fn outlasts_marker(&self, ended: i64) -> bool {
-        self.anew + SLACK >= ended + self.lifetime.min(MARKED)
+        self.anew + SLACK >= ended + self.lifetime.min(ENDED_KEEP.as_micros() as i64)
     }
 
     /// Nobody who allows for what was not heard of keeps it any longer.
