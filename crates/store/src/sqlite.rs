@@ -176,12 +176,7 @@ impl Store for SqliteStore {
     fn announce(&self, node: Node, lease: Duration) -> Answer<'_, Result<Option<u64>, PutError>> {
         Box::pin(async move {
             node.check()?;
-            let clock = Arc::clone(&self.clock);
-            let announce = move |db: &Connection, now| {
-                clock.write(db, now)?;
-                statements::announce(db, now, &node, lease)
-            };
-            self.write(1, announce).await
+            self.write(1, move |db, now| statements::announce(db, now, &node, lease)).await
         })
     }
 

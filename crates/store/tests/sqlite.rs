@@ -86,6 +86,26 @@ async fn what_is_written_outlives_the_store_and_ages_by_its_clock() {
 }
 
 #[tokio::test]
+async fn what_is_over_at_one_is_over_at_all_though_their_clocks_differ() {
+    let dir = Dir::new();
+    let [a, b] = pair(&dir.file()).await;
+    // Both have their time; then `a` is five seconds ahead, as one that was held up while it asked for it.
+    for store in [&a, &b] {
+        store.probe().await.unwrap();
+    }
+    let ahead = |by: i64| Connection::open(dir.file()).unwrap().execute("UPDATE store SET now = now + ?1", [by]).unwrap();
+    ahead(5_000);
+    a.probe().await.unwrap();
+    ahead(-5_000);
+    let minute = Duration::from_secs(60);
+    assert_eq!(a.lease("job".into(), Life::new(1), minute).await.unwrap(), Some(1));
+    assert_eq!(a.lease("job".into(), Life::new(1), Duration::ZERO).await.unwrap(), Some(1));
+    assert_eq!(b.lease("job".into(), Life::new(2), minute).await.unwrap(), Some(2), "given back");
+    a.put(vec![Put { expires_in: Duration::ZERO, ..conformance::row(1, Expect::Absent, 1, b"x") }]).await.unwrap();
+    assert_eq!(b.sweep(4).await.unwrap().sessions.len(), 1, "it is over");
+}
+
+#[tokio::test]
 async fn the_user_of_a_row_is_the_last_one_written_and_goes_with_its_end() {
     let dir = Dir::new();
     let store = store(&dir.file()).await;

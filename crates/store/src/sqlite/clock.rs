@@ -56,6 +56,8 @@ impl Clock {
 
     /// The store's time, within a transaction.
     pub(super) fn now(&self, db: &Connection) -> Result<i64> {
+        // Asked before the wall clock is: whoever is held up between the two is ahead, which the others follow, and not behind them.
+        let before = self.origin.elapsed();
         let mut find = db.prepare_cached("SELECT now, wall, clock, CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM store")?;
         let told = find.query_row([], |row| Ok(Told { now: row.get(0)?, wall: row.get(1)?, clock: row.get(2)?, wall_now: row.get(3)? }))?;
         let mut state = self.state.lock();
@@ -64,7 +66,7 @@ impl Clock {
             None => {
                 let sql = "SELECT EXISTS (SELECT 1 FROM node WHERE until > ?1)";
                 let others = db.query_row(sql, [told.now], |row| row.get(0))?;
-                Ok(state.insert(State::new(&told, others, self.origin.elapsed())).now)
+                Ok(state.insert(State::new(&told, others, before)).now)
             }
         }
     }
@@ -74,7 +76,8 @@ impl Clock {
         self.state.lock().as_ref().is_some_and(|state| state.leap.is_none())
     }
 
-    /// Writes the time down, so that whoever comes anew knows how long nobody was here.
+    /// Writes the time down with what is written at it, so that nobody finds that before its time, and whoever comes anew knows how long
+    /// nobody was here.
     pub(super) fn write(&self, db: &Connection, now: i64) -> Result<()> {
         let mut write =
             db.prepare_cached("UPDATE store SET now = max(now, ?1), wall = CAST(unixepoch('subsec') * 1000 AS INTEGER), clock = ?2")?;
