@@ -1,14 +1,14 @@
 //! Copies: what an owner sends to its backups beside its commits, and what a backup accepts.
 
 use crate::config::{Level, Reach};
-use crate::copy::{Copy, Facade, Holder};
+use crate::copy::{Copy, Facade};
 use crate::cx::{Cx, Timer};
 use crate::limits::{HEIR_STEP, NAME_MAX, RECORD_MAX};
 use crate::lineage::Lineage;
 use crate::link::{Sent, What};
 use crate::merge::combine;
 use crate::output::{Event, Live};
-use crate::owner::{orphan, settle, settle_durable};
+use crate::owner::{Holder, orphan, settle, settle_durable};
 use crate::plant::Bug;
 use crate::record::{Change, Record, WireRecord};
 use crate::session::{Session, State};
@@ -41,7 +41,7 @@ impl<L: Live> Session<L> {
     /// Sends the record to every listed holder that nothing was sent to yet.
     pub(crate) fn push_state(&mut self, cx: &mut Cx<'_>) {
         let view = cx.view;
-        let Some(Copy { own: Some(own), record, stored, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, stored, .. })) = self.owned() else { return };
         if record.tip.version == 0 {
             return;
         }
@@ -59,7 +59,7 @@ impl<L: Live> Session<L> {
     /// Tells a node which state it should have: it acknowledges, or says what it needs.
     pub(crate) fn push_have(&mut self, cx: &mut Cx<'_>, to: Life) {
         let view = cx.view;
-        let Some(Copy { own: Some(own), record, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, .. })) = self.owned() else { return };
         let Some(link) = view.link(to).filter(|_| record.tip.version > 0) else { return };
         let (claim, version) = (own.claim, own.version);
         let holder = own.holder_or_new(to);
@@ -77,7 +77,7 @@ impl<L: Live> Session<L> {
         }
         if !cx.view.may_return(to) {
             // It may become a member yet: a record of the store can be from a node that this one has never met.
-            if let Some(own) = self.copy_mut().and_then(|c| c.own.as_mut()) {
+            if let Some((own, _)) = self.owned() {
                 own.stranger = Some(to);
             }
             return;
@@ -105,7 +105,7 @@ impl<L: Live> Session<L> {
 
     fn send_inform(&self, cx: &mut Cx<'_>, to: Life) {
         let view = cx.view;
-        let Some(Copy { own: Some(own), record, .. }) = self.copy() else { return };
+        let Some((own, Copy { record, .. })) = self.owner() else { return };
         if let Some(link) = view.link(to) {
             let sent = Sent { key: cx.key, claim: own.claim, version: own.version, attempt: 0, what: What::Inform };
             let expires_ms = ms(record.expires().since(cx.now));
@@ -125,17 +125,16 @@ impl<L: Live> Session<L> {
             }
             What::Copy => {}
         }
-        let known = match self.copy_mut() {
-            Some(Copy { own: Some(own), .. }) => own.holder(from).is_some(),
-            Some(copy) => copy.former.contains(&from),
-            None => false,
+        let known = match &mut self.state {
+            State::Owned(_, own) => own.holder(from).is_some(),
+            State::Held(copy) => copy.former.contains(&from),
+            State::Nothing | State::Facade(_) | State::Ended(_) => false,
         };
         if !known {
             // It may have taken what a former ownership sent it, and nobody else knows.
             return self.handle_holder(cx, from);
         }
-        let Some(copy) = self.owned() else { return };
-        let Some(own) = copy.own.as_mut().filter(|own| own.claim == sent.claim) else { return };
+        let Some((own, _)) = self.owned().filter(|(own, _)| own.claim == sent.claim) else { return };
         if let Some(h) = own.holder(from).filter(|h| h.attempt == sent.attempt) {
             h.acked = h.acked.max(Some(sent.version));
             self.advance(cx);
@@ -144,9 +143,8 @@ impl<L: Live> Session<L> {
 
     /// Looks what has become durable, and does what waited for it.
     pub(crate) fn advance(&mut self, cx: &mut Cx<'_>) {
-        let Some(copy) = self.owned() else { return };
-        let risen = settle_durable(cx, copy);
-        let Some(own) = &copy.own else { return };
+        let Some((own, copy)) = self.owned() else { return };
+        let risen = settle_durable(cx, own, copy);
         let (all, closing) = (own.all_durable(), own.closing.is_some());
         let owes = all && !(own.stay.is_empty() && own.owed.is_empty());
         let extra = own.holders.len() > own.list.len();
@@ -168,7 +166,7 @@ impl<L: Live> Session<L> {
     /// Everything is durable: whoever waits for a durable copy or for proof of inclusion gets it.
     fn pay(&mut self, cx: &mut Cx<'_>) {
         let view = cx.view;
-        let Some(Copy { own: Some(own), record, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, .. })) = self.owned() else { return };
         let (stay, owed) = (core::mem::take(&mut own.stay), core::mem::take(&mut own.owed));
         for (life, claim) in stay {
             if let Some(link) = view.link(life) {
@@ -183,7 +181,7 @@ impl<L: Live> Session<L> {
     /// The whole list has the newest version: other copies can go.
     fn whole(&mut self, cx: &mut Cx<'_>) {
         let view = cx.view;
-        let Some(Copy { own: Some(own), record, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, .. })) = self.owned() else { return };
         if own.by_list() != Some(own.version) {
             return;
         }
@@ -208,7 +206,7 @@ impl<L: Live> Session<L> {
     /// Tells those who are to have the facade what is durable now.
     fn show(&mut self, cx: &mut Cx<'_>) {
         let view = cx.view;
-        let Some(Copy { own: Some(own), record, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, .. })) = self.owned() else { return };
         let tip = own.durable_tip();
         if tip.version == 0 || tip == own.shown {
             return;
@@ -235,8 +233,7 @@ impl<L: Live> Session<L> {
     }
 
     pub(crate) fn handle_gap(&mut self, cx: &mut Cx<'_>, from: Life, claim: Claim) {
-        let Some(copy) = self.owned() else { return };
-        let Some(own) = copy.own.as_mut().filter(|own| own.claim == claim) else { return };
+        let Some((own, _)) = self.owned().filter(|(own, _)| own.claim == claim) else { return };
         let listed = own.list.contains(&from);
         let Some(h) = own.holder(from) else { return };
         // What was sent before the gap will be counted by the link, but it was not applied.
@@ -255,15 +252,17 @@ impl<L: Live> Session<L> {
             return;
         }
         let me = cx.view.me;
-        let Some(copy) = self.owned() else { return };
+        let Some((own, copy)) = self.owned() else { return };
         copy.heard = copy.heard.max(promised);
-        if copy.own.as_ref().is_some_and(|own| own.claim != claim && promised > own.claim) && promised.life != me {
+        if own.claim != claim && promised > own.claim && promised.life != me {
             // It refuses a claim from before, and names one that this ownership has not heard of.
             let _ = self.request_round(cx, Why::Doubt, None, None);
             return;
         }
         // A lesser promise refuses a question (an heir's, of a living owner), not a frame.
-        let Some(own) = copy.own.as_mut().filter(|own| own.claim == claim && promised > claim) else { return };
+        if own.claim != claim || promised <= claim {
+            return;
+        }
         if let Some(h) = own.holder(from) {
             // The link will count the refused frame; it was not applied.
             (h.sent, h.acked, h.attempt, h.dropping) = (None, None, h.attempt.wrapping_add(1), false);
@@ -301,7 +300,7 @@ impl<L: Live> Session<L> {
     /// A holder has something that the owner's record does not include.
     pub(crate) fn handle_diverged(&mut self, cx: &mut Cx<'_>, from: Life, claim: Option<Claim>, wire: &WireRecord<'_>) -> Option<()> {
         let record = Record::from_wire(wire, cx.now).ok()?;
-        if let Some(Copy { own: Some(own), record: mine, .. }) = self.copy_mut() {
+        if let Some((own, Copy { record: mine, .. })) = self.owned() {
             if let Some(h) = own.holder(from) {
                 (h.sent, h.acked, h.attempt) = (None, None, h.attempt.wrapping_add(1));
                 h.dropping = false;
@@ -313,7 +312,7 @@ impl<L: Live> Session<L> {
                 }
             } else {
                 self.merge_in(cx, &record);
-                if let Some(own) = self.copy_mut().and_then(|c| c.own.as_mut()) {
+                if let Some((own, _)) = self.owned() {
                     own.owed.push(from);
                 }
             }
@@ -348,8 +347,7 @@ impl<L: Live> Session<L> {
 
     /// Merges a branch into the session this node owns: a commit of its own.
     pub(crate) fn merge_in(&mut self, cx: &mut Cx<'_>, branch: &Record) {
-        let Some(copy) = self.owned() else { return };
-        let Some(own) = copy.own.as_mut() else { return };
+        let Some((own, copy)) = self.owned() else { return };
         let merged = match cx.planted(Bug::CompareEpochFirst) {
             true => combine(&[if branch.tip > copy.record.tip { branch } else { &copy.record }], cx.config),
             false => combine(&[&copy.record, branch], cx.config),
@@ -375,8 +373,7 @@ impl<L: Live> Session<L> {
         if !cx.planted(Bug::FormerOwnerNotTold) {
             unheard.iter().for_each(|life| self.inform(cx, *life));
         }
-        let Some(copy) = self.owned() else { return };
-        let Some(own) = copy.own.as_mut() else { return };
+        let Some((own, _)) = self.owned() else { return };
         if own.list.contains(&from) {
             // It is to hold one again by now.
             if let Some(h) = own.holder(from) {
@@ -413,7 +410,7 @@ impl<L: Live> Session<L> {
             }
             return false;
         }
-        if let Some(copy) = self.owned() {
+        if let Some((_, copy)) = self.owned() {
             // Somebody owned it while this node was silent to them.
             copy.promise(claim, cx.now);
             self.step_down(cx, claim);
@@ -484,7 +481,7 @@ impl<L: Live> Session<L> {
                 let mut copy = Copy::new(record, claim, cx.view.leaving);
                 copy.stored = stored;
                 copy.promise(claim, now);
-                self.hold(cx, copy);
+                self.hold(cx, copy, None);
                 if let Some(copy) = self.copy_mut() {
                     copy.accept(claim, now);
                     copy.settle_told();
@@ -580,7 +577,7 @@ impl<L: Live> Session<L> {
         // Who owns it now is something the holder should hear.
         let (owner, tip) = match &mut self.state {
             State::Ended(ended) => return ended.send(cx, from),
-            State::Held(c) if c.own.is_some() => return self.track(cx, from),
+            State::Owned(..) => return self.track(cx, from),
             // Not known yet: it will be told when this node is.
             State::Held(c) if c.heard.life == cx.view.me => return c.note_former([from]),
             State::Held(c) => (c.heard, c.record.tip),
@@ -597,7 +594,7 @@ impl<L: Live> Session<L> {
     /// A node that has a copy without being told to: it gets what it should have, or is told to drop it once all is durable; it
     /// objects if its copy has more.
     pub(crate) fn track(&mut self, cx: &mut Cx<'_>, life: Life) {
-        let Some(Copy { own: Some(own), .. }) = self.copy_mut() else { return };
+        let Some((own, _)) = self.owned() else { return };
         let holder = own.holder_or_new(life);
         holder.dropping = false;
         if own.list.contains(&life) {
@@ -624,7 +621,7 @@ impl<L: Live> Session<L> {
                 copy.promise(claim, now);
                 let (tip, expires) = (copy.record.tip, copy.record.expires());
                 let unheard = self.informs().to_vec();
-                if let Some(Copy { record, orphans, .. }) = self.release(cx) {
+                if let Some((Copy { record, orphans, .. }, _)) = self.release(cx) {
                     // A round that runs may have told others that this copy is here, and "the same" is all that they answer.
                     self.round_offered(record);
                     for o in &orphans {
@@ -655,8 +652,9 @@ impl<L: Live> Session<L> {
 
     pub(crate) fn handle_touch(&mut self, cx: &mut Cx<'_>, claim: Claim, idle_ms: u32) {
         let now = cx.now;
+        let owned = self.owner().map(|(own, _)| own.claim);
         if let Some(copy) = self.copy_mut()
-            && copy.own.as_ref().is_none_or(|own| own.claim == claim)
+            && owned.is_none_or(|own| own == claim)
             && claim >= copy.accepted
         {
             note_idle(&mut copy.record, now, idle_ms);
@@ -667,7 +665,7 @@ impl<L: Live> Session<L> {
     pub(crate) fn pass_on(&mut self, cx: &mut Cx<'_>, claim: Claim) {
         let view = cx.view;
         // An owner from before this node's own time is no news: they would take it for theirs and stay where they are.
-        let Some(copy) = self.copy_mut().filter(|c| c.own.is_none() && !c.former.is_empty() && claim >= c.heard) else {
+        let Some(copy) = self.backed().filter(|c| !c.former.is_empty() && claim >= c.heard) else {
             return;
         };
         let tip = copy.record.tip;
@@ -699,17 +697,17 @@ impl<L: Live> Session<L> {
         let lineage = lineage.map(Lineage::from);
         if claim == Claim::NONE {
             // Who owned it last, or whoever was promised it since: that promise may have come to nothing.
-            let named = |c: &Copy<L>| [c.heard, c.accepted].iter().any(|claim| claim.life == from);
-            if let Some(copy) = self.copy_mut().filter(|c| c.own.is_none() && named(c)) {
+            let named = |c: &Copy| [c.heard, c.accepted].iter().any(|claim| claim.life == from);
+            if let Some(copy) = self.backed().filter(|c| named(c)) {
                 copy.disowned = true;
                 cx.set_timer(now + HEIR_STEP * 5, Timer::Heir);
             }
             return;
         }
+        let owns = self.owner().map(|(own, _)| own.claim);
         if let Some(copy) = self.copy_mut() {
             copy.heard = copy.heard.max(claim);
             let covered = lineage.as_ref().is_some_and(|l| l.covers(&copy.record.lineage));
-            let owns = copy.own.as_ref().map(|own| own.claim);
             if owns.is_some_and(|mine| claim < mine) {
                 // Two owners: the one with the lesser claim steps down when it hears of the other.
                 self.inform(cx, claim.life);
@@ -723,14 +721,15 @@ impl<L: Live> Session<L> {
                 // The owner's state lacks what this copy has.
                 self.offer_copy(cx, from);
             }
-            if covered && claim.life == from && self.copy().is_some_and(|c| c.own.is_none() && c.record.tip == tip) {
+            if covered && claim.life == from && self.backed().is_some_and(|c| c.record.tip == tip) {
                 // The owner has this very state: whoever waits for it need not wait for a copy to say so.
                 self.settle_orphans(cx);
             }
+            let owns = self.owns();
             if let Some(copy) = self.copy_mut() {
                 copy.tell(tip);
-                let forgotten = copy.own.is_none() && claim == copy.heard && (claim.life != from && claim > copy.accepted || covered);
-                let astray = copy.own.is_none() && copy.heard > copy.accepted;
+                let forgotten = !owns && claim == copy.heard && (claim.life != from && claim > copy.accepted || covered);
+                let astray = !owns && copy.heard > copy.accepted;
                 if claim.life == from {
                     self.pass_on(cx, claim);
                 }
@@ -802,12 +801,15 @@ impl<L: Live> Session<L> {
     /// This node no longer owns the session; its copy stays until somebody who owns it says that it can go.
     pub(crate) fn step_down(&mut self, cx: &mut Cx<'_>, to: Claim) {
         let view = cx.view;
-        let Some(copy) = self.owned() else { return };
-        let Some(mut own) = copy.own.take() else { return };
+        let (mut copy, mut own) = match core::mem::replace(&mut self.state, State::Nothing) {
+            State::Owned(copy, own) => (copy, own),
+            other => return self.state = other,
+        };
         cx.out.gone(own.live.clone());
         orphan(cx, &mut copy.orphans, &mut own, &copy.record);
         // The claimant too: its claim may come to nothing.
         copy.note_former(own.holders.iter().map(|h| h.life).chain([to.life]));
+        self.state = State::Held(copy);
         cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
         // Whoever waits for an answer of this ownership should not wait for its bound.
         let closing = own.closing.filter(|closing| closing.claim != to).map(|closing| (closing.claim.life, closing.claim));

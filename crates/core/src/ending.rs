@@ -3,9 +3,9 @@
 use crate::copy::Ended;
 use crate::cx::{Call, Cx, Timer};
 use crate::id::SessionKey;
-use crate::late::forget_late;
 use crate::limits::{END_BOUND, ENDED_KEEP, ENDED_MAX};
 use crate::output::{Event, Failure, Live, Opened, Outcome, Output, Ticket};
+use crate::owner::forget_late;
 use crate::pending::{Ending, Following};
 use crate::plant::Bug;
 use crate::session::{Seen, Session, State};
@@ -53,8 +53,7 @@ impl<L: Live> Session<L> {
     pub(crate) fn end_rotated(&mut self, cx: &mut Cx<'_>, at: &Opened<L>, next: SessionKey) -> Option<Ticket> {
         if !cx.planted(Bug::ChangedWhileRotating) {
             let doubted = self.doubts(cx);
-            let copy = self.copy()?;
-            let own = copy.own.as_ref().filter(|own| own.tenure == at.tenure && !doubted)?;
+            let (own, copy) = self.owner().filter(|(own, _)| own.tenure == at.tenure && !doubted)?;
             own.copied.filter(|(tip, _)| *tip == copy.record.tip)?;
         }
         Some(self.end(cx, Some(next)))
@@ -114,12 +113,12 @@ impl<L: Live> Session<L> {
         if !cx.planted(Bug::FormerOwnerNotTold) {
             waiting.extend_from_slice(self.informs());
         }
-        if let Some(copy) = self.release(cx) {
-            forget_late(cx, &copy, LateResult::NotOwner);
+        if let Some((copy, own)) = self.release(cx) {
+            forget_late(cx, &copy, own.as_deref(), LateResult::NotOwner);
             keep = keep.min(copy.record.limits().lifetime);
             waiting.extend([copy.accepted.life, copy.heard.life]);
             waiting.extend(copy.former);
-            if let Some(own) = copy.own {
+            if let Some(own) = own {
                 waiting.extend(own.holders.iter().map(|h| h.life));
                 for ticket in own.waiting {
                     cx.settle(ticket, Outcome::Ended(kind, Duration::ZERO));

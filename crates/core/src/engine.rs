@@ -319,8 +319,7 @@ impl<L: Live> Engine<L> {
     /// Reads the record of an opened session. Called under a shard's lock: copy handles, lock nothing.
     pub fn read<R>(&self, at: &Opened<L>, f: impl FnOnce(&Record, u32) -> R) -> Option<R> {
         let shard = self.shards[self.place(at.key)].lock();
-        let copy = shard.copy(at.key)?;
-        let own = copy.own.as_ref().filter(|own| own.tenure == at.tenure)?;
+        let (own, copy) = shard.owner(at.key).filter(|(own, _)| own.tenure == at.tenure)?;
         Some(f(&copy.record, own.external))
     }
 

@@ -1,11 +1,12 @@
 //! The asked side of a claim round: promising, answering, handing over, staying, inviting.
 
-use crate::copy::{Closing, Copy, Facade};
+use crate::copy::{Copy, Facade};
 use crate::cx::{Call, Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::MOVES_MAX;
 use crate::link::{Sent, What};
 use crate::output::Live;
+use crate::owner::Closing;
 use crate::plant::Bug;
 use crate::session::{Session, State};
 use crate::shard::Shard;
@@ -29,7 +30,7 @@ impl<L: Live> Session<L> {
             let held = Held::Ended(ended.kind, ended.next);
             return link.send(&Message::Answer { key: cx.key, claim, accepted: Claim::NONE, moves: 0, held }, None, cx.out);
         }
-        if self.owned().is_some_and(|copy| copy.has_ended(cx.now)) {
+        if self.owner().is_some_and(|(own, copy)| own.has_ended(&copy.record, cx.now)) {
             self.expire(cx);
         }
         let mut promised = self.promised(cx);
@@ -46,14 +47,13 @@ impl<L: Live> Session<L> {
             return;
         }
         match &mut self.state {
-            State::Held(copy) if copy.own.is_some() => {
+            State::Owned(copy, own) => {
                 if why == Why::Heir {
                     // The owner lives; what the heir has is compared instead.
-                    let owner = copy.own.as_ref().map_or(promised, |own| own.claim);
-                    link.send(&Message::Refused { key: cx.key, claim, promised: owner }, None, cx.out);
+                    link.send(&Message::Refused { key: cx.key, claim, promised: own.claim }, None, cx.out);
                     return self.track(cx, from);
                 }
-                if why == Why::Open && copy.own.as_mut().is_some_and(|own| core::mem::take(&mut own.offered)) {
+                if why == Why::Open && core::mem::take(&mut own.offered) {
                     // Its client comes here with the next request. If it still does not after a while, its balancer does not care, and
                     // the session goes where the requests are.
                     (copy.moves, copy.moved) = (MOVES_MAX, cx.now);
@@ -103,7 +103,7 @@ impl<L: Live> Session<L> {
         // A guest's request is a use like any other.
         self.note_use(cx);
         let view = cx.view;
-        let Some(Copy { own: Some(own), record, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, .. })) = self.owned() else { return };
         let Some(link) = view.link(to) else { return };
         if own.all_durable() {
             link.send(&Message::Stay { key: cx.key, claim, owner: own.claim, record: record.to_wire(cx.now) }, None, cx.out);
@@ -119,12 +119,11 @@ impl<L: Live> Session<L> {
         let due = cx.now + cx.config.handover_bound;
         let now = cx.now;
         let view = cx.view;
-        let Some(copy) = self.owned() else { return };
+        let Some((own, copy)) = self.owned() else { return };
         copy.promise(claim, now);
         if why == Why::Open && !view.leaving {
             copy.moves = copy.moves.saturating_add(1);
         }
-        let Some(own) = copy.own.as_mut() else { return };
         let before = own.closing.replace(Closing { claim, have, due, busy_told: false });
         if let Some(before) = before.filter(|b| b.claim.life != claim.life)
             && let Some(link) = view.link(before.claim.life)
@@ -133,7 +132,7 @@ impl<L: Live> Session<L> {
         }
         cx.set_timer(due, Timer::Close);
         self.try_close(cx);
-        let Some(closing) = self.copy_mut().and_then(|copy| copy.own.as_mut()?.closing.as_mut()) else { return };
+        let Some(closing) = self.owned().and_then(|(own, _)| own.closing.as_mut()) else { return };
         if !closing.busy_told && closing.claim.life != view.me {
             closing.busy_told = true;
             if let Some(link) = view.link(claim.life) {
@@ -144,7 +143,7 @@ impl<L: Live> Session<L> {
 
     /// Hands over if nothing runs and nothing is unacknowledged, or if the bound has passed.
     pub(crate) fn try_close(&mut self, cx: &mut Cx<'_>) {
-        let Some(own) = self.copy().and_then(|copy| copy.own.as_ref()) else { return };
+        let Some((own, _)) = self.owner() else { return };
         let Some(closing) = own.closing else { return };
         if own.running == 0 && own.all_durable() || cx.now >= closing.due {
             self.tell_use(cx, closing.claim.life);
@@ -155,7 +154,7 @@ impl<L: Live> Session<L> {
 
     /// Who has the same state need not have heard of the last use.
     fn tell_use(&self, cx: &mut Cx<'_>, to: Life) {
-        let Some(Copy { own: Some(own), record, .. }) = self.copy() else { return };
+        let Some((own, Copy { record, .. })) = self.owner() else { return };
         let Some(link) = cx.view.link(to) else { return };
         if record.used > own.touched {
             let note = Sent { key: cx.key, claim: own.claim, version: 0, attempt: 0, what: What::Note };
@@ -175,7 +174,7 @@ impl<L: Live> Session<L> {
     /// Invites the first of the list.
     pub(crate) fn send_invite(&self, cx: &mut Cx<'_>) {
         let view = cx.view;
-        let Some(Copy { own: Some(own), record, .. }) = self.copy() else { return };
+        let Some((own, Copy { record, .. })) = self.owner() else { return };
         if !view.leaving || own.closing.is_some() {
             return;
         }
@@ -226,7 +225,7 @@ impl<L: Live> Shard<L> {
 
     /// Invites for all that is owned here.
     pub(crate) fn invite_all(&mut self, call: &mut Call<'_>) {
-        let owned = self.table.iter().filter(|(_, slot)| slot.copy().is_some_and(|copy| copy.own.is_some()));
+        let owned = self.table.iter().filter(|(_, slot)| slot.owner().is_some());
         let mut keys: Vec<SessionKey> = owned.map(|(key, _)| *key).collect();
         keys.sort_unstable();
         self.queues.invited.clear();

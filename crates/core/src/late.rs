@@ -1,9 +1,9 @@
 //! What a commit hears that its session's owner did not make for a request of its own.
 
 use crate::config::Level;
-use crate::copy::{Copy, Late};
+use crate::copy::Late;
 use crate::cx::Cx;
-use crate::output::{Failure, Live, Outcome, Ticket};
+use crate::output::{Failure, Outcome, Ticket};
 use crate::stamp::Stamp;
 use crate::wire::{LateResult, Message};
 
@@ -34,13 +34,6 @@ pub(crate) fn answer_late(cx: &mut Cx<'_>, late: &Late, result: LateResult) {
         cx.settle(Ticket(late.id), outcome(result));
     } else if let Some(link) = cx.view.link(late.from) {
         link.send(&Message::LateDone { key: cx.key, id: late.id, result }, None, cx.out);
-    }
-}
-
-/// The copy goes: nobody will hear what becomes of these.
-pub(crate) fn forget_late<L: Live>(cx: &mut Cx<'_>, copy: &Copy<L>, result: LateResult) {
-    for late in copy.late() {
-        answer_late(cx, late, result);
     }
 }
 

@@ -28,7 +28,7 @@
 //! | `session`, `shard` | both as one value, and the table that finds it: one look-up, whatever comes in |
 //! | `serve` | what the application does to a session: open, commit, close |
 //! | `round`, `handover` | the claim round: the asking side, and the asked side with handing over, staying, inviting |
-//! | `owner` | where a delta is cut, and when a commit is durable |
+//! | `owner` | an ownership: who is to hold a copy, where a delta is cut, when a commit is durable |
 //! | `backup` | records, gaps, divergence, drops: what an owner sends, and what a holder accepts |
 //! | `parked`, `late` | commits of requests whose session moved away while they ran, and what those hear |
 //! | `rebalance` | what a node that owns far less than others is offered |

@@ -1,19 +1,255 @@
-//! The owner's side of a commit: the delta that goes out, and when it is durable.
+//! [`Owner`]: the ownership of a session, and the owner's side of a commit: the delta that goes out, and when it is durable.
 
 use crate::config::{Checked, Durability, Level};
-use crate::copy::{Copy, Orphan, Own};
+use crate::copy::{Copy, Late, Orphan};
 use crate::cx::Cx;
+use crate::id::SessionKey;
 use crate::late::{answer_late, late_done};
 use crate::limits::ORPHANS_MAX;
 use crate::link::{Sent, What};
-use crate::output::{Failure, Live, Output};
+use crate::output::{Failure, Live, Output, Ticket};
+use crate::plant::Bug;
 use crate::record::{Change, Record};
-use crate::stamp::{Life, Stamp};
+use crate::stamp::{Claim, Life, Stamp};
+use crate::time::Mono;
+use crate::view::View;
 use crate::wire::{LateResult, Message, Set};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// The ownership of a session, beside its copy.
+#[derive(Debug)]
+pub(crate) struct Owner<L> {
+    pub(crate) tenure: u32,
+    pub(crate) claim: Claim,
+    pub(crate) version: u32,
+    /// The highest durable version; `None`: not even the adopted state.
+    pub(crate) durable: Option<u32>,
+    /// The commit that version 0 names.
+    pub(crate) adopted: Stamp,
+    /// The view under which `list` was computed.
+    pub(crate) generation: u32,
+    /// Who is to hold a copy.
+    pub(crate) list: SmallVec<[Life; 2]>,
+    /// Who may hold a copy.
+    pub(crate) holders: SmallVec<[Holder; 2]>,
+    /// How many holders there have been.
+    pub(crate) born: u32,
+    /// The doubt that the last round answered.
+    pub(crate) confirmed: u32,
+    /// Who had the session before this node, and was no member then.
+    pub(crate) stranger: Option<Life>,
+    /// A holder has promised a greater claim: a new round must end that.
+    pub(crate) refused: bool,
+    /// Requests that have it open.
+    pub(crate) running: u32,
+    pub(crate) external: u32,
+    /// A rotation has copied this commit: until then no other node's changes are taken.
+    pub(crate) copied: Option<(Stamp, Mono)>,
+    /// A claimant that waits for running requests and acknowledgements.
+    pub(crate) closing: Option<Closing>,
+    /// Requests that wait for the end of `closing`.
+    pub(crate) waiting: Vec<Ticket>,
+    /// A node that had more than enough sessions offered this one, and whoever comes through it or another is to learn where it is now.
+    pub(crate) offered: bool,
+    /// Peers that get a durable copy while this node stays the owner.
+    pub(crate) stay: SmallVec<[(Life, Claim); 1]>,
+    /// Peers that get the lineage once all is durable: they offered a branch.
+    pub(crate) owed: SmallVec<[Life; 1]>,
+    pub(crate) late: Vec<Late>,
+    /// The last use that the holders were told.
+    pub(crate) touched: Mono,
+    /// The last use that the store's row is known to tell.
+    pub(crate) told_store: Mono,
+    /// In the queue of touches.
+    pub(crate) touch_queued: bool,
+    /// Nobody has used it here yet: its last use may be later than this node has heard.
+    pub(crate) inherited: bool,
+    /// A response waits for durability: somebody wants to hear of it.
+    pub(crate) awaited: bool,
+    /// In the queue of writes.
+    pub(crate) queued: bool,
+    /// Since when the store lacks something; never, if it has all.
+    pub(crate) dirty_since: Mono,
+    /// The last facade named this.
+    pub(crate) shown: Stamp,
+    pub(crate) live: Arc<L>,
+}
+
+/// A node that may hold a copy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holder {
+    pub(crate) life: Life,
+    /// The version that a delta may build on.
+    pub(crate) sent: Option<u32>,
+    pub(crate) acked: Option<u32>,
+    pub(crate) attempt: u32,
+    pub(crate) dropping: bool,
+}
+
+/// A claimant that waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Closing {
+    pub(crate) claim: Claim,
+    pub(crate) have: Option<Stamp>,
+    pub(crate) due: Mono,
+    pub(crate) busy_told: bool,
+}
+
+impl<L> Owner<L> {
+    pub(crate) fn new(claim: Claim, tenure: u32, live: Arc<L>, confirmed: u32, now: Mono) -> Owner<L> {
+        Owner {
+            tenure,
+            claim,
+            version: 0,
+            durable: None,
+            adopted: Stamp::default(),
+            generation: 0,
+            list: SmallVec::new(),
+            holders: SmallVec::new(),
+            born: 0,
+            confirmed,
+            stranger: None,
+            refused: false,
+            running: 0,
+            external: 0,
+            copied: None,
+            closing: None,
+            waiting: Vec::new(),
+            offered: false,
+            stay: SmallVec::new(),
+            owed: SmallVec::new(),
+            late: Vec::new(),
+            touched: now,
+            told_store: Mono::NONE,
+            touch_queued: false,
+            inherited: false,
+            awaited: false,
+            queued: false,
+            dirty_since: Mono::NEVER,
+            shown: Stamp::default(),
+            live,
+        }
+    }
+
+    /// Who is to hold a copy under this view.
+    pub(crate) fn place(&mut self, view: &View, key: SessionKey) {
+        self.generation = view.generation;
+        self.list = view.holders(key, view.me).into_iter().collect();
+        for at in 0..self.list.len() {
+            let life = self.list[at];
+            self.holder_or_new(life);
+        }
+    }
+
+    /// The membership changed: who is to hold a copy now?
+    pub(crate) fn replace_list(&mut self, view: &View, key: SessionKey) {
+        // The memory of a life that was replaced is gone; one that is only thought dead may come back with its copy. A link that is
+        // closed carries nothing on.
+        self.holders.retain(|h| view.may_return(h.life));
+        for h in &mut self.holders {
+            if view.link(h.life).is_none() {
+                h.sent = None;
+            }
+        }
+        self.place(view, key);
+        for h in &mut self.holders {
+            h.dropping &= !self.list.contains(&h.life);
+        }
+        self.shown = Stamp::default();
+    }
+
+    /// A link closed: what was sent on it may not have arrived.
+    pub(crate) fn forget_sent(&mut self, life: Life, config: &Checked) {
+        if self.holder(life).is_some() && config.planted(Bug::ReuseVersion) && !self.all_durable() {
+            self.version = self.durable.unwrap_or(0);
+        }
+        if let Some(h) = self.holder(life) {
+            (h.sent, h.attempt) = (None, h.attempt.wrapping_add(1));
+            h.dropping = false;
+        }
+    }
+
+    pub(crate) fn holder(&mut self, life: Life) -> Option<&mut Holder> {
+        self.holders.iter_mut().find(|h| h.life == life)
+    }
+
+    pub(crate) fn holder_or_new(&mut self, life: Life) -> &mut Holder {
+        let at = self.holders.iter().position(|h| h.life == life).unwrap_or_else(|| {
+            // A holder that was given up and comes back starts where no frame to its former self has been.
+            self.born += 1;
+            self.holders.push(Holder { life, sent: None, acked: None, attempt: self.born << 16, dropping: false });
+            self.holders.len() - 1
+        });
+        &mut self.holders[at]
+    }
+
+    /// The highest version that all of the list have acknowledged.
+    pub(crate) fn by_list(&self) -> Option<u32> {
+        self.by_first(self.list.len())
+    }
+
+    /// The highest version that the first `n` of the list have acknowledged: those whom everybody asks who makes no more copies.
+    pub(crate) fn by_first(&self, n: usize) -> Option<u32> {
+        let acked = |l: &Life| self.holders.iter().find(|h| h.life == *l).and_then(|h| h.acked);
+        self.list.iter().take(n).map(acked).min().unwrap_or(Some(self.version))
+    }
+
+    /// Whether the first `n` of the list have the state that this ownership began with: who committed it has it without saying so, or
+    /// knows whom it gave it to. A reader need not wait until a silent owner of before is dead.
+    pub(crate) fn adopted_by_first(&self, n: usize) -> bool {
+        let acked = |l: Life| self.holders.iter().any(|h| h.life == l && h.acked.is_some());
+        self.list.iter().take(n).all(|l| acked(*l) || *l == self.adopted.claim.life)
+    }
+
+    /// The newest durable commit.
+    pub(crate) fn durable_tip(&self) -> Stamp {
+        match self.durable {
+            None => Stamp::default(),
+            Some(0) => self.adopted,
+            Some(version) => self.claim.at(version),
+        }
+    }
+
+    /// The version that the store has, if that is one of this ownership, or what it began with.
+    pub(crate) fn in_store(&self, stored: Option<Stamp>) -> Option<u32> {
+        match stored {
+            Some(stamp) if stamp.claim == self.claim => Some(stamp.version),
+            Some(stamp) if stamp == self.adopted => Some(0),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn all_durable(&self) -> bool {
+        self.durable == Some(self.version)
+    }
+
+    /// When the session is over as far as this node can tell.
+    pub(crate) fn ends(&self, record: &Record) -> Mono {
+        if self.inherited { record.over() } else { record.expires() }
+    }
+
+    /// Whether the session is over here. A request that runs keeps it from being idle, and lengthens no lifetime.
+    pub(crate) fn has_ended(&self, record: &Record, now: Mono) -> bool {
+        now > if self.running > 0 { record.clock().end } else { self.ends(record) }
+    }
+
+    /// What is not durable of an ownership that ends.
+    fn orphan(&mut self, record: &Record) -> Option<Orphan> {
+        if self.all_durable() {
+            return None;
+        }
+        let durable = self.durable.unwrap_or(0);
+        let unacked = record.attributes().iter().filter(|a| a.dot.claim == self.claim && a.dot.version > durable);
+        let dots = unacked.map(|a| (a.name.clone(), a.dot)).collect();
+        let (claim, version) = (self.claim, self.version);
+        let stamp = if version > 0 { claim.at(version) } else { self.adopted };
+        Some(Orphan { claim, version, stamp, dots, late: core::mem::take(&mut self.late) })
+    }
+}
 
 /// Cuts the delta of the commit just made, for every holder whose copy it fits; the others get the record.
-pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, copy: &mut Copy<L>, changes: &[Change]) {
-    let Some(own) = copy.own.as_mut() else { return };
+pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, own: &mut Owner<L>, copy: &Copy, changes: &[Change]) {
     let (claim, version) = (own.claim, own.version);
     // The first commit of a claim builds on the state that the claim adopted.
     let base = if version == 1 { Some(own.adopted) } else { None };
@@ -33,8 +269,8 @@ pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, copy: &mut Copy<L>, changes: &[Chan
 }
 
 /// Raises what is durable to what the level asks for, and answers those who waited for it; whether it rose.
-pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, copy: &mut Copy<L>) -> bool {
-    let Copy { own: Some(own), record, orphans, stored, .. } = copy else { return false };
+pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, own: &mut Owner<L>, copy: &mut Copy) -> bool {
+    let Copy { record, orphans, stored, .. } = copy;
     // Whoever makes more copies than this node asks for does not make its commits wait for them.
     let n = usize::from(cx.config.backups);
     let reached = match cx.config.durability {
@@ -93,15 +329,15 @@ pub(crate) fn settle(cx: &mut Cx<'_>, o: &Orphan, kept: Option<(Stamp, Level)>) 
 }
 
 /// Remembers the commits of an ownership that ends until it is known what becomes of them.
-pub(crate) fn orphan(cx: &mut Cx<'_>, orphans: &mut Vec<Orphan>, own: &mut Own<impl Live>, record: &Record) {
-    orphans.extend(Orphan::of(own, record));
+pub(crate) fn orphan(cx: &mut Cx<'_>, orphans: &mut Vec<Orphan>, own: &mut Owner<impl Live>, record: &Record) {
+    orphans.extend(own.orphan(record));
     if orphans.len() > ORPHANS_MAX {
         settle(cx, &orphans.remove(0), None);
     }
 }
 
 /// The level of what is durable.
-pub(crate) fn level_of<L>(config: &Checked, own: &Own<L>) -> Level {
+pub(crate) fn level_of<L>(config: &Checked, own: &Owner<L>) -> Level {
     match config.durability {
         Durability::Store => Level::Store,
         Durability::Owner => Level::Owner,
@@ -113,5 +349,17 @@ pub(crate) fn level_of<L>(config: &Checked, own: &Own<L>) -> Level {
                 n => Level::Backup(n as u8),
             }
         }
+    }
+}
+
+/// Late commits that are answered when they are durable, of this ownership and of those before it.
+pub(crate) fn late<'a, L>(copy: &'a Copy, own: Option<&'a Owner<L>>) -> impl Iterator<Item = &'a Late> {
+    own.into_iter().flat_map(|own| &own.late).chain(copy.orphans.iter().flat_map(|o| &o.late))
+}
+
+/// The copy goes: nobody will hear what becomes of these.
+pub(crate) fn forget_late<L>(cx: &mut Cx<'_>, copy: &Copy, own: Option<&Owner<L>>, result: LateResult) {
+    for late in late(copy, own) {
+        answer_late(cx, late, result);
     }
 }

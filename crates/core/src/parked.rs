@@ -1,12 +1,13 @@
 //! Commits of requests whose session moved away while they ran: sent to the owner, with the commits they started from.
 
 use crate::config::Level;
-use crate::copy::{Copy, Late};
+use crate::copy::Late;
 use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
 use crate::late::{answer_late, late_done, outcome};
 use crate::limits::NAME_MAX;
 use crate::output::{Commit, Failure, Live, Outcome, Ticket};
+use crate::owner::late;
 use crate::pending::{Parked, UnderWay};
 use crate::plant::Bug;
 use crate::record::Change;
@@ -119,14 +120,16 @@ impl<L: Live> Session<L> {
             return Some(LateResult::Conflict);
         }
         let commit = self.commit_here(cx, changes);
-        let Some(Copy { own, orphans, .. }) = self.copy_mut() else { return Some(LateResult::NotOwner) };
-        if let (Commit::Done { .. } | Commit::Wait { .. }, Some(own)) = (&commit, own.as_mut()) {
+        if let (Commit::Done { .. } | Commit::Wait { .. }, Some((own, _))) = (&commit, self.owned()) {
             own.external += 1;
         }
         match commit {
             Commit::Done { stamp, level, .. } => Some(late_done(stamp.unwrap_or_default(), level)),
             Commit::Wait { version, .. } => {
-                let list = own.as_mut().map(|own| &mut own.late).or(orphans.last_mut().map(|o| &mut o.late));
+                let list = match &mut self.state {
+                    State::Owned(_, own) => Some(&mut own.late),
+                    state => state.copy_mut().and_then(|copy| Some(&mut copy.orphans.last_mut()?.late)),
+                };
                 list?.push(Late { version, ..late });
                 None
             }
@@ -140,8 +143,12 @@ impl<L: Live> Session<L> {
     /// This node's own late commits that nobody has acknowledged within the bound.
     fn give_up_late(&mut self, cx: &mut Cx<'_>) {
         let me = cx.view.me;
-        let Some(Copy { own, orphans, .. }) = self.copy_mut() else { return };
-        for list in own.iter_mut().map(|own| &mut own.late).chain(orphans.iter_mut().map(|o| &mut o.late)) {
+        let (own, copy) = match &mut self.state {
+            State::Owned(copy, own) => (Some(own), copy),
+            State::Held(copy) => (None, copy),
+            State::Nothing | State::Facade(_) | State::Ended(_) => return,
+        };
+        for list in own.map(|own| &mut own.late).into_iter().chain(copy.orphans.iter_mut().map(|o| &mut o.late)) {
             list.retain(|late| {
                 let over = late.from == me && cx.now >= late.due;
                 if over {
@@ -164,7 +171,7 @@ impl<L: Live> Session<L> {
     /// Sends them to the owner, if one is known and reached.
     fn send_parked(&self, cx: &mut Cx<'_>, list: &mut [Parked]) -> bool {
         let owner = match &self.state {
-            State::Held(c) => c.heard,
+            State::Held(c) | State::Owned(c, _) => c.heard,
             State::Facade(f) => f.claim,
             State::Nothing | State::Ended(_) => Claim::NONE,
         };
@@ -186,8 +193,8 @@ impl<L: Live> Session<L> {
     /// A copy with this last commit goes on as `next`: if there is no later one the session ends here and now, so that there will be none.
     fn end_copied(&mut self, cx: &mut Cx<'_>, read: Option<Stamp>, next: SessionKey) -> LateResult {
         let doubted = self.doubts(cx);
-        let Some(Copy { own: Some(_), record, .. }) = self.copy() else { return LateResult::NotOwner };
-        let tip = record.tip;
+        let Some((_, copy)) = self.owner() else { return LateResult::NotOwner };
+        let tip = copy.record.tip;
         if (doubted || read != Some(tip)) && !cx.planted(Bug::ChangedWhileRotating) {
             return LateResult::Conflict;
         }
@@ -210,8 +217,8 @@ impl<L: Live> Session<L> {
         }
         let changes: Vec<Change> =
             sets.iter().map(|s| Change { name: s.name.into(), base: s.base, value: s.value.map(|v| Bytes::copy_from_slice(v)) }).collect();
-        let late = Late { version: 0, from, id, due: cx.now };
-        if self.copy().is_some_and(|c| c.late().any(|l| l.from == from && l.id == id)) {
+        let commit = Late { version: 0, from, id, due: cx.now };
+        if self.copy().is_some_and(|copy| late(copy, self.owner().map(|(own, _)| own)).any(|l| l.from == from && l.id == id)) {
             // It came over another link before, and is answered when it is durable.
             return Some(());
         }
@@ -222,10 +229,10 @@ impl<L: Live> Session<L> {
         } else if let Some(next) = next {
             Some(self.end_copied(cx, read, next))
         } else {
-            self.commit_late_here(cx, read, &changes, late)
+            self.commit_late_here(cx, read, &changes, commit)
         };
         if let Some(result) = result {
-            answer_late(cx, &late, result);
+            answer_late(cx, &commit, result);
         }
         Some(())
     }

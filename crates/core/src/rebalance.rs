@@ -5,11 +5,12 @@
 //! another offers it resting sessions for which that one is the placement's first. The next request of such a session still comes to the
 //! node that it knows. There it is a guest once, and the response says who serves the session now.
 
-use crate::copy::{Copy, Own};
+use crate::copy::Copy;
 use crate::cx::Call;
 use crate::id::SessionKey;
 use crate::output::Live;
-use crate::session::Slot;
+use crate::owner::Owner;
+use crate::session::{Seen, Slot};
 use crate::shard::Shard;
 use crate::stamp::Life;
 use crate::time::Mono;
@@ -38,8 +39,8 @@ impl<L: Live> Shard<L> {
         let mut resting: Vec<(Mono, SessionKey)> = Vec::new();
         for (key, slot) in &self.table {
             if let Slot::Here(session) = slot
-                && let Some(copy) = session.copy()
-                && rests(copy, call.now)
+                && let Some((own, copy)) = session.owner()
+                && rests(own, copy, call.now)
                 && session.round().is_none()
             {
                 resting.push((copy.record.used, *key));
@@ -52,9 +53,9 @@ impl<L: Live> Shard<L> {
         for (_, key) in resting {
             let Some(first) = self.view.list(key).first().copied() else { continue };
             let Some((_, left)) = left.iter_mut().find(|(life, left)| *life == first && *left > 0) else { continue };
-            let has_it = |own: &Own<L>| own.holders.iter().any(|h| h.life == first && h.acked == Some(own.version));
+            let has_it = |own: &Owner<L>| own.holders.iter().any(|h| h.life == first && h.acked == Some(own.version));
             if let Some(link) = self.view.link(first)
-                && self.copy(key).and_then(|copy| copy.own.as_ref()).is_some_and(|own| has_it(own))
+                && self.owner(key).is_some_and(|(own, _)| has_it(own))
             {
                 *left -= 1;
                 link.send(&Message::Invite { key }, None, call.out);
@@ -69,11 +70,14 @@ impl<L: Live> Shard<L> {
         let mut owners: Owners = self.view.others().filter(|p| stays(p.life) && p.link.is_some()).map(|p| (p.life, 0)).collect();
         let mut mine = 0;
         for slot in self.table.values() {
-            let Some(copy) = slot.copy() else { continue };
-            if copy.own.is_some() {
-                mine += 1;
-            } else if let Some((_, held)) = owners.iter_mut().find(|(life, _)| *life == copy.accepted.life) {
-                *held += 1;
+            match slot.seen() {
+                Seen::Owned(..) => mine += 1,
+                Seen::Held(copy) => {
+                    if let Some((_, held)) = owners.iter_mut().find(|(life, _)| *life == copy.accepted.life) {
+                        *held += 1;
+                    }
+                }
+                Seen::Nothing | Seen::Facade(_) | Seen::Ended(_) => {}
             }
         }
         let (others, backups) = (owners.len() as u64, (self.view.backups as u64).min(owners.len() as u64));
@@ -87,8 +91,7 @@ impl<L: Live> Shard<L> {
 }
 
 /// Whether nobody uses a session that is owned here, and it can change hands without anybody's notice.
-fn rests<L: Live>(copy: &Copy<L>, now: Mono) -> bool {
-    let Some(own) = &copy.own else { return false };
+fn rests<L>(own: &Owner<L>, copy: &Copy, now: Mono) -> bool {
     let quiet = own.running == 0 && own.closing.is_none() && own.waiting.is_empty() && own.all_durable();
     // One that came back after a move is where its requests are.
     let plain = copy.moves == 0 && copy.told.is_empty() && copy.branch.is_none() && copy.record.tip.version > 0;

@@ -4,14 +4,14 @@
 //! and the store. Whoever promises the claim refuses older ones from then on. When all have answered, are gone, or let the
 //! bound pass, the claimant combines the copies with its own *as of that moment* and owns the session.
 
-use crate::copy::{Copy, Facade, Own, jitter};
+use crate::copy::{Copy, Facade, jitter};
 use crate::cx::{Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::{BACK_OFF, NOT_FOUND_KEEP, PROMISES_MAX, ROUND_TRIES, ROUNDS_MAX, WAITING_MAX};
 use crate::lineage::Lineage;
 use crate::merge::{combine, maximal};
 use crate::output::{Brought, Event, Guest, Live, Loaded, Outcome, Ticket, Unavailable};
-use crate::owner::orphan;
+use crate::owner::{Owner, orphan};
 use crate::pending::{Answer, Phase, Reply, Round, StoreReply, UnderWay};
 use crate::plant::Bug;
 use crate::record::{Change, LOST, Record, WireRecord};
@@ -21,7 +21,6 @@ use crate::time::Mono;
 use crate::view::Lives;
 use crate::wire::{EndKind, Held, Message, Why};
 use bytes::Bytes;
-use core::sync::atomic::Ordering;
 use core::time::Duration;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -88,9 +87,9 @@ impl<L: Live> Session<L> {
     /// If this node has just promised the session to somebody who is about to own it: until when to give them a chance.
     fn promised_to_another(&self, cx: &Cx<'_>) -> Option<Mono> {
         let (me, bound) = (cx.view.me, cx.config.lookup_bound);
-        let copy = self.copy()?;
+        let State::Held(copy) = &self.state else { return None };
         let until = copy.promised_at + bound;
-        let pending = copy.own.is_none() && copy.promised > copy.accepted && copy.promised.life != me && cx.now < until;
+        let pending = copy.promised > copy.accepted && copy.promised.life != me && cx.now < until;
         (pending && !cx.view.is_away(copy.promised.life)).then_some(until)
     }
 
@@ -115,7 +114,7 @@ impl<L: Live> Session<L> {
         let (mut heard, mut tip) = (promised.max(self.highest(cx)), None);
         let mut owner = Claim::NONE;
         match &self.state {
-            State::Held(copy) => {
+            State::Held(copy) | State::Owned(copy, _) => {
                 owner = copy.heard;
                 tip = (copy.record.tip.version > 0).then_some(copy.record.tip);
             }
@@ -558,11 +557,10 @@ impl<L: Live> Session<L> {
         let claim = round.claim;
         let before = self.last_owner();
         let informs = self.take_informs(cx);
-        let mut copy = match self.release(cx) {
-            Some(copy) => copy,
-            None => Copy::new(Record::new(cx.now, cx.config.limits), Claim::NONE, view.leaving),
+        let (mut copy, mut prior) = match self.release(cx) {
+            Some(held) => held,
+            None => (Copy::new(Record::new(cx.now, cx.config.limits), Claim::NONE, view.leaving), None),
         };
-        let mut prior = copy.own.take();
         let changed = copy.record.tip != record.tip || merged.is_some() || !lost.is_empty();
         let source = round.source(copy.record.tip, record.tip, merged.is_some());
         if let Some(own) = &mut prior {
@@ -601,13 +599,13 @@ impl<L: Live> Session<L> {
         }
         let mut own = match &mut prior {
             Some(p) => {
-                let mut own = Own::new(round.claim, p.tenure, p.live.clone(), round.doubt, cx.now);
+                let mut own = Owner::new(round.claim, p.tenure, p.live.clone(), round.doubt, cx.now);
                 (own.running, own.external) = (p.running, p.external + u32::from(changed));
                 // What others wait for from the former ownership is owed by this one.
                 (own.stay, own.owed, own.offered) = (core::mem::take(&mut p.stay), core::mem::take(&mut p.owed), p.offered);
                 own
             }
-            None => Own::new(round.claim, cx.tenure(), Arc::new(L::of(&copy.record)), round.doubt, cx.now),
+            None => Owner::new(round.claim, cx.tenure(), Arc::new(L::of(&copy.record)), round.doubt, cx.now),
         };
         own.told_store = match (&round.row, &prior) {
             (Some(row), _) if copy.stored == Some(row.tip) => row.used,
@@ -640,9 +638,7 @@ impl<L: Live> Session<L> {
         if prior.is_none() {
             cx.out.event(cx.key, Event::Moved { from: before.filter(|l| *l != view.me), source, claim: round.claim });
         }
-        copy.own = Some(Box::new(own));
-        cx.shared.owned.fetch_add(1, Ordering::Relaxed);
-        self.hold(cx, copy);
+        self.hold(cx, copy, Some(own));
         self.put_informs(cx, informs);
         if let Some(copy) = self.copy_mut() {
             copy.settle_told();
@@ -686,7 +682,7 @@ impl<L: Live> Session<L> {
 
     fn last_owner(&self) -> Option<Life> {
         match &self.state {
-            State::Held(c) => Some(c.accepted.life).filter(|_| c.accepted != Claim::NONE),
+            State::Held(c) | State::Owned(c, _) => Some(c.accepted.life).filter(|_| c.accepted != Claim::NONE),
             State::Facade(f) => Some(f.claim.life),
             State::Nothing | State::Ended(_) => None,
         }
@@ -788,7 +784,7 @@ fn judge<L>(cx: &Cx<'_>, state: &State<L>, round: &Round) -> Verdict {
     match combined {
         Some((record, discarded)) if enough => Verdict::Own(record, merged(discarded), Vec::new()),
         combined if !answered_by_all(cx, round, &wanted) => {
-            let owns = round.why == Why::Doubt && copy.is_some_and(|c| c.own.is_some());
+            let owns = round.why == Why::Doubt && matches!(state, State::Owned(..));
             combined.filter(|_| owns).map_or(Verdict::Unknown, |(record, discarded)| Verdict::Stale(record, merged(discarded)))
         }
         None if round.tickets.is_empty() || round.expired && !told || !outlived.is_empty() && wanted.is_empty() => {

@@ -1,13 +1,12 @@
 //! What the application does to a session, seen from the node that it asks: open, commit, close.
 
 use crate::config::{Checked, Level};
-use crate::copy::{Copy, Facade, Own};
+use crate::copy::{Copy, Facade};
 use crate::cx::Cx;
-use crate::late::forget_late;
 use crate::limits::{NOT_FOUND_KEEP, ROTATION_BOUND, WAITING_MAX};
 use crate::link::{Sent, What};
 use crate::output::{Brought, Commit, Event, Info, Live, Open, Opened, Outcome, Unavailable};
-use crate::owner::{level_of, send_delta};
+use crate::owner::{Owner, forget_late, level_of, send_delta};
 use crate::plant::Bug;
 use crate::record::{Change, Clock, Record};
 use crate::session::{Session, State};
@@ -41,14 +40,11 @@ impl<L: Live> Session<L> {
     fn adopt_live(&mut self, cx: &mut Cx<'_>, record: Record, version: u32, live: Arc<L>) -> Option<Opened<L>> {
         let view = cx.view;
         let claim = Claim { epoch: 1, life: view.me };
-        let mut own = Own::new(claim, cx.tenure(), live, view.doubt, cx.now);
+        let mut own = Owner::new(claim, cx.tenure(), live, view.doubt, cx.now);
         own.version = version;
         own.durable = if version == 0 { Some(0) } else { None };
         own.place(view, cx.key);
-        let mut copy = Copy::new(record, claim, view.leaving);
-        copy.own = Some(Box::new(own));
-        cx.shared.owned.fetch_add(1, Ordering::Relaxed);
-        self.hold(cx, copy);
+        self.hold(cx, Copy::new(record, claim, view.leaving), Some(own));
         cx.out.event(cx.key, Event::Created);
         if version > 0 {
             self.push_state(cx);
@@ -61,7 +57,7 @@ impl<L: Live> Session<L> {
 
     /// Counts a request in and describes what it opened.
     fn opened(&mut self, cx: &Cx<'_>, uses: bool) -> Option<Opened<L>> {
-        let Copy { own: Some(own), record, .. } = self.copy_mut()? else { return None };
+        let (own, Copy { record, .. }) = self.owned()?;
         let (deadline, step) = record.deadline();
         own.running += 1;
         Some(Opened {
@@ -87,16 +83,15 @@ impl<L: Live> Session<L> {
         let asks = self.round().is_some();
         let doubted = match &mut self.state {
             State::Ended(e) => return Open::Ended(e.kind, e.ago(cx.now)),
-            State::Held(copy) if copy.own.is_some() => {
+            State::Owned(copy, own) => {
                 if let Some(token) = token.filter(|_| !cx.config.planted(Bug::IgnoreToken)) {
                     copy.tell(token.stamp);
                 }
-                if copy.has_ended(cx.now) {
+                if own.has_ended(&copy.record, cx.now) {
                     self.expire(cx);
                     return Open::NotFound;
                 }
                 let told = !copy.told.is_empty();
-                let Some(own) = copy.own.as_mut() else { return Open::NotFound };
                 if own.closing.is_some() {
                     if own.waiting.len() >= WAITING_MAX {
                         return Open::Unavailable(cx.busy(), Duration::from_secs(1));
@@ -129,7 +124,7 @@ impl<L: Live> Session<L> {
     /// The usual case: owned here, and nothing speaks against it.
     fn open_at_once(&mut self, cx: &mut Cx<'_>, token: Option<Brought>, uses: bool) -> Option<Opened<L>> {
         let asks = self.round().is_some();
-        let State::Held(Copy { own: Some(own), record, told, .. }) = &mut self.state else { return None };
+        let State::Owned(Copy { record, told, .. }, own) = &mut self.state else { return None };
         let clock = record.clock();
         let step = clock.step();
         let plain = own.closing.is_none() && told.is_empty() && own.confirmed >= cx.view.doubt;
@@ -153,7 +148,7 @@ impl<L: Live> Session<L> {
     /// Whether the owner must ask before it serves: its loop stalled, or the link to a holder broke since the last round.
     pub(crate) fn doubts(&mut self, cx: &Cx<'_>) -> bool {
         let view = cx.view;
-        let Some(own) = self.owned().and_then(|copy| copy.own.as_mut()) else { return true };
+        let Some((own, _)) = self.owned() else { return true };
         if own.confirmed >= view.doubt || cx.planted(Bug::NoSelfDoubt) {
             return false;
         }
@@ -168,7 +163,7 @@ impl<L: Live> Session<L> {
     /// Notes a use, and tells the holders and the store once per step.
     pub(crate) fn note_use(&mut self, cx: &mut Cx<'_>) {
         let view = cx.view;
-        let Some(Copy { own: Some(own), record, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, .. })) = self.owned() else { return };
         let first = record.is_first();
         record.note_use(cx.now);
         let clock = record.clock();
@@ -190,7 +185,7 @@ impl<L: Live> Session<L> {
 
     /// A request lets go of the session.
     pub(crate) fn close(&mut self, cx: &mut Cx<'_>, at: &Opened<L>) {
-        let Some(Copy { own: Some(own), record, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, .. })) = self.owned() else { return };
         if own.tenure != at.tenure {
             return;
         }
@@ -210,7 +205,7 @@ impl<L: Live> Session<L> {
     pub(crate) fn commit(&mut self, cx: &mut Cx<'_>, at: &Opened<L>, changes: &[Change]) -> Commit {
         match &self.state {
             State::Ended(_) => Commit::Ended,
-            State::Held(copy) if copy.own.as_ref().is_some_and(|own| own.tenure == at.tenure) => self.commit_here(cx, changes),
+            State::Owned(_, own) if own.tenure == at.tenure => self.commit_here(cx, changes),
             _ => {
                 // The copy that this node still has includes all that the request can have read here, unless it is a later one of what
                 // was left after a loss.
@@ -223,8 +218,7 @@ impl<L: Live> Session<L> {
 
     /// Commits as the owner.
     pub(crate) fn commit_here(&mut self, cx: &mut Cx<'_>, changes: &[Change]) -> Commit {
-        let Some(copy) = self.copy_mut() else { return Commit::Ended };
-        let Some(own) = copy.own.as_mut() else { return Commit::Ended };
+        let Some((own, copy)) = self.owned() else { return Commit::Ended };
         if own.generation != cx.view.generation {
             own.replace_list(cx.view, cx.key);
         }
@@ -242,7 +236,7 @@ impl<L: Live> Session<L> {
         let stamp = own.claim.at(own.version);
         copy.record.commit(stamp, changes);
         copy.record.note_commit(cx.now);
-        send_delta(cx, copy, changes);
+        send_delta(cx, own, copy, changes);
         self.mark_dirty(cx);
         self.advance(cx);
         self.leave_when_durable(cx, Some(stamp))
@@ -251,8 +245,8 @@ impl<L: Live> Session<L> {
     /// The end of a request that changed nothing: what it read must be durable.
     pub(crate) fn finish_read(&mut self, cx: &mut Cx<'_>, at: &Opened<L>) -> Commit {
         let Some(copy) = self.copy() else { return Commit::Done { tip: None, level: Level::Owner, stamp: None } };
-        match (&copy.own, copy.orphans.last()) {
-            (Some(own), _) if own.tenure == at.tenure => self.leave_when_durable(cx, None),
+        match (self.owner(), copy.orphans.last()) {
+            (Some((own, _)), _) if own.tenure == at.tenure => self.leave_when_durable(cx, None),
             // The session moved while the request ran, and left commits behind that the request may have read.
             (_, Some(o)) => Commit::Wait { claim: o.claim, version: o.version, stamp: None },
             _ => Commit::Done { tip: None, level: Level::Owner, stamp: None },
@@ -260,13 +254,16 @@ impl<L: Live> Session<L> {
     }
 
     fn leave_when_durable(&mut self, cx: &mut Cx<'_>, stamp: Option<Stamp>) -> Commit {
-        let Some(copy) = self.copy_mut() else { return Commit::Ended };
-        let Some(own) = copy.own.as_mut() else {
-            // The commit came when a claimant had waited long enough, and went to it with the session.
-            return match (stamp, copy.orphans.last()) {
-                (Some(Stamp { claim, version }), Some(o)) if o.claim == claim => Commit::Wait { claim, version, stamp },
-                _ => Commit::Done { tip: stamp, level: Level::Owner, stamp },
-            };
+        let (own, copy) = match &mut self.state {
+            State::Owned(copy, own) => (own, copy),
+            State::Held(copy) => {
+                // The commit came when a claimant had waited long enough, and went to it with the session.
+                return match (stamp, copy.orphans.last()) {
+                    (Some(Stamp { claim, version }), Some(o)) if o.claim == claim => Commit::Wait { claim, version, stamp },
+                    _ => Commit::Done { tip: stamp, level: Level::Owner, stamp },
+                };
+            }
+            State::Nothing | State::Facade(_) | State::Ended(_) => return Commit::Ended,
         };
         let early = cx.planted(Bug::AckBeforeBackup) || stamp.is_none() && cx.planted(Bug::ServeUncommitted);
         if own.all_durable() || early {
@@ -280,8 +277,7 @@ impl<L: Live> Session<L> {
 
     /// The first commit of another id with the content of this one. The live session goes with it.
     pub(crate) fn fork_from(&mut self, cx: &Cx<'_>, at: &Opened<L>) -> Option<(Record, Arc<L>)> {
-        let copy = self.copy_mut()?;
-        let own = copy.own.as_mut().filter(|own| own.tenure == at.tenure)?;
+        let (own, copy) = self.owned().filter(|(own, _)| own.tenure == at.tenure)?;
         own.copied = Some((copy.record.tip, cx.now + ROTATION_BOUND));
         Some((copy.record.clone(), own.live.clone()))
     }
@@ -298,15 +294,15 @@ impl<L: Live> Session<L> {
 
     /// Whether a rotation copies the session just now: another node's change would not go along.
     pub(crate) fn is_rotating(&self, cx: &Cx<'_>) -> bool {
-        let copied = self.copy().and_then(|copy| copy.own.as_ref()?.copied);
+        let copied = self.owner().and_then(|(own, _)| own.copied);
         copied.is_some_and(|(_, until)| cx.now < until) && !cx.planted(Bug::ChangedWhileRotating)
     }
 
     /// The session has outlived its limits here: it goes without a marker, because every copy knows its own age.
     pub(crate) fn expire(&mut self, cx: &mut Cx<'_>) {
-        let Some(copy) = self.release(cx) else { return };
-        forget_late(cx, &copy, LateResult::NotOwner);
-        let Copy { own, record, .. } = copy;
+        let Some((copy, own)) = self.release(cx) else { return };
+        forget_late(cx, &copy, own.as_deref(), LateResult::NotOwner);
+        let record = copy.record;
         if let Some(own) = own {
             for h in &own.holders {
                 if let Some(link) = cx.view.link(h.life) {
@@ -343,10 +339,9 @@ impl Facade {
     }
 }
 
-impl<L> Copy<L> {
-    pub(crate) fn info(&self, config: &Checked) -> Info {
-        let own = self.own.as_ref();
-        let backups = |own: &Own<L>| {
+impl Copy {
+    pub(crate) fn info<L>(&self, own: Option<&Owner<L>>, config: &Checked) -> Info {
+        let backups = |own: &Owner<L>| {
             // Nothing may be durable yet: then whoever has acknowledged anything is one.
             let has = |l: &&Life| own.holders.iter().any(|h| h.life == **l && h.acked.is_some() && h.acked >= own.durable);
             own.list.iter().filter(|l| has(l) || config.planted(Bug::ListIsBackups)).copied().collect()
@@ -357,7 +352,7 @@ impl<L> Copy<L> {
             tip: self.record.tip,
             owned: own.is_some(),
             held: true,
-            backups: own.map_or(Vec::new(), |o| backups(o)),
+            backups: own.map_or(Vec::new(), backups),
             level: own.map(|o| level_of(config, o)),
             bytes: self.record.bytes(),
         }

@@ -5,6 +5,7 @@ use crate::copy::{Copy, Ended, Facade};
 use crate::cx::{Cx, Promise, Timer};
 use crate::limits::{PROMISE_KEEP, PROMISES_MAX};
 use crate::output::Live;
+use crate::owner::Owner;
 use crate::pending::{Round, UnderWay, Writing};
 use crate::stamp::{Claim, Life};
 use crate::view::Lives;
@@ -28,12 +29,13 @@ pub(crate) struct Session<L> {
 
 /// What a node has of a session.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "in a box there is nearly always a copy")]
 pub(crate) enum State<L> {
     Nothing,
     Facade(Facade),
     Ended(Ended),
-    Held(Copy<L>),
+    /// Another node owns it, or nobody.
+    Held(Copy),
+    Owned(Copy, Box<Owner<L>>),
 }
 
 /// The same of a session that is not to be changed.
@@ -42,7 +44,8 @@ pub(crate) enum Seen<'a, L> {
     Nothing,
     Facade(&'a Facade),
     Ended(&'a Ended),
-    Held(&'a Copy<L>),
+    Held(&'a Copy),
+    Owned(&'a Copy, &'a Owner<L>),
 }
 
 impl<L> Slot<L> {
@@ -55,20 +58,30 @@ impl<L> Slot<L> {
                 State::Facade(facade) => Seen::Facade(facade),
                 State::Ended(ended) => Seen::Ended(ended),
                 State::Held(copy) => Seen::Held(copy),
+                State::Owned(copy, own) => Seen::Owned(copy, own),
             },
         }
     }
 
-    pub(crate) fn copy(&self) -> Option<&Copy<L>> {
+    pub(crate) fn copy(&self) -> Option<&Copy> {
+        self.here()?.copy()
+    }
+
+    /// The ownership and the copy of a session that is owned here.
+    pub(crate) fn owner(&self) -> Option<(&Owner<L>, &Copy)> {
+        self.here()?.owner()
+    }
+
+    pub(crate) fn own_mut(&mut self) -> Option<&mut Owner<L>> {
         match self {
-            Slot::Here(session) => session.copy(),
+            Slot::Here(session) => session.owned().map(|(own, _)| own),
             Slot::Facade(_) | Slot::Ended(_) => None,
         }
     }
 
-    pub(crate) fn copy_mut(&mut self) -> Option<&mut Copy<L>> {
+    fn here(&self) -> Option<&Session<L>> {
         match self {
-            Slot::Here(session) => session.copy_mut(),
+            Slot::Here(session) => Some(session),
             Slot::Facade(_) | Slot::Ended(_) => None,
         }
     }
@@ -84,16 +97,24 @@ impl<L> Slot<L> {
 }
 
 impl<L> State<L> {
-    pub(crate) fn copy(&self) -> Option<&Copy<L>> {
+    pub(crate) fn copy(&self) -> Option<&Copy> {
         match self {
-            State::Held(copy) => Some(copy),
-            _ => None,
+            State::Held(copy) | State::Owned(copy, _) => Some(copy),
+            State::Nothing | State::Facade(_) | State::Ended(_) => None,
         }
     }
 
-    pub(crate) fn copy_mut(&mut self) -> Option<&mut Copy<L>> {
+    pub(crate) fn copy_mut(&mut self) -> Option<&mut Copy> {
         match self {
-            State::Held(copy) => Some(copy),
+            State::Held(copy) | State::Owned(copy, _) => Some(copy),
+            State::Nothing | State::Facade(_) | State::Ended(_) => None,
+        }
+    }
+
+    /// The ownership and the copy of a session that is owned here.
+    pub(crate) fn owner(&self) -> Option<(&Owner<L>, &Copy)> {
+        match self {
+            State::Owned(copy, own) => Some((own, copy)),
             _ => None,
         }
     }
@@ -107,7 +128,7 @@ impl<L> Session<L> {
     /// Whether it needs a box, from here on.
     pub(crate) fn stays_here(&mut self) -> bool {
         self.under_way.take_if(|under_way| under_way.is_nothing());
-        self.under_way.is_some() || matches!(self.state, State::Held(_))
+        self.under_way.is_some() || self.state.copy().is_some()
     }
 
     /// Its place in the table, if it needs one.
@@ -118,25 +139,39 @@ impl<L> Session<L> {
         match self.state {
             State::Facade(facade) => Some(Slot::Facade(facade)),
             State::Ended(ended) => Some(Slot::Ended(ended)),
-            State::Nothing | State::Held(_) => None,
+            State::Nothing | State::Held(_) | State::Owned(..) => None,
         }
     }
 
-    pub(crate) fn copy(&self) -> Option<&Copy<L>> {
+    pub(crate) fn copy(&self) -> Option<&Copy> {
         self.state.copy()
     }
 
-    pub(crate) fn copy_mut(&mut self) -> Option<&mut Copy<L>> {
+    pub(crate) fn copy_mut(&mut self) -> Option<&mut Copy> {
         self.state.copy_mut()
     }
 
-    /// The copy of a session that is owned here.
-    pub(crate) fn owned(&mut self) -> Option<&mut Copy<L>> {
-        self.state.copy_mut().filter(|copy| copy.own.is_some())
+    pub(crate) fn owner(&self) -> Option<(&Owner<L>, &Copy)> {
+        self.state.owner()
+    }
+
+    pub(crate) fn owned(&mut self) -> Option<(&mut Owner<L>, &mut Copy)> {
+        match &mut self.state {
+            State::Owned(copy, own) => Some((own, copy)),
+            _ => None,
+        }
+    }
+
+    /// The copy of a session that is not owned here.
+    pub(crate) fn backed(&mut self) -> Option<&mut Copy> {
+        match &mut self.state {
+            State::Held(copy) => Some(copy),
+            _ => None,
+        }
     }
 
     pub(crate) fn owns(&self) -> bool {
-        self.state.copy().is_some_and(|copy| copy.own.is_some())
+        matches!(self.state, State::Owned(..))
     }
 
     pub(crate) fn under_way(&mut self) -> &mut UnderWay {
@@ -180,7 +215,7 @@ impl<L> Session<L> {
 
     /// Whether this node owns it, and by this claim.
     pub(crate) fn owns_by(&self, claim: Claim) -> bool {
-        self.state.copy().is_some_and(|copy| copy.own.as_ref().is_some_and(|own| own.claim == claim))
+        self.owner().is_some_and(|(own, _)| own.claim == claim)
     }
 
     pub(crate) fn ended(&self) -> Option<&Ended> {
@@ -237,8 +272,8 @@ impl<L: Live> Session<L> {
         }
     }
 
-    /// Comes to hold a copy, with what was promised for it.
-    pub(crate) fn hold(&mut self, cx: &mut Cx<'_>, mut copy: Copy<L>) {
+    /// Comes to hold a copy, with what was promised for it, and to own the session if there is an ownership.
+    pub(crate) fn hold(&mut self, cx: &mut Cx<'_>, mut copy: Copy, own: Option<Owner<L>>) {
         if let Some((promise, at)) = cx.queues.promises.remove(cx.key) {
             copy.promise_as(cx.view.me, promise.claim, at);
             copy.highest = copy.highest.max(promise.highest);
@@ -250,21 +285,31 @@ impl<L: Live> Session<L> {
             }
         }
         cx.shared.held.fetch_add(1, Ordering::Relaxed);
-        self.state = State::Held(copy);
+        self.state = match own {
+            Some(own) => {
+                cx.shared.owned.fetch_add(1, Ordering::Relaxed);
+                State::Owned(copy, Box::new(own))
+            }
+            None => State::Held(copy),
+        };
     }
 
     /// Lets go of its copy; what that promised is remembered.
-    pub(crate) fn release(&mut self, cx: &mut Cx<'_>) -> Option<Copy<L>> {
-        self.copy()?;
-        let State::Held(mut copy) = core::mem::replace(&mut self.state, State::Nothing) else { return None };
+    pub(crate) fn release(&mut self, cx: &mut Cx<'_>) -> Option<(Copy, Option<Box<Owner<L>>>)> {
+        let (copy, mut own) = match core::mem::replace(&mut self.state, State::Nothing) {
+            State::Held(copy) => (copy, None),
+            State::Owned(copy, own) => (copy, Some(own)),
+            other => {
+                self.state = other;
+                return None;
+            }
+        };
         cx.shared.held.fetch_sub(1, Ordering::Relaxed);
-        if copy.own.is_some() {
-            cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
-        }
         cx.queues.invited.remove(&cx.key);
         cx.queues.repairing.remove(&cx.key);
         self.take_informs(cx);
-        if let Some(own) = &mut copy.own {
+        if let Some(own) = &mut own {
+            cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
             (own.queued, own.touch_queued) = (false, false);
             cx.out.gone(own.live.clone());
         }
@@ -274,7 +319,7 @@ impl<L: Live> Session<L> {
                 p.highest = p.highest.max(copy.highest);
             }
         }
-        Some(copy)
+        Some((copy, own))
     }
 
     // ---- rounds ---------------------------------------------------------------------------------------------------------
@@ -343,7 +388,7 @@ impl<L: Live> Session<L> {
 }
 
 /// The claim that is promised, in the copy or beside it.
-pub(crate) fn promised<L>(cx: &Cx<'_>, copy: Option<&Copy<L>>) -> Claim {
+pub(crate) fn promised(cx: &Cx<'_>, copy: Option<&Copy>) -> Claim {
     match copy {
         Some(copy) => copy.promised,
         None => cx.queues.promises.get(cx.key).map_or(Claim::NONE, |(p, _)| p.claim),

@@ -7,6 +7,7 @@ use crate::id::SessionKey;
 use crate::limits::ENDED_MAX;
 use crate::maps::Map;
 use crate::output::{Info, Live, Over};
+use crate::owner::Owner;
 use crate::plant::Bug;
 use crate::session::{Seen, Session, Slot, State};
 use crate::time::Mono;
@@ -117,15 +118,20 @@ impl<L: Live> Shard<L> {
 
     // ---- looking --------------------------------------------------------------------------------------------------------
 
-    pub(crate) fn copy(&self, key: SessionKey) -> Option<&Copy<L>> {
+    pub(crate) fn copy(&self, key: SessionKey) -> Option<&Copy> {
         self.table.get(&key)?.copy()
+    }
+
+    pub(crate) fn owner(&self, key: SessionKey) -> Option<(&Owner<L>, &Copy)> {
+        self.table.get(&key)?.owner()
     }
 
     pub(crate) fn info(&self, key: SessionKey, config: &Checked) -> Option<Info> {
         match self.table.get(&key)?.seen() {
             Seen::Nothing | Seen::Ended(_) => None,
             Seen::Facade(f) => Some(f.info()),
-            Seen::Held(copy) => Some(copy.info(config)),
+            Seen::Held(copy) => Some(copy.info::<L>(None, config)),
+            Seen::Owned(copy, own) => Some(copy.info(Some(own), config)),
         }
     }
 
@@ -134,26 +140,30 @@ impl<L: Live> Shard<L> {
         match self.table.get(&key)?.seen() {
             Seen::Ended(ended) => Some(Over::Ended(ended.kind)),
             Seen::Facade(facade) if facade.over.is_some() => Some(Over::Expired),
-            Seen::Nothing | Seen::Facade(_) | Seen::Held(_) => None,
+            Seen::Nothing | Seen::Facade(_) | Seen::Held(_) | Seen::Owned(..) => None,
         }
     }
 
     /// What is not known to be safe elsewhere: copies, and markers of ends of which nobody who is to know and stays has heard, as far as
     /// this node can say. The second number counts those that came when this node was leaving already.
     pub(crate) fn left(&self, config: &Checked) -> (u64, u64) {
-        let unsafe_copy = |c: &Copy<L>| match config.planted(Bug::DrainOwnedOnly) {
-            true => c.own.is_some(),
+        let unsafe_copy = |c: &Copy, owned: bool| match config.planted(Bug::DrainOwnedOnly) {
+            true => owned,
             false => c.record.tip.version > 0 && !(config.store && c.stored == Some(c.record.tip)),
         };
         let (mut left, mut newcomers) = (0, 0);
         for (key, slot) in &self.table {
-            match slot.seen() {
-                Seen::Held(copy) if unsafe_copy(copy) => (left, newcomers) = (left + 1, newcomers + u64::from(copy.newcomer)),
+            let seen = slot.seen();
+            let owned = matches!(seen, Seen::Owned(..));
+            match seen {
+                Seen::Held(copy) | Seen::Owned(copy, _) if unsafe_copy(copy, owned) => {
+                    (left, newcomers) = (left + 1, newcomers + u64::from(copy.newcomer));
+                }
                 Seen::Ended(ended) => {
                     let list = ended.telling.as_ref().map(|e| (e, self.view.list(*key)));
                     left += u64::from(list.is_some_and(|(e, list)| !list.is_empty() && list.iter().all(|life| e.waiting.contains(life))));
                 }
-                Seen::Nothing | Seen::Facade(_) | Seen::Held(_) => {}
+                Seen::Nothing | Seen::Facade(_) | Seen::Held(_) | Seen::Owned(..) => {}
             }
         }
         let unvisited = self.walk.iter().filter(|key| self.table.get(*key).is_some_and(|slot| matches!(slot.seen(), Seen::Ended(_))));
@@ -162,7 +172,7 @@ impl<L: Live> Shard<L> {
 
     /// Sessions that wait to be written, and since when the first of them does.
     pub(crate) fn unwritten(&self) -> (u64, Mono) {
-        let since = |key: &SessionKey| Some(self.copy(*key)?.own.as_ref()?.dirty_since);
+        let since = |key: &SessionKey| Some(self.owner(*key)?.0.dirty_since);
         let Queues { dirty, writing, .. } = &self.queues;
         let first = dirty.front().into_iter().chain(writing).filter_map(since).min().unwrap_or(Mono::NEVER);
         ((dirty.len() + writing.len()) as u64, first)
@@ -171,8 +181,7 @@ impl<L: Live> Shard<L> {
     /// Owned sessions whose row is as it should be and does not tell their last use.
     pub(crate) fn untold(&self) -> impl Iterator<Item = SessionKey> + '_ {
         self.table.iter().filter_map(|(key, slot)| {
-            let copy = slot.copy()?;
-            let own = copy.own.as_ref()?;
+            let (own, copy) = slot.owner()?;
             (copy.stored == Some(copy.record.tip) && copy.record.used > own.told_store).then_some(*key)
         })
     }

@@ -9,7 +9,7 @@ use crate::output::{Live, Loaded, Output, Touch, Write, Written};
 use crate::pending::{Stage, Writing};
 use crate::plant::Bug;
 use crate::record::Record;
-use crate::session::{Seen, Session};
+use crate::session::{Seen, Session, Slot};
 use crate::shard::Shard;
 use crate::time::Mono;
 use core::time::Duration;
@@ -25,7 +25,7 @@ impl<L: Live> Session<L> {
         }
         let urgent = cx.config.durability == Durability::Store;
         let busy = self.writing().is_some();
-        let Some(Copy { own: Some(own), record, stored, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, stored, .. })) = self.owned() else { return };
         if record.tip.version == 0 || *stored == Some(record.tip) || own.queued || busy {
             return;
         }
@@ -49,7 +49,7 @@ impl<L: Live> Session<L> {
             self.note_writing(cx);
             return Some(write);
         }
-        let Copy { own: Some(own), record, stored, .. } = self.copy_mut()? else { return None };
+        let (own, Copy { record, stored, .. }) = self.owned()?;
         // Of one session one write at a time: its answer brings the next, and may queue it again.
         if !core::mem::take(&mut own.queued) || busy || *stored == Some(record.tip) {
             return None;
@@ -79,7 +79,7 @@ impl<L: Live> Session<L> {
         if !cx.config.store || cx.planted(Bug::TouchNeverStored) || self.under_way.as_ref().is_some_and(|u| u.touching.is_some()) {
             return;
         }
-        let Some(Copy { own: Some(own), record, stored, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, stored, .. })) = self.owned() else { return };
         let due = record.used > own.told_store && (now || record.used.since(own.told_store) >= record.clock().step());
         if due && *stored == Some(record.tip) && !own.touch_queued {
             own.touch_queued = true;
@@ -91,10 +91,10 @@ impl<L: Live> Session<L> {
     /// Its turn in the queue of touches.
     fn take_touch(&mut self, cx: &Cx<'_>) -> Option<Touch> {
         // A use is told though the session has moved on meanwhile: its next owner does not know what was told.
-        let Copy { own, record, stored, .. } = self.copy_mut()?;
-        if own.as_mut().is_some_and(|own| !core::mem::take(&mut own.touch_queued)) {
+        if self.owned().is_some_and(|(own, _)| !core::mem::take(&mut own.touch_queued)) {
             return None;
         }
+        let Copy { record, stored, .. } = self.copy()?;
         let stamp = stored.filter(|stored| *stored == record.tip)?;
         let (used, expires_in) = (record.used, record.over().since(cx.now));
         self.under_way().touching = Some(used);
@@ -105,7 +105,7 @@ impl<L: Live> Session<L> {
     pub(crate) fn handle_touched(&mut self, cx: &mut Cx<'_>, written: Written) {
         let Some(used) = self.under_way.as_mut().and_then(|u| u.touching.take()) else { return };
         let writing = self.writing().is_some();
-        let Some(Copy { own: Some(own), record, stored, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, stored, .. })) = self.owned() else { return };
         let (tip, step) = (record.tip, record.clock().step());
         match written {
             Written::Applied => {
@@ -130,7 +130,7 @@ impl<L: Live> Session<L> {
             cx.queues.dirty.push_front(cx.key);
             return cx.out.store();
         }
-        let Some(Copy { own: Some(own), record, stored, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, stored, .. })) = self.owned() else { return };
         match written {
             Written::Applied => {
                 *stored = Some(stamp);
@@ -198,7 +198,7 @@ impl<L: Live> Session<L> {
         self.round_loaded(cx, loaded);
         let Some(writing @ Writing { stage: Stage::Read, .. }) = self.writing() else { return };
         self.set_writing(cx, None);
-        let Some(Copy { own: Some(own), record: mine, stored, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record: mine, stored, .. })) = self.owned() else { return };
         match loaded {
             Loaded::Missing => *stored = None,
             Loaded::Ended(kind) => return self.learn_end(cx, *kind, None, None),
@@ -257,10 +257,12 @@ impl<L: Live> Shard<L> {
     pub(crate) fn store_forgot(&mut self, call: &mut Call<'_>) {
         let (mut owned, mut ended) = (Vec::new(), Vec::new());
         for (key, slot) in &mut self.table {
-            if let Some(copy) = slot.copy_mut() {
+            if let Slot::Here(session) = slot
+                && let Some(copy) = session.copy_mut()
+            {
                 copy.stored = None;
                 // One that is queued finds out by itself.
-                if copy.own.as_ref().is_some_and(|own| !own.queued) && copy.record.tip.version > 0 {
+                if session.owner().is_some_and(|(own, copy)| !own.queued && copy.record.tip.version > 0) {
                     owned.push(*key);
                 }
             } else if matches!(slot.seen(), Seen::Ended(e) if e.until > call.now) {

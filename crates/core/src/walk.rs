@@ -32,7 +32,7 @@ impl<L: Live> Shard<L> {
         let gone = |(life, link): &(Life, Arc<Link>)| view.link(*life).is_none_or(|new| new.id != link.id).then_some(*life);
         let gone: Lives = self.view.links.iter().filter_map(gone).collect();
         if !gone.is_empty() {
-            for own in self.table.values_mut().filter_map(|slot| slot.copy_mut()?.own.as_mut()) {
+            for own in self.table.values_mut().filter_map(|slot| slot.own_mut()) {
                 gone.iter().for_each(|life| own.forget_sent(*life, call.config));
             }
         }
@@ -46,8 +46,8 @@ impl<L: Live> Shard<L> {
         let mut others: Vec<SessionKey> = Vec::new();
         for (key, slot) in &self.table {
             match slot.seen() {
-                Seen::Held(copy) if copy.own.as_ref().is_some_and(|own| !own.all_durable()) => waiting.push(*key),
-                Seen::Held(_) | Seen::Ended(_) => others.push(*key),
+                Seen::Owned(_, own) if !own.all_durable() => waiting.push(*key),
+                Seen::Owned(..) | Seen::Held(_) | Seen::Ended(_) => others.push(*key),
                 Seen::Nothing | Seen::Facade(_) => {}
             }
         }
@@ -104,13 +104,15 @@ impl<L: Live> Shard<L> {
                 marked += usize::from(stays);
                 stays
             }
+            Seen::Owned(copy, own) => {
+                if own.running == 0 && now > own.ends(&copy.record) {
+                    due.push(*key);
+                }
+                true
+            }
             Seen::Held(copy) => {
-                let old = match &copy.own {
-                    Some(own) => own.running == 0 && now > copy.ends(),
-                    // An owner tells its holders when a session expires; this is for a copy that everybody forgot.
-                    None => now > copy.ends() + copy.record.limits().idle + Duration::from_secs(60),
-                };
-                if old {
+                // An owner tells its holders when a session expires; this is for a copy that everybody forgot.
+                if now > copy.record.over() + copy.record.limits().idle + Duration::from_secs(60) {
                     due.push(*key);
                 }
                 true
@@ -151,10 +153,10 @@ impl<L: Live> Session<L> {
         if self.ended().is_some() {
             return self.spread_end(cx);
         }
-        let Some(copy) = self.copy_mut() else { return };
-        if copy.own.is_some() {
+        if self.owns() {
             return self.visit_owned(cx);
         }
+        let Some(copy) = self.backed() else { return };
         if cx.planted(Bug::NoRepair) {
             return;
         }
@@ -179,7 +181,7 @@ impl<L: Live> Session<L> {
             return self.advance(cx);
         }
         let view = cx.view;
-        let Some(Copy { own: Some(own), record, .. }) = self.copy_mut() else { return };
+        let Some((own, Copy { record, .. })) = self.owned() else { return };
         own.replace_list(view, cx.key);
         if cx.config.planted(Bug::DropBeforeAck) {
             own.holders.retain(|h| own.list.contains(&h.life));
@@ -226,20 +228,20 @@ impl<L: Live> Session<L> {
     /// A holder whose owner is dead inherits, after a pause by rank.
     pub(crate) fn heir_due(&mut self, cx: &mut Cx<'_>) {
         let view = cx.view;
-        let Some(copy) = self.copy_mut() else { return };
-        let owner = copy.accepted;
-        let astray = copy.disowned || copy.heard > owner && copy.heard.life != view.me;
-        if let Some(own) = &mut copy.own {
+        if let Some((own, _)) = self.owner() {
             // A round that was to end a refusal came to nothing.
             if own.refused && self.round().is_none() {
                 let _ = self.request_round(cx, Why::Doubt, None, None);
             }
             return;
         }
+        let Some(copy) = self.backed() else { return };
+        let owner = copy.accepted;
+        let astray = copy.disowned || copy.heard > owner && copy.heard.life != view.me;
         if !(owner.life == view.me || view.is_away(owner.life) || astray) {
             return;
         }
-        if cx.now > copy.ends() {
+        if cx.now > copy.record.over() {
             return self.expire(cx);
         }
         let heard = copy.heard;
