@@ -251,11 +251,9 @@ fn kubernetes_schema_takes_the_manifests() {
 #[test]
 fn whatever_kills_waits_longer_than_an_end_takes() {
     let page = support::page("deploy.md");
-    let settings = support::page("config.md");
-    let default = |name: &str| {
-        let row = settings.lines().find(|line| line.starts_with(&format!("| `{name}` | `OUTLIVE_"))).unwrap();
-        let text = row.rsplit_once("default `").unwrap().1;
-        text.split_once("s`").unwrap().0.parse::<f64>().unwrap()
+    let default = |path: &str| {
+        let setting = outlive::Config::settings().into_iter().find(|setting| setting.path == path).unwrap();
+        setting.default.unwrap().strip_suffix('s').unwrap().parse::<f64>().unwrap()
     };
     let sum = default("drain_notice") + default("drain_timeout") + default("shutdown_grace") + 0.5;
     assert!(page.contains(&format!("the sum, {sum} s,")), "{sum}");

@@ -309,7 +309,10 @@ fn an_environment_that_cannot_be_is_refused_with_all_that_is_wrong() {
     let output = program.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && output.stdout.is_empty());
-    assert!(said.contains("OUTLIVE_NDOE is no setting") && said.contains("durability is \"disk\", and must be `owner`"), "{said}");
+    assert!(
+        said.contains("`OUTLIVE_NDOE`; did you mean `OUTLIVE_NODE`?") && said.contains("durability is \"disk\", and must be `owner`"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -22,39 +22,40 @@ pub(crate) struct Args {
     /// Where HTTP is served; give it several times for several addresses.
     #[arg(long, required = true)]
     http: Vec<SocketAddr>,
-    /// This node's name: the route at the end of its cookies.
-    #[arg(long)]
+    #[arg(long, help = what("node"))]
     name: String,
-    /// Where other nodes connect to this one.
-    #[arg(long)]
+    #[arg(long, help = what("peer"))]
     peer: SocketAddr,
-    /// The peer address of any other node.
-    #[arg(long)]
+    #[arg(long, help = what("join"))]
     join: Vec<String>,
-    /// `owner`, `backup(N)` or `store`.
-    #[arg(long, default_value = "backup(1)")]
-    durability: String,
-    /// `available` (`strict` is not built yet).
-    #[arg(long, default_value = "available")]
-    consistency: String,
-    /// `none`, `memory` or a URL such as `sqlite:sessions.db`.
-    #[arg(long, default_value = "none")]
-    store: String,
-    /// How long it goes on serving after SIGTERM at least, for balancers to see that it leaves.
-    #[arg(long, default_value = "0s")]
+    #[arg(long, help = what("durability"))]
+    durability: Option<String>,
+    #[arg(long, help = what("consistency"))]
+    consistency: Option<String>,
+    #[arg(long, help = what("store"))]
+    store: Option<String>,
+    // There are no balancers in most measurements.
+    #[arg(long, default_value = "0s", help = what("drain_notice"))]
     drain_notice: String,
-    /// How long its sessions may be handed over after SIGTERM.
-    #[arg(long, default_value = "20s")]
-    drain_timeout: String,
-    /// How long a session lives that nobody uses.
-    #[arg(long, default_value = "30m")]
-    idle_timeout: String,
+    #[arg(long, help = what("drain_timeout"))]
+    drain_timeout: Option<String>,
+    #[arg(long, help = what("session.idle_timeout"))]
+    idle_timeout: Option<String>,
     /// Writes the log to standard error, from this level on: `warn`, `info` or `debug`. Otherwise there is none.
     #[arg(long)]
     log: Option<tracing::Level>,
     /// Whether the session id travels in a cookie or in a header.
     #[arg(long, default_value = "cookie")]
     carrier: Carrier,
+}
+
+/// What a setting is, and its default.
+fn what(path: &str) -> String {
+    let setting = Config::settings().into_iter().find(|setting| setting.path == path);
+    setting.map_or_else(String::new, |setting| match setting.default {
+        Some(default) => format!("{} (the library's default: {default})", setting.what),
+        None => setting.what.to_owned(),
+    })
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -96,19 +97,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut config = Config::default();
     // For a gateway that learns its members.
     let http = args.http.iter().find(|addr| addr.port() != 0).map(SocketAddr::to_string);
-    let mut settings = vec![
-        ("store", args.store.as_str()),
-        ("durability", &args.durability),
-        ("consistency", &args.consistency),
-        ("on_lost", "serve"),
-        ("node", &args.name),
-        ("cluster", "outlive-bench"),
-        ("drain_notice", &args.drain_notice),
-        ("drain_timeout", &args.drain_timeout),
-        ("session.idle_timeout", &args.idle_timeout),
+    let settings = [
+        ("store", args.store),
+        ("durability", args.durability),
+        ("consistency", args.consistency),
+        ("on_lost", Some("serve".to_owned())),
+        ("node", Some(args.name.clone())),
+        ("cluster", Some("outlive-bench".to_owned())),
+        ("drain_notice", Some(args.drain_notice)),
+        ("drain_timeout", args.drain_timeout),
+        ("session.idle_timeout", args.idle_timeout),
+        ("http", http),
     ];
-    settings.extend(http.as_deref().map(|http| ("http", http)));
-    let wrong: Vec<String> = settings.iter().filter_map(|(path, text)| config.set(path, text).err()).collect();
+    let given = settings.iter().filter_map(|(path, text)| Some((path, text.as_ref()?)));
+    let wrong: Vec<String> = given.filter_map(|(path, text)| config.set(path, text).err()).collect();
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     let cookie = match args.carrier {
         Carrier::Cookie => Cookie::new().name("OUTLIVESID").danger_plain_http(),

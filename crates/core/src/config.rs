@@ -7,6 +7,11 @@ use core::time::Duration;
 use crate::limits::{BACKUPS_MAX, FIRST_LIFETIME, RECORD_MAX};
 use crate::plant::Bug;
 
+/// The shortest idle timeout.
+pub const IDLE_MIN: Duration = Duration::from_secs(1);
+/// The least that a session's bytes can be limited to.
+pub const RECORD_MAX_LEAST: usize = 1024;
+
 /// When a response may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Durability {
@@ -220,12 +225,12 @@ impl Config {
         range(self.backups <= BACKUPS_MAX, "backups", self.backups.to_string(), "0 to 5");
         range(self.min_backups <= self.backups, "min_backups", self.min_backups.to_string(), "no more than backups");
         range(self.shards.is_power_of_two() && self.shards <= 4096, "shards", self.shards.to_string(), "a power of two up to 4096");
-        let size = 1024..=RECORD_MAX;
+        let size = RECORD_MAX_LEAST..=RECORD_MAX;
         range(size.contains(&self.record_max), "record_max", format!("{} B", self.record_max), "1 KiB to 1 MiB");
         let ms = |d: Duration| format!("{} ms", d.as_millis());
         let bound = Duration::from_millis(20)..=Duration::from_secs(5);
         range(bound.contains(&self.lookup_bound), "lookup_bound", ms(self.lookup_bound), "20 ms to 5 s");
-        range(self.limits.idle >= Duration::from_secs(1), "idle_timeout", ms(self.limits.idle), "at least 1 s");
+        range(self.limits.idle >= IDLE_MIN, "idle_timeout", ms(self.limits.idle), "at least 1 s");
         range(self.limits.lifetime >= self.limits.idle, "lifetime", ms(self.limits.lifetime), "no less than idle_timeout");
         if self.durability == Durability::Store && !self.store {
             errors.push(ConfigError::NoStore);

@@ -5,6 +5,9 @@ pub const NODE_MAX: usize = 63;
 /// Characters of a namespace's name.
 pub const NAMESPACE_MAX: usize = 32;
 
+/// The namespace of an application that names none.
+pub const NAMESPACE: &str = "session";
+
 /// A name that cannot be. The fault of whoever wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to {most} letters, digits, `-` or `_`")]

@@ -1,6 +1,6 @@
 //! A session's content: metadata and attributes.
 
-use crate::config::Limits;
+use crate::config::{IDLE_MIN, Limits};
 use crate::limits::{ATTRIBUTES_MAX, GAPS_MAX, LINEAGE_MAX, NAME_MAX, RECORD_MAX};
 use crate::lineage::Lineage;
 use crate::stamp::{Claim, Life, Stamp};
@@ -364,8 +364,6 @@ impl Record {
 
 /// The first byte of a stored record.
 const FORMAT: u8 = 2;
-/// The shortest idle timeout.
-const IDLE_MIN: Duration = Duration::from_secs(1);
 /// What travels of times: a use so long after the creation is later than it on every node.
 const TICK: Duration = Duration::from_millis(1);
 

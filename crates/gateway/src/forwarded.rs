@@ -2,6 +2,7 @@
 
 use crate::headers::address_value;
 use http::HeaderValue;
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -41,6 +42,12 @@ impl Network {
             }
             _ => false,
         }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.first, self.prefix)
     }
 }
 

@@ -5,11 +5,9 @@ use crate::cookie::Cookie;
 use crate::error::StartError;
 use crate::node::{Counters, Node};
 use crate::outlive::Outlive;
+use crate::settings::StoreUrl;
 use core::fmt;
 use core::time::Duration;
-use outlive_core::config::{Config as EngineConfig, Durability as EngineDurability, Limits};
-use outlive_core::limits::RECORD_MAX;
-use outlive_runtime::NodeConfig;
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 
@@ -32,11 +30,11 @@ impl Builder {
 
     /// The durable store, by URL: `sqlite:sessions.db`. Nodes that share one find each other through it. Default: none.
     pub fn store(mut self, url: &str) -> Builder {
-        self.code.store = Some(url.to_owned());
+        self.code.store = Some(StoreUrl(url.to_owned()));
         self
     }
 
-    /// When a response may leave. Default `Backup(1)`.
+    /// When a response may leave. The setting `durability`.
     pub fn durability(mut self, durability: Durability) -> Builder {
         self.code.durability = Some(durability);
         self
@@ -48,19 +46,19 @@ impl Builder {
         self
     }
 
-    /// How long a session lives without use. Default 30 minutes.
+    /// How long a session lives without use: the setting `session.idle_timeout`.
     pub fn idle_timeout(mut self, idle: Duration) -> Builder {
         self.code.idle_timeout = Some(idle);
         self
     }
 
-    /// How long a session lives at all. Default 24 hours.
+    /// How long a session lives at all: the setting `session.lifetime`.
     pub fn lifetime(mut self, lifetime: Duration) -> Builder {
         self.code.lifetime = Some(lifetime);
         self
     }
 
-    /// The application's part of the cluster: ids of one namespace are unknown in every other. Default `session`.
+    /// The application's part of the cluster: ids of one namespace are unknown in every other.
     ///
     /// A second namespace in one process is a second node beside this one, with a cookie of its own; a start with a cookie that another
     /// namespace of the process has is refused. Its layer may stand inside of this one's: it shadows it, and each commits its own.
@@ -97,24 +95,24 @@ impl Builder {
 
     /// How the session's id travels.
     pub fn cookie(mut self, cookie: Cookie) -> Builder {
-        self.code.cookie = Some(cookie);
+        self.code.cookie = cookie;
         self
     }
 
-    /// How long requests in flight may take when the node has left, in [`run`](Outlive::run). Default 10 s.
+    /// How long requests in flight may take when the node has left, in [`run`](Outlive::run): the setting `shutdown_grace`.
     pub fn shutdown_grace(mut self, grace: Duration) -> Builder {
         self.code.shutdown_grace = Some(grace);
         self
     }
 
     /// How long the server keeps accepting requests after SIGTERM at least, in [`run`](Outlive::run), so that balancers notice first that
-    /// this node is leaving. Default 5 s.
+    /// this node is leaving: the setting `drain_notice`.
     pub fn drain_notice(mut self, notice: Duration) -> Builder {
         self.code.drain_notice = Some(notice);
         self
     }
 
-    /// How long sessions may be handed over before the server stops, in [`run`](Outlive::run). Default 20 s.
+    /// How long sessions may be handed over before the server stops, in [`run`](Outlive::run): the setting `drain_timeout`.
     pub fn drain_timeout(mut self, timeout: Duration) -> Builder {
         self.code.drain_timeout = Some(timeout);
         self
@@ -124,10 +122,7 @@ impl Builder {
     /// starts, with all the rest, and so is that it is not there.
     #[cfg(feature = "toml")]
     pub fn file(mut self, path: impl AsRef<std::path::Path>) -> Builder {
-        match crate::config::file::read(path.as_ref()) {
-            Ok(config) => self.file.merge(config),
-            Err(errors) => self.errors.extend(errors.0),
-        }
+        self.errors.extend(self.file.read_file(path.as_ref()));
         self
     }
 
@@ -148,13 +143,10 @@ impl Builder {
     /// # Errors
     /// [`StartError`]. All settings that are wrong are named at once.
     pub async fn start(self) -> Result<Outlive, StartError> {
-        let (config, mut node_config, names) = self.settings()?;
-        node_config.store = match config.store.as_deref() {
-            None | Some("none") => None,
-            Some(url) => Some(outlive_store::open(url).await.map_err(|source| StartError::Store { source: Box::new(source) })?),
-        };
-        let cluster = node_config.cluster.clone();
-        let runtime = outlive_runtime::Node::start(node_config).await.map_err(start_error)?;
+        let (config, names) = self.settings()?;
+        let node = config.node().await?;
+        let cluster = node.cluster.clone();
+        let runtime = outlive_runtime::Node::start(node).await.map_err(start_error)?;
         let me = runtime.me();
         tracing::info!("this node is {} of the cluster {cluster}, and other nodes connect to {}", me.name, me.addr);
         Outlive::of(runtime, &config, names)
@@ -162,30 +154,26 @@ impl Builder {
 
     /// A node for one process, at once.
     pub(crate) fn alone(self) -> Result<Outlive, StartError> {
-        let (config, node_config, names) = self.settings()?;
-        let runtime = outlive_runtime::Node::alone(node_config).map_err(start_error)?;
+        let (config, names) = self.settings()?;
+        let runtime = outlive_runtime::Node::alone(config.node_without_store()).map_err(start_error)?;
         Outlive::of(runtime, &config, names)
     }
 
-    fn settings(self) -> Result<(Config, NodeConfig, Names), StartError> {
+    fn settings(self) -> Result<(Config, Names), StartError> {
         // What is not Unicode cannot be one of ours.
         let vars = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
         self.settings_with(vars)
     }
 
-    fn settings_with(self, vars: impl Iterator<Item = (String, String)>) -> Result<(Config, NodeConfig, Names), StartError> {
+    fn settings_with(self, vars: impl Iterator<Item = (String, String)>) -> Result<(Config, Names), StartError> {
         let Builder { code: mut config, mut errors, file, env } = self;
         config.merge(file);
         if env {
             errors.extend(config.read_env(vars));
         }
         errors.extend(config.check());
-        let engine = engine_config(&config);
-        if let Err(more) = engine.clone().check() {
-            errors.extend(more.iter().map(ToString::to_string));
-        }
-        let names = match config.cookie.clone().unwrap_or_default().resolve(config.namespace()) {
-            Ok(carrier) if errors.is_empty() => Names::reserve(carrier.all_names(), config.namespace()),
+        let names = match config.cookie.resolve(&config.namespace()) {
+            Ok(carrier) if errors.is_empty() => Names::reserve(carrier.all_names(), &config.namespace()),
             // It is among the errors already.
             _ => Err(None),
         };
@@ -193,44 +181,7 @@ impl Builder {
             errors.extend(error);
             StartError::Config(Errors(errors))
         })?;
-        let mut node = NodeConfig::default();
-        node.name = config.node.clone();
-        node.zone = config.zone.clone();
-        node.cluster = config.cluster.clone().unwrap_or(node.cluster);
-        node.listen = config.peer.clone().or(node.listen);
-        node.advertise = config.advertise.clone();
-        node.http = config.http.clone();
-        node.join = config.join.clone().unwrap_or_default();
-        node.secret = config.secret;
-        node.engine = engine;
-        node.commit_bound = config.commit_bound.unwrap_or(node.commit_bound);
-        node.open_bound = config.open_bound.unwrap_or(node.open_bound);
-        node.danger_plain_peers = config.danger_plain_peers.unwrap_or(false);
-        Ok((config, node, names))
-    }
-}
-
-fn engine_config(config: &Config) -> EngineConfig {
-    let default = EngineConfig::default();
-    let (durability, backups) = match config.durability {
-        None => (default.durability, default.backups),
-        Some(Durability::Owner) => (EngineDurability::Owner, config.backups.unwrap_or(default.backups)),
-        Some(Durability::Backup(n)) => (EngineDurability::Backup, n),
-        Some(Durability::Store) => (EngineDurability::Store, config.backups.unwrap_or(default.backups)),
-    };
-    EngineConfig {
-        durability,
-        backups,
-        min_backups: config.min_backups.unwrap_or(default.min_backups),
-        on_lost: config.on_lost.unwrap_or(default.on_lost),
-        lost_after: config.lost_after.unwrap_or(default.lost_after),
-        store: !matches!(config.store.as_deref(), None | Some("none")),
-        limits: Limits {
-            idle: config.idle_timeout.unwrap_or(default.limits.idle),
-            lifetime: config.lifetime.unwrap_or(default.limits.lifetime),
-        },
-        record_max: config.max_size.unwrap_or(default.record_max),
-        ..default
+        Ok((config, names))
     }
 }
 
@@ -279,20 +230,20 @@ impl Names {
 
 impl Outlive {
     fn of(runtime: outlive_runtime::Node<crate::live::Live>, config: &Config, names: Names) -> Result<Outlive, StartError> {
-        let carrier = config.cookie.clone().unwrap_or_default().resolve(config.namespace());
-        let limits = engine_config(config).limits;
+        let carrier = config.cookie.resolve(&config.namespace());
+        let engine = config.engine();
         Ok(Outlive {
             node: Arc::new(Node {
-                keys: runtime.keys(config.namespace()),
+                keys: runtime.keys(&config.namespace()),
                 route: runtime.me().name.into_string(),
                 carrier: carrier.map_err(|error| StartError::Config(Errors(vec![error])))?,
-                size_max: config.max_size.unwrap_or(RECORD_MAX),
-                limits,
-                drain_notice: config.drain_notice.unwrap_or(Duration::from_secs(5)),
-                drain_timeout: config.drain_timeout.unwrap_or(Duration::from_secs(20)),
-                has_store: !matches!(config.store.as_deref(), None | Some("none")),
-                shutdown_grace: config.shutdown_grace.unwrap_or(Duration::from_secs(10)),
-                fail_undecodable: config.on_undecodable == Some(OnUndecodable::Fail),
+                size_max: engine.record_max,
+                limits: engine.limits,
+                drain_notice: config.drain_notice(),
+                drain_timeout: config.drain_timeout(),
+                has_store: engine.store,
+                shutdown_grace: config.shutdown_grace(),
+                fail_undecodable: config.on_undecodable() == OnUndecodable::Fail,
                 stats: Counters::default(),
                 outliving: tokio::sync::watch::Sender::new(0),
                 _names: names,
@@ -317,7 +268,7 @@ mod tests {
     use super::*;
 
     fn settings(builder: Builder, vars: &[(&str, &str)]) -> Result<Config, StartError> {
-        builder.settings_with(vars.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned()))).map(|(config, ..)| config)
+        builder.settings_with(vars.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned()))).map(|(config, _)| config)
     }
 
     #[test]
@@ -325,7 +276,7 @@ mod tests {
         let vars = [("OUTLIVE_NODE", "from-env"), ("OUTLIVE_NONSENSE", "1")];
         assert_eq!(settings(Outlive::builder().node("a"), &vars).unwrap().node.as_deref(), Some("a"));
         let error = settings(Outlive::builder().node("a").env(), &vars).unwrap_err().to_string();
-        assert!(error.contains("OUTLIVE_NONSENSE is no setting"), "{error}");
+        assert!(error.contains("there is no setting `OUTLIVE_NONSENSE`"), "{error}");
     }
 
     #[test]
@@ -335,7 +286,7 @@ mod tests {
         file.set("zone", "file").unwrap();
         let config = settings(Outlive::builder().config(file).node("code").namespace("code").env(), &[("OUTLIVE_ZONE", "env")]).unwrap();
         assert_eq!((config.node.as_deref(), config.zone.as_deref()), (Some("file"), Some("env")));
-        assert_eq!((config.namespace(), config.cluster.as_deref()), ("code", None));
+        assert_eq!((config.namespace().as_str(), config.cluster.as_deref()), ("code", None));
     }
 
     #[cfg(feature = "toml")]

@@ -1,18 +1,23 @@
 //! The settings of an application's node, from code, a file and the environment.
 //!
-//! One table names every setting: its path (`session.idle_timeout`), which is its name in a file and, in capitals with `OUTLIVE_`
-//! before it, in the environment; what it may be; and where it goes. Later sources win: defaults, code, file, environment.
-
-#[cfg(feature = "toml")]
-pub(crate) mod file;
+//! One [table](crate::settings) names every setting: its path (`session.idle_timeout`), which is its name in a file and, in capitals with
+//! `OUTLIVE_` before it, in the environment; its type; its default, where it is not the business of another crate; and what it may be.
+//! Later sources win: defaults, code, file, environment.
 
 use crate::cookie::Cookie;
-use core::fmt;
+use crate::error::StartError;
+pub use crate::settings::Setting;
+use crate::settings::{
+    Given, Secret, Settings, Size, Spelling, StoreUrl, at_least, give, not_empty, or_why, set, table, unknown, within, words,
+};
 use core::time::Duration;
-use outlive_core::address::Address;
-use outlive_core::config::OnLost;
-use outlive_core::limits::RECORD_MAX;
-use outlive_core::name::{NameError, check_namespace, check_node};
+use outlive_core::address::{Address, AddressError};
+use outlive_core::config::{
+    Config as EngineConfig, ConfigError, Durability as EngineDurability, IDLE_MIN, Limits, OnLost, RECORD_MAX_LEAST,
+};
+use outlive_core::limits::{BACKUPS_MAX, RECORD_MAX};
+use outlive_core::name::{NAMESPACE, check_namespace, check_node};
+use outlive_runtime::NodeConfig;
 use std::collections::BTreeMap;
 
 /// When a response may leave.
@@ -44,182 +49,157 @@ pub(crate) enum OnUndecodable {
     Fail,
 }
 
-/// Settings. What is not set keeps its default; [`PATHS`](Config::PATHS) lists them all.
-///
-/// # From a file
-/// With the feature `toml`, [`Builder::file`](crate::Builder::file) reads one, and [`Config::from_file`] where it is wanted as a value. The
-/// paths of the settings are its names, in sections where they have two parts. Later sources win: defaults, code, file, environment. All
-/// errors of all of them are reported at once when the node starts, those of the file with its line, and an unknown name is one.
-///
-/// ```
-/// # #[cfg(feature = "toml")] {
-/// let outlive_toml = r#"
-///     durability = "backup(2)"
-///     peer = ":7400"
-///     join = ["10.0.0.7:7400", "10.0.0.8:7400"]
-///     [session]
-///     idle_timeout = "30m"
-///     [cookie]
-///     name = "SHOP"
-/// "#;
-/// # let path = std::env::temp_dir().join(format!("outlive-config-{}.toml", std::process::id()));
-/// # std::fs::write(&path, outlive_toml).unwrap();
-/// let builder = outlive::Outlive::builder().file(&path).env();            // "outlive.toml"
-/// # outlive::Config::from_file(&path).unwrap();
-/// # std::fs::remove_file(&path).unwrap();
-/// # drop(builder);
-/// # }
-/// ```
-///
-/// It deserialises from any other format that serde knows, too, for [`Builder::config`](crate::Builder::config):
-///
-/// ```
-/// let text = "session.idle_timeout = '30m'";                              // std::fs::read_to_string(...)?
-/// let config: outlive::Config = toml::from_str(text)?;
-/// let builder = outlive::Outlive::builder().config(config).env();
-/// # drop(builder);
-/// # Ok::<_, toml::de::Error>(())
-/// ```
-#[derive(Clone, Default)]
-pub struct Config {
-    pub(crate) store: Option<String>,
-    pub(crate) durability: Option<Durability>,
-    pub(crate) consistency: Option<Consistency>,
-    pub(crate) backups: Option<u8>,
-    pub(crate) min_backups: Option<u8>,
-    pub(crate) on_lost: Option<OnLost>,
-    pub(crate) on_undecodable: Option<OnUndecodable>,
-    pub(crate) lost_after: Option<Duration>,
-    pub(crate) namespace: Option<String>,
-    pub(crate) cluster: Option<String>,
-    pub(crate) node: Option<String>,
-    pub(crate) zone: Option<String>,
-    pub(crate) peer: Option<Address>,
-    pub(crate) advertise: Option<Address>,
-    pub(crate) http: Option<Address>,
-    pub(crate) join: Option<Vec<Address>>,
-    pub(crate) secret: Option<[u8; 32]>,
-    pub(crate) idle_timeout: Option<Duration>,
-    pub(crate) lifetime: Option<Duration>,
-    pub(crate) max_size: Option<usize>,
-    pub(crate) cookie: Option<Cookie>,
-    pub(crate) drain_notice: Option<Duration>,
-    pub(crate) drain_timeout: Option<Duration>,
-    pub(crate) shutdown_grace: Option<Duration>,
-    pub(crate) commit_bound: Option<Duration>,
-    pub(crate) open_bound: Option<Duration>,
-    pub(crate) danger_plain_peers: Option<bool>,
-}
-
-/// It shows which settings there are, not the secret and not the store's URL, which may hold a password.
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
-            .field("durability", &self.durability)
-            .field("namespace", &self.namespace)
-            .field("node", &self.node)
-            .field("peer", &self.peer)
-            .field("join", &self.join)
-            .field("idle_timeout", &self.idle_timeout)
-            .field("lifetime", &self.lifetime)
-            .field("cookie", &self.cookie)
-            .finish_non_exhaustive()
+table! {
+    /// Settings. What is not set keeps its default; [`settings`](Config::settings) lists them all.
+    ///
+    /// # From a file
+    /// With the feature `toml`, [`Builder::file`](crate::Builder::file) reads one, and [`Config::from_file`] where it is wanted as a value. The
+    /// paths of the settings are its names, in sections where they have two parts. Later sources win: defaults, code, file, environment. All
+    /// errors of all of them are reported at once when the node starts, those of the file with its line, and an unknown name is one.
+    ///
+    /// ```
+    /// # #[cfg(feature = "toml")] {
+    /// let outlive_toml = r#"
+    ///     durability = "backup(2)"
+    ///     peer = ":7400"
+    ///     join = ["10.0.0.7:7400", "10.0.0.8:7400"]
+    ///     [session]
+    ///     idle_timeout = "30m"
+    ///     [cookie]
+    ///     name = "SHOP"
+    /// "#;
+    /// # let path = std::env::temp_dir().join(format!("outlive-config-{}.toml", std::process::id()));
+    /// # std::fs::write(&path, outlive_toml).unwrap();
+    /// let builder = outlive::Outlive::builder().file(&path).env();            // "outlive.toml"
+    /// # outlive::Config::from_file(&path).unwrap();
+    /// # std::fs::remove_file(&path).unwrap();
+    /// # drop(builder);
+    /// # }
+    /// ```
+    ///
+    /// It deserialises from any other format that serde knows, too, for [`Builder::config`](crate::Builder::config):
+    ///
+    /// ```
+    /// let text = "session.idle_timeout = '30m'";                              // std::fs::read_to_string(...)?
+    /// let config: outlive::Config = toml::from_str(text)?;
+    /// let builder = outlive::Outlive::builder().config(config).env();
+    /// # drop(builder);
+    /// # Ok::<_, toml::de::Error>(())
+    /// ```
+    #[derive(Eq)]
+    pub struct Config with cookie: Cookie {
+        "store" store: StoreUrl = StoreUrl("none".to_owned()) => "`sqlite:sessions.db`, `memory` or `none`";
+        "durability" durability: Durability = Durability::of(&EngineConfig::default()), if |d| or_why(Durability::read(&d.write()))
+            => "When a response may leave: `owner`, `backup(1)` to `backup(5)`, `store`";
+        "consistency" consistency: Consistency = Consistency::default() => "`available`; `strict` is not built yet";
+        "backups" backups: u8 = EngineConfig::default().backups, if |n| within(n, 0..=BACKUPS_MAX)
+            => "Copies that the response does not wait for, at durability `owner` or `store`: 0 to 5";
+        "min_backups" min_backups: u8 = EngineConfig::default().min_backups, if |n| within(n, 0..=BACKUPS_MAX)
+            => "With fewer copies a commit is refused: 0 to the number of backups";
+        "on_lost" on_lost: OnLost = EngineConfig::default().on_lost => "After a loss: `new` session or `serve` what is left";
+        "on_undecodable" on_undecodable: OnUndecodable = OnUndecodable::Absent
+            => "An attribute whose bytes its type does not read: `absent`, or `fail` the request";
+        "lost_after" lost_after: Duration = EngineConfig::default().lost_after
+            => "How long a dead node has to come back with what no other node has, before that counts as lost";
+        "namespace" namespace: String = NAMESPACE.to_owned(), if |name| or_why(check_namespace(name))
+            => "Applications of one cluster: 1 to 32 letters, digits, `-`, `_`";
+        "cluster" cluster: String = NodeConfig::default().cluster, if |name| not_empty(name) => "The cluster's name: 1 to 255 bytes";
+        "node" node: String, if |name| or_why(check_node(name))
+            => "This node's name, unique in the cluster: 1 to 63 letters, digits, `-`, `_`; otherwise the host's and random digits";
+        "zone" zone: String => "Where this node stands, so that copies are kept in different places; otherwise nowhere in particular";
+        "peer" peer: Address
+            => "Where other nodes connect, or `:PORT` for every address of this machine (then `advertise` says which one they reach); \
+                otherwise a free port on loopback, which is enough where all nodes are on one machine";
+        "advertise" advertise: Address, if reachable => "The address that other nodes are told; otherwise that of `peer`";
+        "http" http: Address, if has_port
+            => "Where this node's HTTP is served, for gateways and the console, or `:PORT` on the host where other nodes connect; \
+                otherwise it is not told";
+        "join" join: Vec<Address>, if |nodes| nodes.iter().try_for_each(reachable)
+            => "Addresses of other nodes, whose names are resolved at each try; otherwise those in the store";
+        "secret" secret: Secret => "64 hex digits, the same on all nodes; otherwise from the store";
+        "session.idle_timeout" idle_timeout: Duration = Limits::default().idle, if |idle| at_least(idle, IDLE_MIN)
+            => "How long a session lives without use";
+        "session.lifetime" lifetime: Duration = Limits::default().lifetime => "How long a session lives at all";
+        "session.max_size" max_size: Size = Size(RECORD_MAX), if |size| within(size, Size(RECORD_MAX_LEAST)..=Size(RECORD_MAX))
+            => "Bytes of one session";
+        "drain_notice" drain_notice: Duration = Duration::from_secs(5)
+            => "How long a node keeps accepting requests after SIGTERM at least, while its readiness says `draining`, so that balancers \
+                see it; not after Ctrl-C, nor where no other node lives";
+        "drain_timeout" drain_timeout: Duration = Duration::from_secs(20) => "How long sessions may be handed over at the end";
+        "shutdown_grace" shutdown_grace: Duration = Duration::from_secs(10) => "How long requests in flight may take at the end";
+        "commit_bound" commit_bound: Duration = NodeConfig::default().commit_bound, if bound
+            => "How long a commit may wait for its copies before its outcome is called unknown; below the 3 s after which a silent node \
+                counts as dead, each such death fails the commits that wait for it";
+        "open_bound" open_bound: Duration = NodeConfig::default().open_bound, if bound => "How long a request may wait for its session";
+        "danger_plain_peers" danger_plain_peers: bool = NodeConfig::default().danger_plain_peers
+            => "Lets nodes speak unencrypted over a network";
     }
 }
 
-type Set = fn(&mut Config, &str) -> Result<(), &'static str>;
+impl Spelling for Consistency {
+    const UNIT: &'static str = "C";
 
-macro_rules! settings {
-    ($($path:literal $what:literal $set:expr;)*) => {
-        const SETTINGS: &[(&str, Set)] = &[$(($path, $set)),*];
+    fn read(text: &str) -> Result<Consistency, String> {
+        if text == "available" { Ok(Consistency::Available) } else { Err("must be `available`: `strict` is not built yet".to_owned()) }
+    }
 
-        impl Config {
-            /// Every setting's path and what it may be, in the order of the documentation.
-            pub const PATHS: &[(&str, &str)] = &[$(($path, $what)),*];
+    fn write(&self) -> String {
+        match self {
+            Consistency::Available => "available".to_owned(),
         }
-    };
+    }
 }
 
-settings! {
-    "store" "a URL: `sqlite:sessions.db`, `memory`, `none`; default `none`"
-        |c, t| some(&mut c.store, Some(t.to_owned()), "a URL");
-    "durability" "`owner`, `backup(1)` to `backup(5)`, `store`; default `backup(1)`"
-        |c, t| some(&mut c.durability, durability(t), "`owner`, `backup(1)` to `backup(5)` or `store`");
-    "consistency" "`available`; `strict` is not built yet"
-        |c, t| some(&mut c.consistency, (t == "available").then_some(Consistency::Available), "`available`; `strict` is not built yet");
-    "backups" "copies that the response does not wait for, at durability `owner` or `store`: 0 to 5; default 1"
-        |c, t| some(&mut c.backups, t.parse().ok(), "a number");
-    "min_backups" "with fewer copies a commit is refused: 0 to the number of backups; default 0"
-        |c, t| some(&mut c.min_backups, t.parse().ok(), "a number");
-    "on_lost" "after a loss: `new` session or `serve` what is left; default `new`"
-        |c, t| some(&mut c.on_lost, on_lost(t), "`new` or `serve`");
-    "on_undecodable" "an attribute whose bytes its type does not read: `absent`, or `fail` the request; default `absent`"
-        |c, t| some(&mut c.on_undecodable, on_undecodable(t), "`absent` or `fail`");
-    "lost_after" "how long a dead node has to come back with what no other node has, before that counts as lost; default `30s`"
-        |c, t| some(&mut c.lost_after, duration(t), "a duration like `30s`");
-    "namespace" "applications of one cluster: 1 to 32 letters, digits, `-`, `_`; default `session`"
-        |c, t| some(&mut c.namespace, Some(t.to_owned()), "text");
-    "cluster" "the cluster's name: 1 to 255 bytes; default `default`"
-        |c, t| some(&mut c.cluster, Some(t.to_owned()), "text");
-    "node" "this node's name, unique in the cluster: 1 to 63 letters, digits, `-`, `_`; default: host name and random digits"
-        |c, t| some(&mut c.node, Some(t.to_owned()), "text");
-    "zone" "where this node stands, so that copies are kept in different places; default: nowhere in particular"
-        |c, t| some(&mut c.zone, Some(t.to_owned()), "text");
-    "peer" "where other nodes connect, `HOST:PORT`, or `:PORT` for every address of this machine (then `advertise` says which one they \
-            reach); default: a free port on loopback, which is enough where all nodes are on one machine"
-        |c, t| some(&mut c.peer, t.parse().ok(), "an address like `10.0.0.7:7400`, `app1:7400` or `:7400`");
-    "advertise" "the address that other nodes are told, `HOST:PORT`; default: that of `peer`"
-        |c, t| some(&mut c.advertise, reachable(t), "the address by which other nodes reach this one, like `10.0.0.7:7400` or `app1:7400`");
-    "http" "where this node's HTTP is served, for gateways and the console, `HOST:PORT`, or `:PORT` on the host where other nodes \
-            connect; default: not told"
-        |c, t| some(&mut c.http, t.parse().ok().filter(|a: &Address| a.port() != 0), "an address like `10.0.0.7:8080`, `app1:8080` or `:8080`");
-    "join" "addresses of other nodes, `HOST:PORT`, separated by commas; names are resolved at each try; default: those in the store"
-        |c, t| some(&mut c.join, t.split(',').map(str::trim).filter(|t| !t.is_empty()).map(reachable).collect(), "addresses of other nodes like `10.0.0.8:7400, app2:7400`");
-    "secret" "64 hex digits, the same on all nodes; default: from the store"
-        |c, t| some(&mut c.secret, secret(t), "64 hex digits");
-    "session.idle_timeout" "how long a session lives without use, like `30m`; default `30m`"
-        |c, t| some(&mut c.idle_timeout, duration(t), "a duration like `30m`, `12h`, `90s`, `500ms`");
-    "session.lifetime" "how long a session lives at all, like `24h`; default `24h`"
-        |c, t| some(&mut c.lifetime, duration(t), "a duration like `30m`, `12h`, `90s`, `500ms`");
-    "session.max_size" "bytes of one session, like `64KiB`; at most and by default `1MiB`"
-        |c, t| some(&mut c.max_size, size(t), "a size like `64KiB`, `1MiB`, `4096`");
-    "cookie.name" "1 to 48 letters, digits, `-`, `_`, `.`; default `__Host-` and the namespace, `__Secure-` with a domain or a path"
-        |c, t| some_cookie(c, Some(t.to_owned()), |cookie, name| cookie.name(name), "text");
-    "cookie.secure" "`auto` or `danger_plain_http`; default `auto`"
-        |c, t| some_cookie(c, secure(t), |cookie, plain| if plain { cookie.danger_plain_http() } else { cookie.auto() }, "`auto` or `danger_plain_http`");
-    "cookie.same_site" "`lax`, `strict`, or `none` for a front end on another site; default `lax`"
-        |c, t| some_cookie(c, same_site(t), |cookie, with| with(cookie), "`lax`, `strict` or `none`");
-    "cookie.domain" "a domain like `example.com`, whose hosts then share the cookie; default: this host alone"
-        |c, t| some_cookie(c, Some(t.to_owned()), |cookie, domain| cookie.domain(domain), "text");
-    "cookie.path" "requests below this path alone bring the cookie; default `/`"
-        |c, t| some_cookie(c, Some(t.to_owned()), |cookie, path| cookie.path(path), "text");
-    "cookie.header" "a header that carries the session beside the cookie, for clients that are not browsers; default: none"
-        |c, t| some_cookie(c, Some(t.to_owned()), |cookie, name| cookie.or_header(name), "text");
-    "drain_notice" "how long a node keeps accepting requests after SIGTERM at least, while its readiness says `draining`, so that balancers see it; \
-                    not after Ctrl-C, nor where no other node lives; default `5s`"
-        |c, t| some(&mut c.drain_notice, duration(t), "a duration like `5s`");
-    "drain_timeout" "how long sessions may be handed over at the end, like `20s`; default `20s`"
-        |c, t| some(&mut c.drain_timeout, duration(t), "a duration like `20s`");
-    "shutdown_grace" "how long requests in flight may take at the end, like `10s`; default `10s`"
-        |c, t| some(&mut c.shutdown_grace, duration(t), "a duration like `10s`");
-    "commit_bound" "how long a commit may wait for its copies before its outcome is called unknown; below the 3 s after which a silent \
-                    node counts as dead, each such death fails the commits that wait for it; default `5s`"
-        |c, t| some(&mut c.commit_bound, duration(t), "a duration like `5s`");
-    "open_bound" "how long a request may wait for its session; default `5s`"
-        |c, t| some(&mut c.open_bound, duration(t), "a duration like `5s`");
-    "danger_plain_peers" "`true` lets nodes speak unencrypted over a network; default `false`"
-        |c, t| some(&mut c.danger_plain_peers, t.parse().ok(), "`true` or `false`");
+words! {
+    OnUndecodable: "absent" OnUndecodable::Absent, "fail" OnUndecodable::Fail;
 }
 
-fn some<T>(to: &mut Option<T>, value: Option<T>, want: &'static str) -> Result<(), &'static str> {
-    *to = Some(value.ok_or(want)?);
-    Ok(())
+/// What [`Config::commit_bound`] and [`Config::open_bound`] may be.
+fn bound(bound: &Duration) -> Result<(), String> {
+    within(bound, BOUNDS.0..=BOUNDS.1)
 }
 
-fn some_cookie<T>(c: &mut Config, value: Option<T>, set: fn(Cookie, T) -> Cookie, want: &'static str) -> Result<(), &'static str> {
-    let value = value.ok_or(want)?;
-    c.cookie = Some(set(c.cookie.take().unwrap_or_default(), value));
-    Ok(())
+const BOUNDS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
+
+fn reachable(address: &Address) -> Result<(), String> {
+    or_why(address.clone().reachable())
+}
+
+fn has_port(address: &Address) -> Result<(), String> {
+    if address.port() == 0 { Err(AddressError::NoPort.to_string()) } else { Ok(()) }
+}
+
+impl Durability {
+    fn of(engine: &EngineConfig) -> Durability {
+        match engine.durability {
+            EngineDurability::Owner => Durability::Owner,
+            EngineDurability::Backup => Durability::Backup(engine.backups),
+            EngineDurability::Store => Durability::Store,
+        }
+    }
+}
+
+impl Spelling for Durability {
+    const UNIT: &'static str = "D";
+
+    fn read(text: &str) -> Result<Durability, String> {
+        let copies = || text.strip_prefix("backup(")?.strip_suffix(')')?.parse().ok().filter(|n| (1..=BACKUPS_MAX).contains(n));
+        match text {
+            "owner" => Ok(Durability::Owner),
+            "store" => Ok(Durability::Store),
+            _ => copies()
+                .map(Durability::Backup)
+                .ok_or_else(|| format!("must be `owner`, `backup(1)` to `backup({BACKUPS_MAX})` or `store`")),
+        }
+    }
+
+    fn write(&self) -> String {
+        match self {
+            Durability::Owner => "owner".to_owned(),
+            Durability::Backup(copies) => format!("backup({copies})"),
+            Durability::Store => "store".to_owned(),
+        }
+    }
 }
 
 impl Config {
@@ -238,86 +218,140 @@ impl Config {
         "OUTLIVE_STATUS_",
     ];
 
+    /// Every setting, in the order of the documentation.
+    #[must_use]
+    pub fn settings() -> Vec<Setting> {
+        <Config as Settings>::settings()
+    }
+
     /// Sets one setting from its text, by its path.
     ///
     /// # Errors
     /// A sentence with the path, what was given and what it may be. A secret is not repeated.
     pub fn set(&mut self, path: &str, text: &str) -> Result<(), String> {
-        let Some((_, set)) = SETTINGS.iter().find(|(p, _)| *p == path) else {
-            return Err(format!("there is no setting `{path}`"));
-        };
-        set(self, text.trim()).map_err(|want| match path {
-            "secret" => format!("{path} must be {want}"),
-            _ => format!("{path} is {text:?}, and must be {want}"),
-        })
+        set(self, path, text)
+    }
+
+    /// Reads a TOML file. A file that is not there is an error, too.
+    ///
+    /// # Errors
+    /// [`StartError::Config`], with all that is wrong, one a line: the file, the line in it, and what may stand there.
+    /// [`Builder::file`](crate::Builder::file) says these together with what is wrong elsewhere.
+    #[cfg(feature = "toml")]
+    pub fn from_file(path: impl AsRef<std::path::Path>) -> Result<Config, StartError> {
+        let mut config = Config::default();
+        let errors = config.read_file(path.as_ref());
+        if errors.is_empty() { Ok(config) } else { Err(StartError::Config(crate::error::Errors(errors))) }
+    }
+
+    /// Sets all that a file says. Returns every error.
+    #[cfg(feature = "toml")]
+    pub(crate) fn read_file(&mut self, path: &std::path::Path) -> Vec<String> {
+        let name = path.display();
+        match std::fs::read_to_string(path) {
+            Ok(text) => self.read_toml(&name.to_string(), &text),
+            Err(error) => vec![format!("the settings {name} cannot be read: {error}")],
+        }
+    }
+
+    #[cfg(feature = "toml")]
+    fn read_toml(&mut self, name: &str, text: &str) -> Vec<String> {
+        let sections = Config::settings().iter().filter_map(|setting| Some(setting.path.split_once('.')?.0)).collect();
+        crate::settings::read_toml(name, text, &sections, &mut |path, given| give(self, path, given))
     }
 
     /// Sets all that the environment says: `OUTLIVE_SESSION_IDLE_TIMEOUT=30m`. Returns every error, an unknown `OUTLIVE_` variable
     /// among them.
     pub(crate) fn read_env(&mut self, vars: impl Iterator<Item = (String, String)>) -> Vec<String> {
-        let mut errors = Vec::new();
-        for (name, text) in vars {
-            let Some(rest) = name.strip_prefix("OUTLIVE_") else { continue };
-            let path = SETTINGS.iter().map(|(path, _)| *path).find(|path| path.replace('.', "_").eq_ignore_ascii_case(rest));
-            match path.map(|path| self.set(path, &text)) {
+        let (mut errors, settings) = (Vec::new(), Config::settings());
+        for (name, text) in vars.filter(|(name, _)| name.starts_with("OUTLIVE_")) {
+            match settings.iter().find(|setting| setting.env().eq_ignore_ascii_case(&name)) {
+                Some(setting) => errors.extend(self.set(setting.path, &text).err().map(|error| format!("{name}: {error}"))),
                 None if is_elsewhere(&name) => {}
-                None => errors.push(format!("{name} is no setting")),
-                Some(Err(error)) => errors.push(format!("{name}: {error}")),
-                Some(Ok(())) => {}
+                None => errors.push(unknown("setting", &name, settings.iter().map(Setting::env))),
             }
         }
         errors.sort();
         errors
     }
 
-    /// Takes over what `later` sets.
-    pub(crate) fn merge(&mut self, later: Config) {
-        macro_rules! take { ($($field:ident)*) => { $(if later.$field.is_some() { self.$field = later.$field; })* } }
-        take!(store durability consistency backups min_backups on_lost on_undecodable lost_after namespace cluster node zone peer advertise http join secret idle_timeout);
-        take!(lifetime max_size drain_notice drain_timeout shutdown_grace commit_bound open_bound danger_plain_peers);
-        if let Some(later) = later.cookie {
-            self.cookie = Some(self.cookie.take().unwrap_or_default().merged(later));
-        }
-    }
-
-    /// What is wrong with the settings that the library itself uses; the engine checks its own.
-    pub(crate) fn check(&self) -> Vec<String> {
-        let mut errors = Vec::new();
-        let mut name = |path: &str, text: &Option<String>, check: fn(&str) -> Result<(), NameError>| {
-            if let Some(text) = text
-                && let Err(why) = check(text)
-            {
-                errors.push(format!("{path} is {text:?}, and {why}"));
-            }
-        };
-        name("namespace", &self.namespace, check_namespace);
-        name("node", &self.node, check_node);
-        if let Some(size) = self.max_size.filter(|s| !(1024..=RECORD_MAX).contains(s)) {
-            errors.push(format!("session.max_size is {size} B, and must be 1 KiB to {} KiB", RECORD_MAX / 1024));
-        }
-        for (path, bound) in [("commit_bound", self.commit_bound), ("open_bound", self.open_bound)] {
-            if let Some(bound) = bound.filter(|b| !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(b)) {
-                errors.push(format!("{path} is {} ms, and must be 10 ms to 60 s", bound.as_millis()));
-            }
-        }
+    /// What is wrong with the settings, each of them and together.
+    #[doc(hidden)]
+    pub fn check(&self) -> Vec<String> {
+        let mut errors = self.wrong();
         if let (None | Some(Durability::Backup(_)), Some(backups)) = (self.durability, self.backups) {
             errors.push(format!("backups is {backups}, and durability says how many there are: `backup(n)`"));
-        }
-        if matches!(self.durability, Some(Durability::Backup(n)) if n == 0 || n > 5) {
-            errors.push("durability must be `owner`, `backup(1)` to `backup(5)` or `store`".to_owned());
         }
         let far = self.join.iter().flatten().find(|addr| !addr.is_loopback());
         if let (None, Some(far)) = (&self.peer, far) {
             errors.push(format!("join names {far}, and peer is not set: nodes of other machines cannot connect to a loopback port"));
         }
-        if let Err(error) = self.cookie.clone().unwrap_or_default().resolve(self.namespace()) {
-            errors.push(error);
-        }
+        errors.extend(self.cookie.clash());
+        // What it says of single values is said already.
+        let said = |error: &&ConfigError| !matches!(error, ConfigError::Range { name: "backups" | "record_max" | "idle_timeout", .. });
+        errors.extend(self.engine().check().err().iter().flatten().filter(said).map(ToString::to_string));
         errors
     }
 
-    pub(crate) fn namespace(&self) -> &str {
-        self.namespace.as_deref().unwrap_or("session")
+    /// How long a drain may take.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn drain_limit(&self) -> Duration {
+        self.drain_timeout()
+    }
+
+    /// What the engine makes of it.
+    pub(crate) fn engine(&self) -> EngineConfig {
+        let (durability, backups) = match self.durability() {
+            Durability::Owner => (EngineDurability::Owner, self.backups()),
+            Durability::Backup(n) => (EngineDurability::Backup, n),
+            Durability::Store => (EngineDurability::Store, self.backups()),
+        };
+        EngineConfig {
+            durability,
+            backups,
+            min_backups: self.min_backups(),
+            on_lost: self.on_lost(),
+            lost_after: self.lost_after(),
+            store: self.store().some().is_some(),
+            limits: Limits { idle: self.idle_timeout(), lifetime: self.lifetime() },
+            record_max: self.max_size().0,
+            ..EngineConfig::default()
+        }
+    }
+
+    /// What the runtime makes of it; the store is opened.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    #[doc(hidden)]
+    pub async fn node(&self) -> Result<NodeConfig, StartError> {
+        let mut node = self.node_without_store();
+        if let Some(url) = self.store().some() {
+            let store = outlive_store::open(url).await;
+            node.store = Some(store.map_err(|source| StartError::Store { source: Box::new(source) })?);
+        }
+        Ok(node)
+    }
+
+    /// The same, before the store is opened.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn node_without_store(&self) -> NodeConfig {
+        let mut node = NodeConfig::default();
+        node.name = self.node.clone();
+        node.zone = self.zone.clone();
+        node.cluster = self.cluster();
+        node.listen = self.peer.clone().or(node.listen);
+        node.advertise = self.advertise.clone();
+        node.http = self.http.clone();
+        node.join = self.join.clone().unwrap_or_default();
+        node.secret = self.secret.map(|secret| secret.0);
+        node.engine = self.engine();
+        node.commit_bound = self.commit_bound();
+        node.open_bound = self.open_bound();
+        node.danger_plain_peers = self.danger_plain_peers();
+        node
     }
 }
 
@@ -333,129 +367,46 @@ enum Said {
 }
 
 impl Said {
-    /// All settings in here, with their paths.
-    fn settings(self, path: &str, to: &mut Vec<(String, String)>) {
-        match self {
+    /// Sets all settings in here.
+    fn give(self, path: &str, to: &mut Config, errors: &mut Vec<String>) {
+        let given = match self {
             Said::Section(values) => {
                 for (name, value) in values {
                     let path = if path.is_empty() { name } else { format!("{path}.{name}") };
-                    value.settings(&path, to);
+                    value.give(&path, to, errors);
                 }
+                return;
             }
             Said::List(values) => {
-                let mut texts = Vec::new();
-                values.into_iter().for_each(|value| value.settings("", &mut texts));
-                let texts: Vec<String> = texts.into_iter().map(|(_, text)| text).collect();
-                to.push((path.to_owned(), texts.join(",")));
+                let texts: Vec<String> = values.into_iter().map(Said::text).collect();
+                give(to, path, Given::List(&texts))
             }
-            Said::Truth(truth) => to.push((path.to_owned(), truth.to_string())),
-            Said::Number(number) => to.push((path.to_owned(), number.to_string())),
-            Said::Text(text) => to.push((path.to_owned(), text)),
+            one => give(to, path, Given::One(&one.text())),
+        };
+        errors.extend(given.err());
+    }
+
+    fn text(self) -> String {
+        match self {
+            Said::Truth(truth) => truth.to_string(),
+            Said::Number(number) => number.to_string(),
+            Said::Text(text) => text,
+            Said::List(_) => "a list in a list".to_owned(),
+            Said::Section(_) => "a section in a list".to_owned(),
         }
     }
 }
 
 impl<'de> serde::Deserialize<'de> for Config {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Config, D::Error> {
-        let (mut config, mut settings) = (Config::default(), Vec::new());
-        Said::Section(serde::Deserialize::deserialize(deserializer)?).settings("", &mut settings);
-        let errors: Vec<String> = settings.iter().filter_map(|(path, text)| config.set(path, text).err()).collect();
+        let (mut config, mut errors) = (Config::default(), Vec::new());
+        Said::Section(serde::Deserialize::deserialize(deserializer)?).give("", &mut config, &mut errors);
         if errors.is_empty() { Ok(config) } else { Err(serde::de::Error::custom(errors.join("\n"))) }
     }
 }
 
 fn is_elsewhere(name: &str) -> bool {
     Config::ENV_ELSEWHERE.iter().any(|known| *known == name || known.ends_with('_') && name.starts_with(known))
-}
-
-fn durability(text: &str) -> Option<Durability> {
-    match text {
-        "owner" => Some(Durability::Owner),
-        "store" => Some(Durability::Store),
-        _ => text.strip_prefix("backup(")?.strip_suffix(')')?.parse().ok().filter(|n| (1..=5).contains(n)).map(Durability::Backup),
-    }
-}
-
-fn on_undecodable(text: &str) -> Option<OnUndecodable> {
-    match text {
-        "absent" => Some(OnUndecodable::Absent),
-        "fail" => Some(OnUndecodable::Fail),
-        _ => None,
-    }
-}
-
-fn on_lost(text: &str) -> Option<OnLost> {
-    match text {
-        "new" => Some(OnLost::New),
-        "serve" => Some(OnLost::Serve),
-        _ => None,
-    }
-}
-
-fn secure(text: &str) -> Option<bool> {
-    match text {
-        "auto" => Some(false),
-        "danger_plain_http" => Some(true),
-        _ => None,
-    }
-}
-
-fn same_site(text: &str) -> Option<fn(Cookie) -> Cookie> {
-    match text {
-        "lax" => Some(Cookie::lax),
-        "strict" => Some(Cookie::strict),
-        "none" => Some(Cookie::cross_site),
-        _ => None,
-    }
-}
-
-fn reachable(text: &str) -> Option<Address> {
-    text.parse::<Address>().ok()?.reachable().ok()
-}
-
-fn secret(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    for (to, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |b: u8| char::from(b).to_digit(16);
-        *to = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-    }
-    Some(bytes)
-}
-
-/// A number and its unit.
-fn number(text: &str) -> Option<(u64, &str)> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    Some((text[..end].parse().ok()?, text[end..].trim_start()))
-}
-
-fn duration(text: &str) -> Option<Duration> {
-    let (n, unit) = number(text)?;
-    let seconds = |each: u64| n.checked_mul(each).map(Duration::from_secs);
-    match unit {
-        "ms" => Some(Duration::from_millis(n)),
-        "s" => seconds(1),
-        "m" | "min" => seconds(60),
-        "h" => seconds(3600),
-        "d" => seconds(24 * 3600),
-        _ => None,
-    }
-}
-
-fn size(text: &str) -> Option<usize> {
-    let (n, unit) = number(text)?;
-    let each = match unit {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "kB" => 1000,
-        "MB" => 1_000_000,
-        _ => return None,
-    };
-    n.checked_mul(each)?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -468,24 +419,167 @@ mod tests {
         (config, errors)
     }
 
+    /// Of each setting a value that is not its default, as it is written.
+    const VALUES: [(&str, &str); 32] = [
+        ("store", "sqlite:s.db"),
+        ("durability", "backup(2)"),
+        ("consistency", "available"),
+        ("backups", "3"),
+        ("min_backups", "1"),
+        ("on_lost", "serve"),
+        ("on_undecodable", "fail"),
+        ("lost_after", "45s"),
+        ("namespace", "shop"),
+        ("cluster", "blue"),
+        ("node", "a"),
+        ("zone", "z1"),
+        ("peer", "app1:7400"),
+        ("advertise", "app1:7401"),
+        ("http", "app1:8080"),
+        ("join", "a:1,[::1]:2"),
+        ("secret", "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e"),
+        ("session.idle_timeout", "90s"),
+        ("session.lifetime", "7d"),
+        ("session.max_size", "64KiB"),
+        ("drain_notice", "1500ms"),
+        ("drain_timeout", "1m"),
+        ("shutdown_grace", "0s"),
+        ("commit_bound", "10ms"),
+        ("open_bound", "59s"),
+        ("danger_plain_peers", "true"),
+        ("cookie.name", "SHOP"),
+        ("cookie.secure", "danger_plain_http"),
+        ("cookie.same_site", "strict"),
+        ("cookie.domain", "example.com"),
+        ("cookie.path", "/shop"),
+        ("cookie.header", "x-session"),
+    ];
+
     #[test]
-    fn the_environment_sets_what_a_file_sets_with_units() {
-        let (config, errors) = env(&[
-            ("OUTLIVE_STORE", "sqlite:s.db"),
-            ("OUTLIVE_DURABILITY", "backup(2)"),
-            ("OUTLIVE_SESSION_IDLE_TIMEOUT", "90 s"),
-            ("OUTLIVE_SESSION_LIFETIME", "7d"),
-            ("OUTLIVE_SESSION_MAX_SIZE", "64KiB"),
-            ("OUTLIVE_COOKIE_SECURE", "danger_plain_http"),
-            ("OUTLIVE_COOKIE_NAME", "OUTLIVESID"),
-            ("OUTLIVE_JOIN", "a:1, b:2"),
-            ("PATH", "/bin"),
-        ]);
-        assert!(errors.is_empty(), "{errors:?}");
-        assert_eq!((config.durability, config.max_size), (Some(Durability::Backup(2)), Some(65536)));
-        assert_eq!((config.idle_timeout, config.lifetime), (Some(Duration::from_secs(90)), Some(Duration::from_secs(604_800))));
-        assert_eq!(config.cookie, Some(Cookie::new().danger_plain_http().name("OUTLIVESID")));
-        assert_eq!(config.join, Some(vec!["a:1".parse().unwrap(), "b:2".parse().unwrap()]));
+    fn every_setting_is_the_same_from_code_a_file_and_the_environment_and_comes_back_as_it_was_written() {
+        assert_eq!(Config::settings().iter().map(|setting| setting.path).collect::<Vec<_>>(), VALUES.map(|(path, _)| path));
+        for (path, text) in VALUES {
+            let mut code = Config::default();
+            code.set(path, text).unwrap();
+            assert_ne!(code, Config::default(), "{path}");
+            assert_eq!(code.text(path).as_deref(), Some(text));
+            let setting = Config::settings().into_iter().find(|setting| setting.path == path).unwrap();
+            let (from_env, errors) = env(&[(&setting.env(), text)]);
+            assert!(errors.is_empty() && from_env == code, "{path}: {errors:?}");
+            let line = match setting.kind {
+                crate::settings::Kind::Many => format!("{path} = ['{}']", text.replace(',', "', '")),
+                _ => format!("{path} = '{text}'"),
+            };
+            assert_eq!(toml::from_str::<Config>(&line).unwrap(), code, "{line}");
+            #[cfg(feature = "toml")]
+            assert_eq!(file(&line).unwrap(), code, "{line}");
+            let mut merged = Config::default();
+            merged.merge(code.clone());
+            assert_eq!(merged, code, "{path}");
+            merged.merge(Config::default());
+            assert_eq!(merged, code, "{path}");
+            // Its default is a value of it, and is what an engine has that is told nothing.
+            if let Some(default) = setting.default {
+                let mut told = Config::default();
+                told.set(path, &default).unwrap();
+                assert_eq!(format!("{:?}", told.node_without_store().engine), format!("{:?}", EngineConfig::default()), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_beyond_its_limit_is_refused_with_the_limit_wherever_it_comes_from() {
+        for (path, text, want) in [
+            ("backups", "6", "must be 0 to 5"),
+            ("min_backups", "-1", "must be a whole number"),
+            ("durability", "backup(6)", "must be `owner`, `backup(1)` to `backup(5)` or `store`"),
+            ("session.idle_timeout", "999ms", "must be at least 1s"),
+            ("session.max_size", "2MiB", "must be 1KiB to 1MiB"),
+            ("session.max_size", "1023", "must be 1KiB to 1MiB"),
+            ("commit_bound", "9ms", "must be 10ms to 1m"),
+            ("open_bound", "61s", "must be 10ms to 1m"),
+            ("namespace", "a.b", "must be 1 to 32 letters"),
+            ("cluster", "", "must not be empty"),
+            ("on_lost", "keep", "must be `new` or `serve`"),
+            ("cookie.name", "a b", "must be 1 to 48 letters"),
+            ("cookie.domain", "10.0.0.7", "an address has no hosts below it"),
+            ("cookie.header", "a b", "is not a header's name"),
+        ] {
+            let error = Config::default().set(path, text).unwrap_err();
+            assert_eq!(error.split(want).next(), Some(format!("{path} is {text:?}, and ").as_str()), "{error}");
+        }
+        let code = Config { idle_timeout: Some(Duration::ZERO), commit_bound: Some(Duration::MAX), ..Config::default() };
+        let errors = code.check();
+        assert_eq!(errors[0], "session.idle_timeout is \"0s\", and must be at least 1s");
+        assert!(errors.len() == 2 && errors[1].ends_with("must be 10ms to 1m"), "{errors:?}");
+        // What does not go together.
+        for (settings, want) in [
+            (&[("backups", "2")][..], "durability says how many"),
+            (&[("durability", "store")], "needs a store"),
+            (&[("min_backups", "2")], "no more than backups"),
+            (&[("session.lifetime", "1m")], "no less than idle_timeout"),
+            (&[("cookie.secure", "danger_plain_http"), ("cookie.same_site", "none")], "over HTTPS only"),
+        ] {
+            let mut config = Config::default();
+            settings.iter().for_each(|(path, text)| config.set(path, text).unwrap());
+            let errors = config.check();
+            assert!(errors.len() == 1 && errors[0].contains(want), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_settings_is_neither_the_secret_nor_the_stores_url() {
+        let (config, _) = env(&[("OUTLIVE_SECRET", &"5e".repeat(32)), ("OUTLIVE_STORE", "postgres://u:hunter2@db")]);
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("94, 94") && !shown.contains("5e5e") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[cfg(feature = "toml")]
+    fn file(text: &str) -> Result<Config, Vec<String>> {
+        let mut config = Config::default();
+        let errors = config.read_toml("shop.toml", text);
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
+    }
+
+    #[cfg(feature = "toml")]
+    #[test]
+    fn numbers_truths_and_lists_of_a_file_need_no_quotes() {
+        let text = "backups = 0x2\ndanger_plain_peers = true\njoin = ['a:1', 'b:2']\n[session]\nmax_size = 65_536";
+        let config = file(text).unwrap();
+        assert_eq!((config.backups, config.danger_plain_peers, config.max_size), (Some(2), Some(true), Some(Size(65_536))));
+        assert_eq!(config.join.as_deref().map(<[_]>::len), Some(2));
+    }
+
+    #[cfg(feature = "toml")]
+    #[test]
+    fn every_error_of_a_file_is_said_at_once_with_its_line_and_no_secret() {
+        let text = "ndoe = 'a'\nsecret = 'hunter2'\n\n[session]\nidle_timeout = 30\nlifetme = '1d'\n[shop]\nname = 'x'\n\n[cookie]\nname = ['a', 'b']\n[cookies]";
+        let errors = file(text).unwrap_err();
+        assert_eq!(errors.len(), 7, "{errors:#?}");
+        assert_eq!(errors[0], "shop.toml:1: there is no setting `ndoe`; did you mean `node`?");
+        assert_eq!(errors[1], "shop.toml:2: secret must be 64 hex digits");
+        assert!(errors[2].starts_with("shop.toml:5: session.idle_timeout is \"30\", and must be a duration like `30s`"), "{errors:#?}");
+        assert_eq!(errors[3], "shop.toml:6: there is no setting `session.lifetme`; did you mean `session.lifetime`?");
+        assert_eq!(errors[4], "shop.toml:7: there is no section `shop`");
+        assert_eq!(errors[5], "shop.toml:11: cookie.name is a list, and takes one value");
+        assert_eq!(errors[6], "shop.toml:12: there is no section `cookies`; did you mean `cookie`?");
+        assert_eq!(file("session = 3").unwrap_err(), ["shop.toml:1: `session` is a section: write [session]"]);
+    }
+
+    #[cfg(feature = "toml")]
+    #[test]
+    fn what_is_no_toml_is_said_with_its_line_and_without_the_text() {
+        for text in ["node = 'a'\nsecret = 'hunter2", "node = 'a'\nsecret = hunter2\n", "node = 'a'\nnode = 'hunter2'"] {
+            let error = file(text).unwrap_err().concat();
+            assert!(error.starts_with("shop.toml:2: it is no TOML: ") && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[cfg(feature = "toml")]
+    #[test]
+    fn a_file_that_is_not_there_is_an_error_that_names_it() {
+        let error = Config::from_file("no/such/shop.toml").unwrap_err().to_string();
+        assert!(error.starts_with("the settings no/such/shop.toml cannot be read: "), "{error}");
     }
 
     #[test]
@@ -497,11 +591,11 @@ mod tests {
             ("OUTLIVE_SECRET", "hunter2"),
             ("OUTLIVE_NODE", "a.b"),
         ]);
-        assert_eq!(errors.len(), 4);
-        assert_eq!(errors[1], "OUTLIVE_DURABILTY is no setting");
-        assert!(errors[0].contains("not built yet") && errors[3].contains("\"30\"") && errors[3].contains("like `30m`"));
-        assert!(!errors[2].contains("hunter2"), "a secret is repeated");
-        assert!(config.check()[0].starts_with("node is \"a.b\""));
+        assert!(config == Config::default() && errors.len() == 5, "{errors:#?}");
+        assert!(errors[0].contains("not built yet") && errors[1].starts_with("OUTLIVE_NODE: node is \"a.b\", and must be"), "{errors:#?}");
+        assert!(errors[3].starts_with("OUTLIVE_SESSION_IDLE_TIMEOUT: session.idle_timeout is \"30\""), "{errors:#?}");
+        assert_eq!(errors[2], "OUTLIVE_SECRET: secret must be 64 hex digits");
+        assert_eq!(errors[4], "there is no setting `OUTLIVE_DURABILTY`; did you mean `OUTLIVE_DURABILITY`?");
     }
 
     #[test]
@@ -529,13 +623,13 @@ mod tests {
     #[test]
     fn an_address_that_nobody_could_use_is_refused_and_the_sentence_says_what_can_be() {
         for (path, bad, good) in [
-            ("peer", "7400", "`:7400`"),
-            ("advertise", "0.0.0.0:7400", "`app1:7400`"),
-            ("advertise", ":7400", "`app1:7400`"),
-            ("http", "127.0.0.1:0", "`:8080`"),
-            ("http", "https://app1", "`app1:8080`"),
-            ("join", "a:1, b", "`10.0.0.8:7400, app2:7400`"),
-            ("join", ":7400", "`10.0.0.8:7400, app2:7400`"),
+            ("peer", "7400", "such as app1:7400"),
+            ("advertise", "0.0.0.0:7400", "such as app1:7400"),
+            ("advertise", ":7400", "such as app1:7400"),
+            ("http", "127.0.0.1:0", "as in app1:8080"),
+            ("http", "https://app1", "write http://HOST:PORT"),
+            ("join", "a:1, b", "such as app1:7400"),
+            ("join", ":7400", "such as app1:7400"),
         ] {
             let error = Config::default().set(path, bad).unwrap_err();
             assert!(error.contains(good), "{path} {bad}: {error}");
@@ -548,12 +642,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_sets_what_the_environment_sets_and_all_its_errors_are_reported_at_once() {
-        let text = "node = 'a'\nbackups = 2\ndanger_plain_peers = true\njoin = ['a:1', 'b:2']\n[session]\nidle_timeout = '90s'";
-        let config: Config = toml::from_str(text).unwrap();
-        assert_eq!((config.node.as_deref(), config.backups, config.danger_plain_peers), (Some("a"), Some(2), Some(true)));
-        assert_eq!(config.join.as_deref().map(<[_]>::len), Some(2));
-        assert_eq!(config.idle_timeout, Some(Duration::from_secs(90)));
+    fn another_formats_errors_are_reported_at_once_too() {
         let wrong = "ndoe = 'a'\nsecret = 'hunter2'\n[session]\nidle_timeout = '30'\nlifetme = '1d'";
         let error = toml::from_str::<Config>(wrong).unwrap_err().to_string();
         for part in ["`ndoe`", "secret must be", "session.idle_timeout is \"30\"", "`session.lifetme`"] {
@@ -574,7 +663,6 @@ mod tests {
         };
         let waiting = include_str!("../../runtime/src/waiting.rs");
         let parked = include_str!("../../core/src/parked.rs");
-        let record = include_str!("../../core/src/record.rs");
         let storing = include_str!("../../runtime/src/storing.rs");
         let carrier = include_str!("cookie/carrier.rs");
         let node = include_str!("../../runtime/src/node.rs");
@@ -585,7 +673,7 @@ mod tests {
             ("a key's name, and its scope", crate::key::NAME_MAX as u64),
             ("a user's name", crate::session::USER_MAX as u64),
             ("`remember`", crate::session::REMEMBER_MAX.as_secs()),
-            ("an idle timeout, at least", private(record, "IDLE_MIN: Duration = Duration::from_secs(1);", 1)),
+            ("an idle timeout, at least", IDLE_MIN.as_secs()),
             ("the first life of a session whose cookie has not come back", core::FIRST_LIFETIME.as_secs()),
             ("how long it is known of a session that it ended, unless it would not have lived that long", core::ENDED_KEEP.as_secs()),
             ("moves within 10 seconds", u64::from(core::MOVES_MAX)),
@@ -614,9 +702,9 @@ mod tests {
             ("a node's name", NODE_MAX as u64),
             ("a namespace's name", NAMESPACE_MAX as u64),
             ("the cluster's name", private(include_str!("../../core/src/member/packet.rs"), "TEXT_MAX: usize = 255;", 255)),
-            ("a cookie's name", private(include_str!("cookie.rs"), "name.len() > 48", 48)),
-            ("`session.max_size`, at least", private(include_str!("config.rs"), "!(1024..=RECORD_MAX)", 1024)),
-            ("`commit_bound` and `open_bound`", private(include_str!("config.rs"), "from_millis(10)..=Duration::from_secs(60)", 10)),
+            ("a cookie's name", crate::cookie::NAME_MAX as u64),
+            ("`session.max_size`, at least", RECORD_MAX_LEAST as u64),
+            ("`commit_bound` and `open_bound`", BOUNDS.0.as_millis() as u64),
         ];
         assert_eq!(page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| what")).count(), rows.len());
         for (what, limit) in rows {
@@ -674,11 +762,11 @@ mod tests {
     fn a_later_source_wins_and_keeps_what_it_does_not_name() {
         let (mut code, _) = env(&[("OUTLIVE_NODE", "a"), ("OUTLIVE_NAMESPACE", "shop")]);
         code.merge(env(&[("OUTLIVE_NODE", "b")]).0);
-        assert_eq!((code.node.as_deref(), code.namespace()), (Some("b"), "shop"));
-        // A cookie has several settings, too.
-        let mut code = Config { cookie: Some(Cookie::new().strict().danger_plain_http().path("/shop")), ..Config::default() };
-        code.merge(env(&[("OUTLIVE_COOKIE_NAME", "SHOP"), ("OUTLIVE_COOKIE_SAME_SITE", "lax"), ("OUTLIVE_COOKIE_SECURE", "auto")]).0);
-        assert_eq!(code.cookie, Some(Cookie::new().name("SHOP").lax().auto().path("/shop")));
+        assert_eq!((code.node.as_deref(), code.namespace().as_str()), (Some("b"), "shop"));
+        let (mut code, _) = env(&[]);
+        code.cookie = Cookie::new().strict().danger_plain_http().path("/shop");
+        code.merge(env(&[("OUTLIVE_COOKIE_NAME", "SHOP"), ("OUTLIVE_COOKIE_SAME_SITE", "none")]).0);
+        assert_eq!(code.cookie, Cookie::new().name("SHOP").cross_site().danger_plain_http().path("/shop"));
     }
 
     #[test]
@@ -686,12 +774,5 @@ mod tests {
         let node = "n".repeat(outlive_core::name::NODE_MAX);
         assert!(Config { node: Some(node.clone()), ..Config::default() }.check().is_empty());
         assert!(!Config { node: Some(node + "n"), ..Config::default() }.check().is_empty());
-    }
-
-    #[test]
-    fn durations_and_sizes_that_do_not_fit_are_refused() {
-        assert_eq!(duration("18446744073709551615d"), None);
-        assert_eq!((duration(""), duration("s"), duration("-1s"), duration("1 week")), (None, None, None, None));
-        assert_eq!((size("18446744073709551615MiB"), size("1 TiB")), (None, None));
     }
 }

@@ -9,32 +9,41 @@ mod origin;
 
 pub(crate) use carrier::{Carrier, Head, Mode, Place};
 
+use crate::settings::{Spelling, or_why, table, words};
 use carrier::Names;
 use cookie::SameSite;
 use http::header::HeaderName;
 use std::borrow::Cow;
 
-/// How the session's id travels. The default is `__Host-session; Secure; HttpOnly; SameSite=Lax; Path=/`, and beside it
-/// `__Host-session-v` with the version token and `__Host-session-r` with `.NODE`, the node that serves the session now. The last one is a
-/// hint for balancers; until it comes, the id's own cookie ends in the node where the id was born.
-///
-/// Two more are there for a while or in special cases. For five minutes after a login or a rotation `__Host-session-s` holds the new id
-/// as well, so that a response to an earlier visit that comes late cannot undo it. `__Host-session-x` holds a session that began in a
-/// request from another site, to which the browser may not have given the visitor's own: see [`strict`](Cookie::strict).
-///
-/// Chromium (seen with 156) and Firefox keep these cookies on plain `http://localhost`, Safari does not. So in a *debug build*, when the
-/// request's host is loopback and no proxy has forwarded it, the cookie is `session-dev` without `Secure`. A release build never decides
-/// by the host: behind a proxy that sends `Host: 127.0.0.1` a production site would lose `Secure` unseen. Set
-/// [`danger_plain_http`](Cookie::danger_plain_http) there if it has to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cookie {
-    name: Option<Cow<'static, str>>,
-    header: Option<Cow<'static, str>>,
-    header_only: bool,
-    plain_http: Option<bool>,
-    site: Option<Site>,
-    domain: Option<Cow<'static, str>>,
-    path: Option<Cow<'static, str>>,
+/// Characters of a cookie's name.
+pub(crate) const NAME_MAX: usize = 48;
+
+table! {
+    /// How the session's id travels. The default is `__Host-session; Secure; HttpOnly; SameSite=Lax; Path=/`, and beside it
+    /// `__Host-session-v` with the version token and `__Host-session-r` with `.NODE`, the node that serves the session now. The last one is a
+    /// hint for balancers; until it comes, the id's own cookie ends in the node where the id was born.
+    ///
+    /// Two more are there for a while or in special cases. For five minutes after a login or a rotation `__Host-session-s` holds the new id
+    /// as well, so that a response to an earlier visit that comes late cannot undo it. `__Host-session-x` holds a session that began in a
+    /// request from another site, to which the browser may not have given the visitor's own: see [`strict`](Cookie::strict).
+    ///
+    /// Chromium (seen with 156) and Firefox keep these cookies on plain `http://localhost`, Safari does not. So in a *debug build*, when the
+    /// request's host is loopback and no proxy has forwarded it, the cookie is `session-dev` without `Secure`. A release build never decides
+    /// by the host: behind a proxy that sends `Host: 127.0.0.1` a production site would lose `Secure` unseen. Set
+    /// [`danger_plain_http`](Cookie::danger_plain_http) there if it has to be.
+    #[derive(Eq)]
+    pub struct Cookie {
+        "cookie.name" name: Cow<'static, str>, if |name| check_name(name)
+            => "1 to 48 letters, digits, `-`, `_`, `.`; otherwise `__Host-` and the namespace, `__Secure-` with a domain or a path";
+        "cookie.secure" secure: Secure = Secure::Auto => "`auto` or `danger_plain_http`";
+        "cookie.same_site" same_site: Site = Site::Lax => "`lax`, `strict`, or `none` for a front end on another site";
+        "cookie.domain" domain: Cow<'static, str>, if |domain| check_domain(domain)
+            => "A domain like `example.com`, whose hosts then share the cookie; otherwise this host alone has it";
+        "cookie.path" below: Cow<'static, str> = "/".into(), if |path| check_path(path)
+            => "Requests below this path alone bring the cookie";
+        "cookie.header" header: Header, if |header| or_why(HeaderNames::new(&header.name).ok_or("is not a header's name"))
+            => "A header that carries the session beside the cookie, for clients that are not browsers; otherwise none";
+    }
 }
 
 /// With which requests from other sites the browser sends the cookie.
@@ -45,9 +54,35 @@ pub(crate) enum Site {
     None,
 }
 
-impl Default for Cookie {
-    fn default() -> Self {
-        Cookie::new()
+/// Whether it works over plain HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Secure {
+    Auto,
+    DangerPlainHttp,
+}
+
+words! {
+    Site: "lax" Site::Lax, "strict" Site::Strict, "none" Site::None;
+    Secure: "auto" Secure::Auto, "danger_plain_http" Secure::DangerPlainHttp;
+}
+
+/// A header that carries the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    name: Cow<'static, str>,
+    /// There are no cookies.
+    only: bool,
+}
+
+impl Spelling for Header {
+    const UNIT: &'static str = "NAME";
+
+    fn read(text: &str) -> Result<Header, String> {
+        Ok(Header { name: text.to_owned().into(), only: false })
+    }
+
+    fn write(&self) -> String {
+        self.name.to_string()
     }
 }
 
@@ -55,40 +90,18 @@ impl Cookie {
     /// The default cookie.
     #[must_use]
     pub const fn new() -> Cookie {
-        Cookie { name: None, header: None, header_only: false, plain_http: None, site: None, domain: None, path: None }
+        Cookie { name: None, secure: None, same_site: None, domain: None, below: None, header: None }
     }
 
     fn is_plain_http(&self) -> bool {
-        self.plain_http == Some(true)
-    }
-
-    fn site(&self) -> Site {
-        self.site.unwrap_or(Site::Lax)
-    }
-
-    /// The safe cookie, whatever was said before.
-    pub(crate) fn auto(self) -> Cookie {
-        Cookie { plain_http: Some(false), ..self }
-    }
-
-    /// Takes over what `later` says.
-    pub(crate) fn merged(self, later: Cookie) -> Cookie {
-        Cookie {
-            name: later.name.or(self.name),
-            header_only: if later.header.is_some() { later.header_only } else { self.header_only },
-            header: later.header.or(self.header),
-            plain_http: later.plain_http.or(self.plain_http),
-            site: later.site.or(self.site),
-            domain: later.domain.or(self.domain),
-            path: later.path.or(self.path),
-        }
+        self.secure() == Secure::DangerPlainHttp
     }
 
     /// Headers instead of cookies, for clients that are not browsers: `name` carries the id in requests and responses, `name-v` the
     /// version token, `name-r` the node. Such a client keeps what it is given and sends the last of each back.
     #[must_use]
     pub fn header(name: impl Into<Cow<'static, str>>) -> Cookie {
-        Cookie { header: Some(name.into()), header_only: true, ..Cookie::new() }
+        Cookie { header: Some(Header { name: name.into(), only: true }), ..Cookie::new() }
     }
 
     /// Headers beside the cookies, for a browser and a mobile client that share sessions: a request that brings the header `name`, empty
@@ -96,7 +109,7 @@ impl Cookie {
     /// other request has cookies.
     #[must_use]
     pub fn or_header(mut self, name: impl Into<Cow<'static, str>>) -> Cookie {
-        self.header = Some(name.into());
+        self.header = Some(Header { name: name.into(), only: false });
         self
     }
 
@@ -112,7 +125,7 @@ impl Cookie {
     /// replace it.
     #[must_use]
     pub fn danger_plain_http(mut self) -> Cookie {
-        self.plain_http = Some(true);
+        self.secure = Some(Secure::DangerPlainHttp);
         self
     }
 
@@ -128,7 +141,7 @@ impl Cookie {
     /// It separates nothing that an attacker could not get around; two applications on one host need two names.
     #[must_use]
     pub fn path(mut self, path: impl Into<Cow<'static, str>>) -> Cookie {
-        self.path = Some(path.into());
+        self.below = Some(path.into());
         self
     }
 
@@ -141,7 +154,7 @@ impl Cookie {
     /// own session, respond with 303 to a page of yours, and do there what was to be done.
     #[must_use]
     pub fn strict(mut self) -> Cookie {
-        self.site = Some(Site::Strict);
+        self.same_site = Some(Site::Strict);
         self
     }
 
@@ -154,19 +167,15 @@ impl Cookie {
     /// [`Cookie::header`], which CORS then has to list as exposed and allowed.
     #[must_use]
     pub fn cross_site(mut self) -> Cookie {
-        self.site = Some(Site::None);
-        self
-    }
-
-    /// `SameSite=Lax`, the default.
-    pub(crate) fn lax(mut self) -> Cookie {
-        self.site = Some(Site::Lax);
+        self.same_site = Some(Site::None);
         self
     }
 
     /// The names for a namespace, or why there are none.
     pub(crate) fn resolve(&self, namespace: &str) -> Result<Carrier, String> {
-        self.check()?;
+        if let Some(error) = self.wrong().into_iter().chain(self.clash()).next() {
+            return Err(error);
+        }
         let bound = self.bound().is_some();
         let usual = match &self.name {
             Some(name) => name.to_string(),
@@ -175,74 +184,76 @@ impl Cookie {
             None => format!("__Host-{namespace}"),
         };
         let headers = match &self.header {
-            Some(name) => Some(HeaderNames::new(name).ok_or_else(|| format!("cookie.header is {name:?}, and is not a header's name"))?),
+            Some(header) => Some(HeaderNames::new(&header.name).ok_or("cookie.header is not a header's name")?),
             None => None,
         };
-        let same_site = match self.site() {
+        let same_site = match self.same_site() {
             Site::Lax => SameSite::Lax,
             Site::Strict => SameSite::Strict,
             Site::None => SameSite::None,
         };
-        let path = self.path.as_deref().unwrap_or("/");
+        let path = &*self.below();
         let domain = self.domain.as_deref();
         let dev = format!("{}-dev", &usual[prefix(&usual).len()..]);
         // A front end on another site cannot have a cookie without `Secure`, and `localhost` has no domain.
-        let dev_site = if self.site() == Site::None { SameSite::Lax } else { same_site };
+        let dev_site = if self.same_site() == Site::None { SameSite::Lax } else { same_site };
         let loopback = Names::new(dev, path, None, false, dev_site);
         let usual = Names::new(usual, path, domain, !self.is_plain_http(), same_site);
-        Ok(Carrier::new(loopback, usual, !self.is_plain_http(), self.site()).with_headers(headers, self.header_only))
+        Ok(Carrier::new(loopback, usual, !self.is_plain_http(), self.same_site())
+            .with_headers(headers, self.header.as_ref().is_some_and(|header| header.only)))
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// What in it does not go together.
+    pub(crate) fn clash(&self) -> Option<String> {
         if let Some(name) = &self.name {
-            let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-            if name.is_empty() || name.len() > 48 || !name.bytes().all(token) {
-                return Err(format!("cookie.name is {name:?}, and must be 1 to 48 letters, digits or `-_.`"));
-            }
             let prefix = prefix(name);
             if self.is_plain_http() && !prefix.is_empty() {
-                return Err(format!("cookie.name is {name:?}, and no browser takes that prefix over plain HTTP"));
+                return Some(format!("cookie.name is {name:?}, and no browser takes that prefix over plain HTTP"));
             }
             if let (true, Some(setting)) = (prefix.eq_ignore_ascii_case("__Host-"), self.bound()) {
-                return Err(format!(
-                    "cookie.name is {name:?}, and no browser takes that prefix with {setting}: name it `__Secure-{}`",
-                    &name[prefix.len()..]
+                let rest = &name[prefix.len()..];
+                return Some(format!(
+                    "cookie.name is {name:?}, and no browser takes that prefix with {setting}: name it `__Secure-{rest}`"
                 ));
             }
         }
-        if let Some(domain) = &self.domain {
-            check_domain(domain)?;
-        }
-        if let Some(path) = &self.path
-            && (!path.starts_with('/') || path.len() > 256 || !path.bytes().all(|b| b.is_ascii_graphic() && b != b';'))
-        {
-            return Err(format!("cookie.path is {path:?}, and must be a path like `/shop`, of 256 characters at most and without `;`"));
-        }
-        if self.is_plain_http() && self.site() == Site::None {
-            return Err("cookie.secure is `danger_plain_http`, and browsers send a cross-site cookie over HTTPS only".to_owned());
-        }
-        Ok(())
+        let cross_site = self.is_plain_http() && self.same_site() == Site::None;
+        cross_site.then(|| "cookie.secure is `danger_plain_http`, and browsers send a cross-site cookie over HTTPS only".to_owned())
     }
 
     /// The setting that binds the cookie to something else than this host.
     fn bound(&self) -> Option<&'static str> {
-        match (&self.domain, &self.path) {
-            (Some(_), _) => Some("cookie.domain"),
-            (None, Some(path)) if path != "/" => Some("cookie.path"),
-            _ => None,
+        match &self.domain {
+            Some(_) => Some("cookie.domain"),
+            None => (self.below() != "/").then_some("cookie.path"),
         }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    match (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(token) {
+        true => Ok(()),
+        false => Err(format!("must be 1 to {NAME_MAX} letters, digits or `-_.`")),
     }
 }
 
 fn check_domain(domain: &str) -> Result<(), String> {
     let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if domain.parse::<core::net::IpAddr>().is_ok() {
-        return Err(format!("cookie.domain is {domain}, and an address has no hosts below it: leave it out"));
+        return Err("an address has no hosts below it: leave it out".to_owned());
     }
     if domain.len() > 253 || !domain.contains('.') || !domain.split('.').all(label) {
-        return Err(format!("cookie.domain is {domain:?}, and must be a domain like `example.com`"));
+        return Err("must be a domain like `example.com`".to_owned());
     }
     Ok(())
+}
+
+fn check_path(path: &str) -> Result<(), String> {
+    match path.starts_with('/') && path.len() <= 256 && path.bytes().all(|b| b.is_ascii_graphic() && b != b';') {
+        true => Ok(()),
+        false => Err("must be a path like `/shop`, of 256 characters at most and without `;`".to_owned()),
+    }
 }
 
 fn prefix(name: &str) -> &str {

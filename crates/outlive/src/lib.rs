@@ -39,9 +39,7 @@
 //!     })?;                                                            // Err: nothing of it is kept
 //!     let cart = session.get_or_default(CART);                        // Arc<Cart>, fine across .await
 //!     session.set(DRAFT.of(&form), cart.items.join(","));             // one of a family
-//!     if session.flush().await?.level == Level::Owner {
-//!         // No other node has it: before money moves, one may want to know.
-//!     }
+//!     if session.flush().await?.level == Level::Owner {}              // no other node has it: before money moves, one may want to know
 //!     Ok(n)
 //! }
 //! # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -99,6 +97,7 @@ mod outlive;
 mod request;
 mod run;
 mod session;
+pub mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tower;
@@ -106,7 +105,7 @@ mod turn;
 mod undecodable;
 
 pub use builder::Builder;
-pub use config::{Config, Consistency, Durability};
+pub use config::{Config, Consistency, Durability, Setting};
 pub use cookie::Cookie;
 pub use error::{CommitError, Errors, Fault, LoginError, NotNow, OpenError, Retry, RunError, StartError};
 pub use events::{Event, EventKind, Events, MissedEvents, Source};

@@ -5,10 +5,11 @@ mod gateway;
 mod node;
 mod status;
 
-use crate::config::{DemoConfig, GatewayConfig, Kind, Layers, NodeConfig, SECTIONS, Section, Setting, StatusConfig};
+use crate::config::{self as settings, DemoConfig, GatewayConfig, Layers, NodeConfig, SECTIONS, Section, StatusConfig};
 use crate::demo;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use outlive::settings::{Kind, Setting};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,10 +36,10 @@ fn log(command: Option<&str>) {
 
 fn dispatch(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     match matches.subcommand() {
-        Some(("demo", given)) => run(demo::run(DemoConfig::new(layers("demo", given)?)?)),
-        Some(("gateway", given)) => run(gateway::run(GatewayConfig::new(layers("gateway", given)?)?)),
-        Some(("node", given)) => run(node::run(NodeConfig::new(layers("node", given)?)?)),
-        Some(("status", given)) => run(status::run(StatusConfig::new(layers("status", given)?)?)),
+        Some(("demo", given)) => run(demo::run(layers::<DemoConfig>(given)?.finish()?)),
+        Some(("gateway", given)) => run(gateway::run(layers::<GatewayConfig>(given)?.finish()?)),
+        Some(("node", given)) => run(node::run(layers::<NodeConfig>(given)?.finish()?)),
+        Some(("status", given)) => run(status::run(layers::<StatusConfig>(given)?.finish()?)),
         Some(("config", given)) => config::run(given),
         Some(("demo-node", given)) => run(demo::run_node(options(given)?)),
         _ => anyhow::bail!("no such command"),
@@ -95,18 +96,18 @@ fn command() -> Command {
 }
 
 fn flags(command: Command, section: &Section) -> Command {
-    command.args(section.settings.iter().map(flag))
+    command.args((section.settings)().iter().map(flag))
 }
 
 fn flag(setting: &Setting) -> Arg {
-    let default = setting.default.filter(|_| setting.kind == Kind::One).map(|d| format!(" [default: {d}]")).unwrap_or_default();
-    let help = format!("{}{default} [{}]", setting.help, setting.env());
-    let arg = Arg::new(setting.key).long(setting.flag()).help(help);
+    let default = setting.default.iter().filter(|_| setting.kind == Kind::One).map(|d| format!(" [default: {d}]")).collect::<String>();
+    let help = format!("{}{default} [{}]", setting.what, setting.env());
+    let arg = Arg::new(setting.path).long(settings::flag(setting)).help(help).value_name(setting.unit);
     match setting.kind {
-        Kind::One => arg.value_name(setting.value),
-        Kind::Many => arg.value_name(setting.value).action(ArgAction::Append).num_args(1..),
+        Kind::One => arg,
+        Kind::Many => arg.action(ArgAction::Append).num_args(1..),
         // `--retry` and `--retry false`.
-        Kind::Switch => arg.value_name("BOOL").num_args(0..=1).default_missing_value("true").hide_possible_values(true),
+        Kind::Switch => arg.num_args(0..=1).default_missing_value("true").hide_possible_values(true),
     }
 }
 
@@ -115,19 +116,18 @@ fn file() -> Arg {
 }
 
 /// All that is known of a command's settings.
-fn layers(section: &str, given: &ArgMatches) -> anyhow::Result<Layers> {
-    let section = crate::config::section(section).context("no such section")?;
+fn layers<C: settings::Command>(given: &ArgMatches) -> anyhow::Result<Layers<C>> {
     let path = given.get_one::<String>("config").cloned().or_else(|| std::env::var("OUTLIVE_CONFIG").ok());
-    let mut layers = Layers::new(section);
+    let mut layers = Layers::default();
     if let Some(path) = path {
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         layers = layers.file(&path, &text);
     }
-    let values = |setting: &Setting| {
-        let values = given.try_get_many::<String>(setting.key).ok()??;
-        Some((setting.key, values.cloned().collect()))
+    let values = |setting: Setting| {
+        let values = given.try_get_many::<String>(setting.path).ok()??.cloned().collect();
+        Some((setting, values))
     };
-    Ok(layers.env(std::env::vars()).flags(section.settings.iter().filter_map(values)))
+    Ok(layers.env(std::env::vars()).flags(C::settings().into_iter().filter_map(values)))
 }
 
 fn options(given: &ArgMatches) -> anyhow::Result<demo::Options> {
@@ -146,7 +146,6 @@ fn options(given: &ArgMatches) -> anyhow::Result<demo::Options> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Members;
 
     #[test]
     fn the_commands_fit_together() {
@@ -157,7 +156,7 @@ mod tests {
     fn flags_reach_the_settings() {
         let line = ["outlive", "gateway", "--listen", "localhost:1", "--backend", "a=app1:2", "b=127.0.0.1:3", "--retry", "false"];
         let matches = command().try_get_matches_from(line).unwrap();
-        let config = GatewayConfig::new(layers("gateway", matches.subcommand().unwrap().1).unwrap()).unwrap();
-        assert!(matches!(config.members, Members::Fixed(members) if members.len() == 2) && !config.retry);
+        let config = layers::<GatewayConfig>(matches.subcommand().unwrap().1).unwrap().finish().unwrap();
+        assert!(!config.is_learnt() && config.backend.as_ref().map(Vec::len) == Some(2) && !config.retry());
     }
 }

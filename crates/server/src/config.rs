@@ -1,4 +1,4 @@
-//! Settings: one table for each command, from which its flags, its environment and its section of the file are made.
+//! Settings: one table for each command, from which its flags, its environment, its section of the file and its page are made.
 //!
 //! The path is the same everywhere: `gateway.listen` is `listen` under `[gateway]` in the file, `OUTLIVE_GATEWAY_LISTEN`, and
 //! `outlive gateway --listen`. Precedence: default < file < environment < flag. Unknown settings are errors, and
@@ -9,74 +9,41 @@ mod gateway;
 mod layers;
 mod node;
 mod status;
-mod units;
 
 pub(crate) use demo::DemoConfig;
-pub(crate) use gateway::{Cluster, GatewayConfig, Members};
-pub(crate) use layers::{Errors, Layers};
+pub(crate) use gateway::GatewayConfig;
+pub(crate) use layers::{Errors, Layers, flag};
 pub(crate) use node::NodeConfig;
 pub(crate) use status::StatusConfig;
-pub(crate) use units::Durability;
 
-/// How a setting is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    One,
-    /// A list: an array in the file, commas in the environment, a flag that is repeated or followed by several.
-    Many,
-    /// `true` or `false`; a flag without a value.
-    Switch,
-}
+use outlive::settings::{Setting, Settings};
 
-/// One setting.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Setting {
-    /// `section.name`.
-    pub(crate) key: &'static str,
-    pub(crate) kind: Kind,
-    /// What stands for the value in the help.
-    pub(crate) value: &'static str,
-    pub(crate) default: Option<&'static str>,
-    pub(crate) help: &'static str,
-}
+/// The settings of a command.
+pub(crate) trait Command: Settings {
+    /// Its name, and that of its section.
+    const NAME: &'static str;
+    const ABOUT: &'static str;
 
-impl Setting {
-    pub(crate) const fn one(key: &'static str, value: &'static str, default: Option<&'static str>, help: &'static str) -> Setting {
-        Setting { key, kind: Kind::One, value, default, help }
-    }
-
-    pub(crate) const fn many(key: &'static str, value: &'static str, help: &'static str) -> Setting {
-        Setting { key, kind: Kind::Many, value, default: None, help }
-    }
-
-    pub(crate) const fn switch(key: &'static str, default: &'static str, help: &'static str) -> Setting {
-        Setting { key, kind: Kind::Switch, value: "", default: Some(default), help }
-    }
-
-    /// `listen` of `gateway.listen`, as a flag is written.
-    pub(crate) fn flag(&self) -> String {
-        self.key.split_once('.').map_or(self.key, |(_, name)| name).replace('_', "-")
-    }
-
-    /// `OUTLIVE_GATEWAY_LISTEN`.
-    pub(crate) fn env(&self) -> String {
-        format!("OUTLIVE_{}", self.key.replace('.', "_").to_ascii_uppercase())
-    }
+    /// What in it does not go together; `given` tells what somebody asked for, though it may be wrong.
+    fn clashes(&self, given: &dyn Fn(&str) -> bool) -> Vec<String>;
 }
 
 /// A command with settings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Section {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    pub(crate) settings: &'static [Setting],
+    pub(crate) settings: fn() -> Vec<Setting>,
 }
 
-pub(crate) const SECTIONS: [Section; 4] = [demo::SECTION, node::SECTION, gateway::SECTION, status::SECTION];
-
-pub(crate) fn section(name: &str) -> Option<Section> {
-    SECTIONS.into_iter().find(|section| section.name == name)
+impl Section {
+    const fn of<C: Command>() -> Section {
+        Section { name: C::NAME, about: C::ABOUT, settings: C::settings }
+    }
 }
+
+pub(crate) const SECTIONS: [Section; 4] =
+    [Section::of::<DemoConfig>(), Section::of::<NodeConfig>(), Section::of::<GatewayConfig>(), Section::of::<StatusConfig>()];
 
 #[cfg(test)]
 mod tests;

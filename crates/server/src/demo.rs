@@ -22,6 +22,7 @@ use crate::config::DemoConfig;
 use crate::members::{self, Observer};
 use anyhow::Context as _;
 use nodes::Nodes;
+use outlive::settings::{Spelling as _, StoreUrl};
 use outlive_gateway::{Gateway, Running};
 use outlive_runtime::NodeConfig;
 use stage::Stage;
@@ -72,15 +73,15 @@ struct Demo {
 /// Starts the nodes and the gateway and sends the shoppers in.
 async fn start(config: &DemoConfig, pause: Duration) -> anyhow::Result<Demo> {
     let (folder, store) = match &config.store {
-        Some(store) => (None, store.clone()),
+        Some(store) => (None, store.0.clone()),
         None => {
             let folder = Folder::new()?;
             let store = format!("sqlite:{}", folder.0.join("sessions.db").display());
             (Some(folder), store)
         }
     };
-    let names: Vec<String> = (0..config.nodes).map(name).collect();
-    let world = Arc::new(World::new(names, store.clone(), config.durability.clone(), config.state.clone()));
+    let names: Vec<String> = (0..config.nodes()).map(name).collect();
+    let world = Arc::new(World::new(names, store.clone(), config.durability().write(), config.state.clone()));
     // The secret of a cluster without a store comes from its name, so it is one that nobody else has.
     let cluster = format!("demo-{}-{}", std::process::id(), wall_ms());
     let nodes = Nodes::new(world.clone(), cluster.clone());
@@ -97,8 +98,8 @@ async fn start(config: &DemoConfig, pause: Duration) -> anyhow::Result<Demo> {
         pause,
         stop: stopping,
     };
-    world.set_shoppers(config.visitors);
-    let shoppers = tokio::spawn(visitors::shop(crowd.clone(), config.visitors));
+    world.set_shoppers(config.visitors());
+    let shoppers = tokio::spawn(visitors::shop(crowd.clone(), config.visitors()));
     Ok(Demo { stage, gateway, observer, crowd, stop, shoppers, _folder: folder })
 }
 
@@ -108,7 +109,7 @@ async fn start_gateway(world: &Arc<World>, cluster: String, store: &str) -> anyh
     config.name = Some("gateway".into());
     config.cluster = cluster;
     config.join = world.nodes().iter().filter_map(|node| node.peer).map(Into::into).collect();
-    config.store = members::store(Some(store)).await?;
+    config.store = members::store(Some(&StoreUrl(store.to_owned()))).await?;
     let observer = Observer::start(config).await.context("the gateway cannot join the nodes")?;
     let holders = observer.holders(NAMESPACE);
     let gateway = Gateway::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0))).cookie("OUTLIVESID").placement(holders);
@@ -143,11 +144,11 @@ fn name(index: usize) -> String {
 
 /// Runs the demo: with a page, or played without a person.
 pub(crate) async fn run(config: DemoConfig) -> anyhow::Result<ExitCode> {
-    if config.script { script::run(&config).await } else { show(&config).await }
+    if config.script() { script::run(&config).await } else { show(&config).await }
 }
 
 async fn show(config: &DemoConfig) -> anyhow::Result<ExitCode> {
-    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener = TcpListener::bind(config.listen()).await.with_context(|| format!("cannot listen on {}", config.listen()))?;
     let addr = listener.local_addr()?;
     let demo = start(config, Duration::from_millis(1200)).await?;
     let world = demo.stage.world().clone();
@@ -156,7 +157,7 @@ async fn show(config: &DemoConfig) -> anyhow::Result<ExitCode> {
         println!("node {}   {at}   process {}", node.name, node.pid.unwrap_or_default());
     }
     println!("gateway  http://{}", demo.crowd.gateway);
-    println!("store    {}", config.store.as_deref().unwrap_or("SQLite in a temporary folder, which goes when the demo does"));
+    println!("store    {}", config.store.as_ref().map_or("SQLite in a temporary folder, which goes when the demo does", |store| &store.0));
     let ended = crate::cli::interrupted();
     println!("ready http://{addr}");
     let dots = tokio::spawn(async move {

@@ -1,5 +1,6 @@
 //! How a gateway learns who there is: as a node of the cluster that never holds a session.
 
+use outlive::settings::StoreUrl;
 use outlive_core::address::Address;
 use outlive_core::id::{IdKeys, SessionId};
 use outlive_core::member::{Member, State as Health};
@@ -166,9 +167,9 @@ impl Saying {
 }
 
 /// A store for an observer, which reads the cluster's secret and the members' addresses there.
-pub(crate) async fn store(url: Option<&str>) -> anyhow::Result<Option<Arc<dyn outlive_store::Store>>> {
-    match url {
-        None | Some("none") => Ok(None),
+pub(crate) async fn store(url: Option<&StoreUrl>) -> anyhow::Result<Option<Arc<dyn outlive_store::Store>>> {
+    match url.and_then(StoreUrl::some) {
+        None => Ok(None),
         Some(url) => Ok(Some(outlive_store::open(url).await?)),
     }
 }

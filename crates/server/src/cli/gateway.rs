@@ -1,6 +1,6 @@
 //! `outlive gateway`.
 
-use crate::config::{Cluster, GatewayConfig, Members};
+use crate::config::GatewayConfig;
 use crate::members::{self, Observer};
 use anyhow::Context as _;
 use axum::Router;
@@ -16,31 +16,32 @@ use tokio::net::TcpListener;
 
 /// Runs until a signal, then lets requests finish.
 pub(super) async fn run(config: GatewayConfig) -> anyhow::Result<ExitCode> {
-    let mut builder = Gateway::builder().listen(config.listen).retry(config.retry).limits(config.limits);
+    let listen = config.listen.clone().context("gateway.listen is not set")?;
+    let mut builder = Gateway::builder().listen(listen).retry(config.retry()).limits(config.limits());
     if let Some(workers) = config.workers {
         builder = builder.workers(workers);
     }
-    for cookie in config.cookies {
+    for cookie in config.cookie() {
         builder = builder.cookie(cookie);
     }
-    for network in config.trust {
-        builder = builder.trust(network);
+    for proxy in config.trust() {
+        builder = builder.trust(proxy.0);
+    }
+    for member in config.backend.iter().flatten() {
+        builder = builder.member(&member.name, member.addr.clone());
     }
     let placed = Arc::<Placed>::default();
     let mut cluster = None;
-    match config.members {
-        Members::Fixed(members) => builder = members.into_iter().fold(builder, |builder, (name, addr)| builder.member(name, addr)),
-        Members::Learnt(learnt) => {
-            cluster = Some((observer(&learnt).await?, learnt.namespace));
-            let placed = placed.clone();
-            builder = builder.placement(move |cookie: &[u8]| placed.holders(cookie));
-        }
+    if config.is_learnt() {
+        cluster = Some((observer(&config).await?, config.namespace()));
+        let placed = placed.clone();
+        builder = builder.placement(move |cookie: &[u8]| placed.holders(cookie));
     }
     let ended = super::interrupted();
     let gateway = builder.start().await?;
     let draining = Arc::new(AtomicBool::new(false));
-    let said = match config.ready {
-        Some(addr) => Some(readiness(&addr, gateway.directory(), draining.clone()).await?),
+    let said = match &config.ready {
+        Some(addr) => Some(readiness(addr, gateway.directory(), draining.clone()).await?),
         None => None,
     };
     println!("ready http://{}", gateway.local_addr());
@@ -54,7 +55,7 @@ pub(super) async fn run(config: GatewayConfig) -> anyhow::Result<ExitCode> {
         failed = watching => failed?,
     }
     draining.store(true, Ordering::Relaxed);
-    let stopped = gateway.shutdown(config.shutdown_grace).await;
+    let stopped = gateway.shutdown(config.shutdown_grace()).await;
     if let Some((observer, _)) = placed.0.get() {
         observer.leave().await;
     }
@@ -74,13 +75,13 @@ impl Placed {
     }
 }
 
-async fn observer(cluster: &Cluster) -> anyhow::Result<NodeConfig> {
+async fn observer(config: &GatewayConfig) -> anyhow::Result<NodeConfig> {
     let mut node = NodeConfig::default();
-    node.cluster = cluster.name.clone().unwrap_or_default();
-    node.join = cluster.join.clone();
-    node.secret = cluster.secret.map(|secret| secret.0);
-    node.danger_plain_peers = cluster.danger_plain_peers;
-    node.store = members::store(cluster.store.as_deref()).await?;
+    node.cluster = config.cluster.clone().unwrap_or_default();
+    node.join = config.join();
+    node.secret = config.secret.map(|secret| secret.0);
+    node.danger_plain_peers = config.danger_plain_peers();
+    node.store = members::store(config.store.as_ref()).await?;
     Ok(node)
 }
 

@@ -2,16 +2,18 @@
 
 use crate::config::StatusConfig;
 use crate::members;
+use outlive::settings::Spelling as _;
 use outlive_runtime::{ClusterStatus, NodeConfig, NodeStatus, status_of};
 use serde_json::{Value, json};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Ends with this if nobody tells.
 const UNREACHABLE: u8 = 2;
 
 /// Asks, prints, and says by its exit status how it is.
 pub(super) async fn run(config: StatusConfig) -> anyhow::Result<ExitCode> {
-    let json = config.json;
+    let json = config.json();
     match ask(config).await {
         Ok(cluster) => {
             println!("{}", if json { format!("{:#}", as_json(&cluster)) } else { as_table(&cluster) });
@@ -29,10 +31,10 @@ pub(super) async fn run(config: StatusConfig) -> anyhow::Result<ExitCode> {
 
 async fn ask(config: StatusConfig) -> anyhow::Result<ClusterStatus> {
     let mut node = NodeConfig::default();
-    node.join = config.join;
+    node.join = config.join();
     node.secret = config.secret.map(|secret| secret.0);
-    node.danger_plain_peers = config.danger_plain_peers;
-    node.store = members::store(config.store.as_deref()).await?;
+    node.danger_plain_peers = config.danger_plain_peers();
+    node.store = members::store(config.store.as_ref()).await?;
     Ok(status_of(&node).await?)
 }
 
@@ -121,11 +123,7 @@ fn row(s: &NodeStatus) -> Vec<String> {
         (Some(_), 0) => "0".to_owned(),
         (Some(_), dirty) => format!("{dirty} ({} ms)", s.dirty_age_ms),
     };
-    let idle = match s.idle_timeout_ms {
-        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
-        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
-        ms => format!("{ms}ms"),
-    };
+    let idle = Duration::from_millis(s.idle_timeout_ms).write();
     let http = if s.http.is_empty() { "-" } else { &s.http };
     [
         s.name.clone(),

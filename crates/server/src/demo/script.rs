@@ -6,6 +6,7 @@ use crate::config::DemoConfig;
 use crate::demo::tally::{Tally, Totals};
 use crate::demo::{Demo, start};
 use anyhow::Context as _;
+use outlive::settings::Spelling as _;
 use serde::Serialize;
 use std::path::Path;
 use std::process::ExitCode;
@@ -42,18 +43,18 @@ struct Done {
 }
 
 pub(crate) async fn run(config: &DemoConfig) -> anyhow::Result<ExitCode> {
-    println!("{} nodes, {} shoppers, durability {}: starting", config.nodes, config.visitors, config.durability);
+    println!("{} nodes, {} shoppers, durability {}: starting", config.nodes(), config.visitors(), config.durability().write());
     // 200 shoppers make some 400 requests a second.
     let demo = start(config, Duration::from_millis(500)).await?;
     let (phase, phases) = watch::channel(String::from("everyone shops"));
     let progress = tokio::spawn(report(demo.stage.world().tally.clone(), phases));
     let played = tokio::select! {
-        played = play(&demo, config.seconds, &phase) => Some(played),
+        played = play(&demo, config.seconds(), &phase) => Some(played),
         () = crate::cli::interrupted() => None,
     };
     progress.abort();
     let (tally, dirty_age_ms) = (demo.crowd.tally.clone(), demo.stage.world().dirty_age_ms());
-    let durability = config.durability.clone();
+    let durability = config.durability().write();
     demo.end().await;
     let Some(played) = played else { anyhow::bail!("interrupted") };
     let done = played?;
