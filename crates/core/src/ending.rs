@@ -4,7 +4,7 @@ use crate::copy::Ended;
 use crate::cx::{Call, Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::{END_BOUND, ENDED_KEEP, ENDED_MAX};
-use crate::output::{Event, Failure, Live, Opened, Outcome, Output, Ticket};
+use crate::output::{Event, Failure, Live, Opened, Outcome, Output, Ticket, Written};
 use crate::owner::forget_late;
 use crate::pending::{Ending, Following};
 use crate::plant::Bug;
@@ -13,7 +13,7 @@ use crate::shard::Shard;
 use crate::stamp::Life;
 use crate::time::Mono;
 use crate::view::{Lives, View};
-use crate::wire::{EndKind, LateResult, Message};
+use crate::wire::{EndKind, LateResult, Message, one_next};
 use core::time::Duration;
 
 /// How often an unanswered end is sent again.
@@ -65,10 +65,11 @@ impl<L: Live> Session<L> {
             None => self.mark_ended(cx, kind, next, from, None),
             Some(_) if cx.planted(Bug::FirstEndStays) => {}
             Some(known) => {
-                if kind.overrides(known.kind) {
+                let overrides = kind.overrides(known.kind);
+                self.note_next(cx, next);
+                if overrides {
                     self.override_end(cx, kind, from);
                 }
-                self.note_next(cx, next);
             }
         }
     }
@@ -80,19 +81,34 @@ impl<L: Live> Session<L> {
         let keep = ended.until.since(cx.now);
         let mut waiting = whom_to_tell(cx);
         let before = ended.telling.take();
-        let (ticket, writing) = before.as_ref().map_or((None, None), |e| (e.ticket, e.writing));
+        let (ticket, writing) = before.as_ref().map_or((None, false), |e| (e.ticket, e.writing));
         waiting.extend(before.into_iter().flat_map(|e| e.waiting.into_iter().chain(e.confirmed)));
         cx.out.event(cx.key, Event::Ended(kind));
-        self.begin_telling(cx, Ending { keep, waiting, confirmed: Lives::new(), store: cx.config.store, writing, ticket }, from);
+        let ending = Ending { keep, waiting, confirmed: Lives::new(), store: cx.config.store, writing, follows: false, ticket };
+        self.begin_telling(cx, ending, from);
     }
 
-    /// What is known here of the id that this one went on under. If this one was logged out, that one is.
+    /// This node hears of the id that an ended one went on under.
     fn note_next(&mut self, cx: &mut Cx<'_>, next: Option<SessionKey>) {
-        if let Some(ended) = self.ended_mut() {
-            ended.next = ended.next.or(next);
-            if let Some(next) = ended.next.filter(|_| ended.kind == EndKind::Invalidated && !cx.planted(Bug::FirstEndStays)) {
-                cx.queues.following.push(Following { key: cx.key, next, asker: None });
+        let Some(ended) = self.ended_mut() else { return };
+        let before = ended.next;
+        ended.next = one_next(before, next);
+        if ended.next != before && ended.follow(cx) {
+            if ended.telling.is_none() {
+                ended.tell(cx, Lives::new(), false);
             }
+            ended.telling.iter_mut().for_each(|e| e.follows = true);
+        }
+    }
+
+    /// All know of the end of the id that this one went on under.
+    pub(crate) fn followed(&mut self, cx: &mut Cx<'_>, next: SessionKey, asker: Option<Life>) {
+        if let Some(e) = self.ended_mut().filter(|ended| ended.next == Some(next)).and_then(|ended| ended.telling.as_mut()) {
+            e.follows = false;
+            self.settle_end(cx);
+        }
+        if let Some(asker) = asker {
+            self.confirm_end(cx, asker);
         }
     }
 
@@ -133,9 +149,8 @@ impl<L: Live> Session<L> {
         cx.queues.crowded |= cx.queues.marked > cx.config.of_shard(ENDED_MAX);
         cx.out.event(cx.key, Event::Ended(kind));
         self.drive_parked(cx, false);
-        self.note_next(cx, next);
         let ticket = ticket.map(|t| (t, cx.now + END_BOUND));
-        let ending = Ending { keep, waiting, confirmed: Lives::new(), store: cx.config.store, writing: None, ticket };
+        let ending = Ending { keep, waiting, confirmed: Lives::new(), store: cx.config.store, writing: false, follows: false, ticket };
         self.begin_telling(cx, ending, from);
     }
 
@@ -158,6 +173,7 @@ impl<L: Live> Session<L> {
         for life in &ending.waiting {
             ended.send(cx, *life);
         }
+        ending.follows = ended.follow(cx);
         ended.telling = Some(Box::new(ending));
         cx.set_timer(cx.now + AGAIN, Timer::Ending);
         self.settle_end(cx);
@@ -243,14 +259,17 @@ impl<L: Live> Session<L> {
         self.settle_end(cx);
     }
 
-    pub(crate) fn end_stored(&mut self, cx: &mut Cx<'_>, done: bool) {
+    /// What became of the marker on its way to the store. There it may have met one that says more.
+    pub(crate) fn end_stored(&mut self, cx: &mut Cx<'_>, written: Written) {
+        let Some(e) = self.telling().filter(|e| e.writing) else { return };
+        e.writing = false;
+        self.note_writing(cx);
+        let Written::Ended(kind, next) = written else { return };
+        self.learn_end(cx, kind, next, None);
         let Some(ended) = self.ended_mut() else { return };
-        let kind = ended.kind;
-        if let Some(e) = &mut ended.telling
-            && let Some(written) = e.writing.take()
-        {
-            e.store &= !done || written != kind;
-            self.note_writing(cx);
+        let same = (ended.kind, ended.next) == (kind, next);
+        if let Some(e) = &mut ended.telling {
+            e.store &= !same;
             self.settle_end(cx);
         }
     }
@@ -276,7 +295,7 @@ impl<L: Live> Session<L> {
         if cx.queues.repairing.contains(&cx.key) && !view.list(cx.key).iter().any(|l| e.waiting.contains(l)) {
             cx.queues.repairing.remove(&cx.key);
         }
-        if e.waiting.is_empty() && !e.store {
+        if e.waiting.is_empty() && !e.store && !e.follows {
             if let Some((ticket, _)) = e.ticket {
                 cx.settle(ticket, Outcome::End(true));
             }
@@ -291,11 +310,14 @@ impl<L: Live> Session<L> {
         if let Some((ticket, _)) = e.ticket.take_if(|(_, due)| cx.now >= *due) {
             cx.settle(ticket, Outcome::End(false));
         }
-        let store = e.store && e.writing.is_none();
+        let (store, follows) = (e.store && !e.writing, e.follows);
         if let Some(e) = ended.telling.as_ref().filter(|_| !cx.planted(Bug::EndSentOnce)) {
             for life in &e.waiting {
                 ended.send(cx, *life);
             }
+        }
+        if follows {
+            ended.follow(cx);
         }
         if store {
             cx.queues.dirty.push_back(cx.key);
@@ -306,10 +328,18 @@ impl<L: Live> Session<L> {
 }
 
 impl Ended {
+    /// If this was a logout it ends the id that the session went on under, too. Whether there is one.
+    fn follow(&self, cx: &mut Cx<'_>) -> bool {
+        let next = self.next.filter(|_| self.kind == EndKind::Invalidated && !cx.planted(Bug::FirstEndStays));
+        cx.queues.following.extend(next.map(|next| Following { key: cx.key, next, asker: None }));
+        next.is_some()
+    }
+
     /// Begins to tell those who are to know.
     fn tell(&mut self, cx: &mut Cx<'_>, waiting: Lives, store: bool) {
         let keep = self.until.since(cx.now);
-        self.telling = Some(Box::new(Ending { keep, waiting, confirmed: Lives::new(), store, writing: None, ticket: None }));
+        self.telling =
+            Some(Box::new(Ending { keep, waiting, confirmed: Lives::new(), store, writing: false, follows: false, ticket: None }));
         cx.set_timer(cx.now + AGAIN, Timer::Ending);
     }
 }

@@ -217,8 +217,8 @@ impl<L: Live> Engine<L> {
         // Another shard may have what follows, and two are never locked at once.
         while let Some(Following { key, next, asker }) = following.pop() {
             let known = self.locked(now, self.place(next), out, &mut following, |s, call| s.with(call, next, |s, cx| s.end_next(cx)));
-            if let Some(asker) = asker.filter(|_| known) {
-                self.locked(now, self.place(key), out, &mut following, |s, call| s.with(call, key, |s, cx| s.confirm_end(cx, asker)));
+            if known {
+                self.locked(now, self.place(key), out, &mut following, |s, call| s.with(call, key, |s, cx| s.followed(cx, next, asker)));
             }
         }
         result

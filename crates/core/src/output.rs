@@ -421,6 +421,8 @@ pub enum Write {
         key: SessionKey,
         /// Why it ended.
         kind: EndKind,
+        /// The id that it goes on under, if that is known.
+        next: Option<SessionKey>,
         /// How long the marker stays.
         keep: Duration,
     },
@@ -457,8 +459,9 @@ pub enum Written {
     Applied,
     /// The row had another stamp, or there was none or one.
     Mismatch,
-    /// The session has ended there.
-    Ended(EndKind),
+    /// The session has ended there, and goes on under this id, if that is known. To an end that is what its marker says from now on: the
+    /// one that was there before counts, too.
+    Ended(EndKind, Option<SessionKey>),
     /// Nothing happened.
     Failed,
     /// Nobody knows: the row must be read before it is written again.
@@ -471,8 +474,8 @@ pub enum Written {
 pub enum Loaded {
     /// No row.
     Missing,
-    /// An ended marker.
-    Ended(EndKind),
+    /// An ended marker, with the id that the session goes on under, if that is known.
+    Ended(EndKind, Option<SessionKey>),
     /// A record.
     Here {
         /// Its bytes.

@@ -7,7 +7,7 @@ use crate::record::{Change, Record};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
 use crate::view::Lives;
-use crate::wire::{EndKind, Why};
+use crate::wire::{EndKind, Why, one_next};
 use core::time::Duration;
 use smallvec::SmallVec;
 
@@ -95,7 +95,7 @@ impl Round {
     /// Somebody knows that the session has ended. Of several who do, the one who knows of a logout is believed.
     pub(crate) fn note_end(&mut self, kind: EndKind, next: Option<SessionKey>) {
         let (known, before) = self.ended.unwrap_or((kind, None));
-        self.ended = Some((if kind.overrides(known) { kind } else { known }, before.or(next)));
+        self.ended = Some((if kind.overrides(known) { kind } else { known }, one_next(before, next)));
     }
 
     /// Where the state with this tip came from, at a node whose own copy ends with `mine`.
@@ -152,8 +152,10 @@ pub(crate) struct Ending {
     pub(crate) confirmed: Lives,
     /// The store has not confirmed.
     pub(crate) store: bool,
-    /// What is on its way to the store.
-    pub(crate) writing: Option<EndKind>,
+    /// It is on its way to the store.
+    pub(crate) writing: bool,
+    /// Not everybody knows of the end of the id that it went on under.
+    pub(crate) follows: bool,
     pub(crate) ticket: Option<(Ticket, Mono)>,
 }
 

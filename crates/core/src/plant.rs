@@ -53,6 +53,8 @@ bugs! {
     TombstoneYields = "tombstone_yields",
     /// An end stays what it was first heard to be (rule 18).
     FirstEndStays = "first_end_stays",
+    /// The store's marker does not say under which id the session goes on (rule 18).
+    NextNotStored = "next_not_stored",
     /// A session takes changes on while a rotation copies it, and ends whatever they were (rule 19).
     ChangedWhileRotating = "changed_while_rotating",
     /// A marker is sent once, and not again (rule 16).

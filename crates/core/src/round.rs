@@ -480,7 +480,7 @@ impl<L: Live> Session<L> {
         round.store = StoreReply::Answered;
         match loaded {
             Loaded::Missing => {}
-            Loaded::Ended(kind) => round.note_end(*kind, None),
+            Loaded::Ended(kind, next) => round.note_end(*kind, *next),
             Loaded::Here { record, age, touched } => match Record::from_bytes(record, now, *age, *touched) {
                 Ok(record) => {
                     round.heard = round.heard.max(record.tip.claim);

@@ -240,7 +240,8 @@ mod tests {
         let mut shard = shard();
         let marker = |store| {
             let keep = Duration::ZERO;
-            let telling = Ending { keep, waiting: Lives::new(), confirmed: Lives::new(), store, writing: None, ticket: None };
+            let telling =
+                Ending { keep, waiting: Lives::new(), confirmed: Lives::new(), store, writing: false, follows: false, ticket: None };
             let (since, kind) = (Mono::ZERO, EndKind::Invalidated);
             State::Ended(Ended { kind, next: None, since, until: since, telling: store.then(|| Box::new(telling)) })
         };

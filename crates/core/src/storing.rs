@@ -43,9 +43,10 @@ impl<L: Live> Session<L> {
     fn take_write(&mut self, cx: &mut Cx<'_>) -> Option<Write> {
         let busy = self.writing().is_some();
         if let Some(ended) = self.ended_mut() {
-            let e = ended.telling.as_mut().filter(|e| e.store && e.writing.is_none() && !busy)?;
-            e.writing = Some(ended.kind);
-            let write = Write::End { key: cx.key, kind: ended.kind, keep: e.keep };
+            let e = ended.telling.as_mut().filter(|e| e.store && !e.writing && !busy)?;
+            e.writing = true;
+            let next = ended.next.filter(|_| !cx.planted(Bug::NextNotStored));
+            let write = Write::End { key: cx.key, kind: ended.kind, next, keep: e.keep };
             self.note_writing(cx);
             return Some(write);
         }
@@ -67,7 +68,7 @@ impl<L: Live> Session<L> {
 
     /// Something has got on its way to the store, or is no longer.
     pub(crate) fn note_writing(&mut self, cx: &mut Cx<'_>) {
-        if self.writing().is_some() || self.telling().is_some_and(|e| e.writing.is_some()) {
+        if self.writing().is_some() || self.telling().is_some_and(|e| e.writing) {
             cx.queues.writing.insert(cx.key);
         } else {
             cx.queues.writing.remove(&cx.key);
@@ -115,14 +116,14 @@ impl<L: Live> Session<L> {
             // The row is not what it was thought to be, or it is gone. A write that is under way finds that out.
             Written::Mismatch if *stored == Some(tip) && !writing => self.compare_row(cx),
             Written::Mismatch => {}
-            Written::Ended(kind) => self.learn_end(cx, kind, None, None),
+            Written::Ended(kind, next) => self.learn_end(cx, kind, next, None),
             Written::Failed | Written::Unknown => cx.set_timer(cx.now + AGAIN.max(step / 2), Timer::Touch),
         }
     }
 
     pub(crate) fn handle_written(&mut self, cx: &mut Cx<'_>, written: Written) {
         let Some(writing @ Writing { stamp, used, stage: Stage::Put }) = self.writing() else {
-            return self.end_stored(cx, matches!(written, Written::Applied | Written::Ended(_)));
+            return self.end_stored(cx, written);
         };
         self.set_writing(cx, None);
         if self.telling().is_some_and(|e| e.store) {
@@ -148,7 +149,7 @@ impl<L: Live> Session<L> {
                 self.set_writing(cx, Some(Writing { stage: Stage::Read, ..writing }));
                 self.load(cx);
             }
-            Written::Ended(kind) => self.learn_end(cx, kind, None, None),
+            Written::Ended(kind, next) => self.learn_end(cx, kind, next, None),
             Written::Failed => self.write_again(cx, writing),
         }
     }
@@ -201,7 +202,7 @@ impl<L: Live> Session<L> {
         let Some((own, Copy { record: mine, stored, .. })) = self.owned() else { return };
         match loaded {
             Loaded::Missing => *stored = None,
-            Loaded::Ended(kind) => return self.learn_end(cx, *kind, None, None),
+            Loaded::Ended(kind, next) => return self.learn_end(cx, *kind, *next, None),
             Loaded::Failed => return self.write_again(cx, writing),
             Loaded::Here { record, age, touched } => {
                 let Ok(mut row) = Record::from_bytes(record, cx.now, *age, *touched) else {

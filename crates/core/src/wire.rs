@@ -34,6 +34,11 @@ impl EndKind {
     }
 }
 
+/// Which of two ids a marker names under which its session may go on: the same, whichever was heard first.
+pub(crate) fn one_next(a: Option<SessionKey>, b: Option<SessionKey>) -> Option<SessionKey> {
+    a.into_iter().chain(b).min()
+}
+
 /// Why a node asks for a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Why {

@@ -16,7 +16,7 @@ use outlive_core::id::SessionKey;
 use outlive_core::record::Change;
 use outlive_core::stamp::{Life, Stamp};
 use outlive_runtime::{CommitFailure, Node, NodeConfig, Open, OpenFailure, Readiness};
-use outlive_store::{Answer, End, LoadError, Loaded, MemoryStore, Put, PutError, RowResult, Store, Swept, Touch};
+use outlive_store::{Answer, End, LoadError, Loaded, Marker, MemoryStore, Put, PutError, RowResult, Store, Swept, Touch};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::{LAST, LONG, VISITS, Wired, app, at, browser, cluster, heard, insist, routes, until};
@@ -155,7 +155,7 @@ impl Store for Held {
         })
     }
 
-    fn end(&self, ends: Vec<End>) -> Answer<'_, Result<(), PutError>> {
+    fn end(&self, ends: Vec<End>) -> Answer<'_, Result<Vec<Marker>, PutError>> {
         self.store.end(ends)
     }
 

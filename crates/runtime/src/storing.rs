@@ -15,7 +15,7 @@ use outlive_core::stamp::Life;
 use outlive_core::time::Mono;
 use outlive_core::wire::EndKind;
 use outlive_core::{Loaded, Touch, Write, Written};
-use outlive_store::{self as store, End, Expect, LoadError, Node as Row, Put, PutError, RowResult, Store};
+use outlive_store::{self as store, End, Expect, LoadError, Marker, Node as Row, Put, PutError, RowResult, Store};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::error::Error;
@@ -305,8 +305,12 @@ fn written(result: RowResult) -> Written {
     match result {
         RowResult::Applied => Written::Applied,
         RowResult::Mismatch(_) => Written::Mismatch,
-        RowResult::Ended(kind) => Written::Ended(byte_kind(kind)),
+        RowResult::Ended(marker) => ended(marker),
     }
+}
+
+fn ended(Marker { kind, next }: Marker) -> Written {
+    Written::Ended(byte_kind(kind), next)
 }
 
 /// Whether it worked.
@@ -316,13 +320,14 @@ async fn end<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, writes: Vec<Write
     }
     let keys: Vec<SessionKey> = writes.iter().map(Write::key).collect();
     let ends = writes.into_iter().filter_map(|w| match w {
-        Write::End { key, kind, keep } => Some(End { key, kind: kind_byte(kind), keep }),
+        Write::End { key, kind, next, keep } => Some(End { key, marker: Marker { kind: kind_byte(kind), next }, keep }),
         _ => None,
     });
-    let worked = inner.ask(Call::Write, side.store.end(ends.collect())).await.is_ok();
+    let answer = inner.ask(Call::Write, side.store.end(ends.collect())).await;
+    let worked = answer.is_ok();
     // Ending twice is the same as ending once, so an unknown end is simply repeated.
-    let result = if worked { Written::Applied } else { Written::Failed };
-    for key in keys {
+    let results = answer.unwrap_or_default().into_iter().map(ended).chain(core::iter::repeat(Written::Failed));
+    for (key, result) in keys.into_iter().zip(results) {
         inner.call_timed(|e, now, out| e.handle_written(now, key, result, out));
     }
     worked
@@ -371,7 +376,7 @@ async fn load<L: Live>(inner: Arc<Inner<L>>, keys: Vec<SessionKey>) {
 fn loaded(row: store::Loaded) -> Loaded {
     match row {
         store::Loaded::Missing => Loaded::Missing,
-        store::Loaded::Ended(kind) => Loaded::Ended(byte_kind(kind)),
+        store::Loaded::Ended(Marker { kind, next }) => Loaded::Ended(byte_kind(kind), next),
         store::Loaded::Here(row) => Loaded::Here { record: row.record, age: row.age, touched: row.touched },
     }
 }

@@ -21,14 +21,14 @@ pub(crate) enum Row {
         touched: i64,
         expires: i64,
     },
-    Ended(EndKind),
+    Ended(EndKind, Option<SessionKey>),
 }
 
 impl Row {
     pub(crate) fn expires(&self) -> i64 {
         match self {
             Row::Record { expires, .. } => *expires,
-            Row::Ended(_) => i64::MAX,
+            Row::Ended(..) => i64::MAX,
         }
     }
 }
@@ -113,7 +113,7 @@ impl World {
     fn load(&self, key: SessionKey) -> Loaded {
         match self.rows.get(&key) {
             None => Loaded::Missing,
-            Some(Row::Ended(kind)) => Loaded::Ended(*kind),
+            Some(Row::Ended(kind, next)) => Loaded::Ended(*kind, *next),
             Some(Row::Record { record, at, touched, .. }) => {
                 let since = |then: i64| Duration::from_micros((self.store_now() - then).max(0) as u64);
                 Loaded::Here { record: record.clone(), age: since(*at), touched: since(*touched) }
@@ -124,7 +124,7 @@ impl World {
     fn touch(&mut self, touch: &Touch) -> Written {
         let now = self.store_now();
         match self.rows.get_mut(&touch.key) {
-            Some(Row::Ended(kind)) => Written::Ended(*kind),
+            Some(Row::Ended(kind, next)) => Written::Ended(*kind, *next),
             Some(Row::Record { stamp, touched, expires, .. }) if *stamp == touch.stamp => {
                 *touched = (*touched).max(now - touch.ago.as_micros() as i64);
                 *expires = now.saturating_add(touch.expires_in.as_micros() as i64);
@@ -137,7 +137,10 @@ impl World {
     fn write(&mut self, write: Write) -> Written {
         match write {
             Write::Put { key, expect, stamp, record, expires_in, .. } => match self.rows.get(&key) {
-                Some(Row::Ended(kind)) => Written::Ended(*kind),
+                Some(&Row::Ended(kind, next)) => {
+                    self.mark(Mark::StoreEnded);
+                    Written::Ended(kind, next)
+                }
                 row => {
                     let there = match row {
                         Some(Row::Record { stamp, .. }) => Some(*stamp),
@@ -153,12 +156,14 @@ impl World {
                     Written::Applied
                 }
             },
-            Write::End { key, kind, .. } => {
-                // A logout is one whatever was there before.
-                if !matches!(self.rows.get(&key), Some(Row::Ended(EndKind::Invalidated))) {
-                    self.rows.insert(key, Row::Ended(kind));
+            Write::End { key, mut kind, mut next, .. } => {
+                if let Some(Row::Ended(before, named)) = self.rows.get(&key) {
+                    // A logout is one whatever came first, and of two ids one is named.
+                    kind = if *before == EndKind::Invalidated { *before } else { kind };
+                    next = next.into_iter().chain(*named).min();
                 }
-                Written::Applied
+                self.rows.insert(key, Row::Ended(kind, next));
+                Written::Ended(kind, next)
             }
             _ => Written::Failed,
         }
@@ -181,7 +186,6 @@ impl World {
                 match written {
                     Written::Mismatch => self.mark(Mark::StoreMismatch),
                     Written::Unknown => self.mark(Mark::StoreUnknownRead),
-                    Written::Ended(_) => self.mark(Mark::StoreEnded),
                     _ => {}
                 }
                 self.log(node, || format!("{key:?} written: {written:?}"));
@@ -194,7 +198,7 @@ impl World {
 fn loaded_name(loaded: &Loaded) -> &'static str {
     match loaded {
         Loaded::Missing => "missing",
-        Loaded::Ended(_) => "ended",
+        Loaded::Ended(..) => "ended",
         Loaded::Here { .. } => "a record",
         _ => "failed",
     }

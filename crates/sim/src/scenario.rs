@@ -4,6 +4,7 @@
 use crate::client::{Answer, Client, Kind};
 use crate::clocks::Clocks;
 use crate::options::{Fault, MS, Options, S};
+use crate::rows::Row;
 use crate::world::{Phase, World};
 use outlive_core::config::{Durability, Level, OnLost, Reach};
 use outlive_core::plant::Bug;
@@ -80,6 +81,9 @@ scenarios! {
     a_logout_at_a_third_node_waits_for_the_owner_that_was_cut_off,
     a_logout_after_another_move_waits_for_the_owner_that_was_cut_off,
     what_is_answered_goes_along_to_the_new_id,
+    a_rotation_of_which_the_store_alone_has_heard,
+    a_logout_hears_from_the_store_of_a_rotation,
+    a_rotation_hears_from_the_store_of_a_logout,
     both_sides_go_on,
     branches_that_are_too_large_together,
     crash_of_any_one_node,
@@ -899,6 +903,74 @@ fn what_is_answered_goes_along_to_the_new_id(s: &mut Script) {
     }
     s.check(waited, "a change comes while a rotation waits");
     s.end();
+}
+
+fn a_rotation_of_which_the_store_alone_has_heard(s: &mut Script) {
+    (s.w.opts.store, s.w.opts.durability) = (true, Durability::Store);
+    s.nodes(4);
+    let (with, without) = s.session_at(0, &[0, 1]);
+    // After two moves the owner stays, and 2 serves a copy.
+    s.ok(without, 1, Kind::Read);
+    s.ok(without, 0, Kind::Read);
+    let old = s.w.clients[with].session;
+    let rotation = s.begin(with, 2, Kind::Rotate, 300);
+    s.run(50);
+    // Its owner agrees, and dies before anybody has heard so.
+    (1..4).for_each(|node| s.hold(0, node));
+    while !s.ended_in_store(without) && s.w.reqs.contains_key(&rotation) && s.w.step() {}
+    s.crash(0);
+    s.mend();
+    let (answer, _) = s.ask(without, 1, Kind::Read);
+    s.check(matches!(answer, Answer::Ended(_)), "the old id has ended");
+    s.wait(rotation);
+    s.check(s.w.clients[with].session != old, "the session goes on under its new id");
+    s.ok(with, 3, Kind::Append);
+    s.end();
+}
+
+impl Script {
+    fn ended_in_store(&self, client: usize) -> bool {
+        let key = self.w.clients[client].session.map(|session| self.w.sessions[session].key);
+        key.is_some_and(|key| matches!(self.w.rows.get(&key), Some(Row::Ended(..))))
+    }
+
+    /// Two nodes that use one store and do not hear each other; who has which cookie, and a rotation at 0 that takes so long.
+    fn apart_at_a_store(&mut self, ms: i64) -> ([usize; 2], u64) {
+        (self.w.opts.store, self.w.opts.durability) = (true, Durability::Owner);
+        self.nodes(2);
+        let (with, without) = self.session(&[0, 1]);
+        let rotation = self.begin(with, 0, Kind::Rotate, ms);
+        self.cut(0, 1);
+        ([with, without], rotation)
+    }
+
+    /// 0, which knows of the new id, is gone. The session was logged out under the old one.
+    fn ended_under_both(&mut self, client: usize) {
+        self.crash(0);
+        let (answer, _) = self.ask(client, 1, Kind::Read);
+        self.check(matches!(answer, Answer::Ended(_)), "no id of it is served");
+        self.end();
+    }
+}
+
+fn a_logout_hears_from_the_store_of_a_rotation(s: &mut Script) {
+    let ([with, without], rotation) = s.apart_at_a_store(10);
+    let old = s.w.clients[with].session;
+    s.wait(rotation);
+    s.check(s.w.clients[with].session != old, "the session goes on under its new id");
+    if let Some(id) = s.w.logout_unopened(without, 1, 0) {
+        s.wait(id);
+    }
+    s.ended_under_both(with);
+}
+
+fn a_rotation_hears_from_the_store_of_a_logout(s: &mut Script) {
+    let ([with, without], rotation) = s.apart_at_a_store(500);
+    if let Some(id) = s.w.logout_unopened(without, 1, 0) {
+        s.wait(id);
+    }
+    s.wait(rotation);
+    s.ended_under_both(with);
 }
 
 fn both_sides_go_on(s: &mut Script) {

@@ -18,7 +18,7 @@
 //! be over gets a duration of zero. They run on any executor.
 
 use crate::error::PutError;
-use crate::store::{End, Expect, Loaded, MAX_RECORD, MAX_ROWS, MAX_TEXT, Node, Put, Row, RowResult, Store, Swept, Touch};
+use crate::store::{End, Expect, Loaded, MAX_RECORD, MAX_ROWS, MAX_TEXT, Marker, Node, Put, Row, RowResult, Store, Swept, Touch};
 use bytes::Bytes;
 use core::fmt::Debug;
 use core::future::{Future, poll_fn};
@@ -45,6 +45,8 @@ pub async fn all(make: impl AsyncFn() -> Pair) {
     nothing_resurrects_what_ended(&make().await).await;
     an_unknown_session_can_end(&make().await).await;
     ending_twice_keeps_the_lesser_kind_and_the_later_time(&make().await).await;
+    a_marker_names_the_session_that_goes_on(&make().await).await;
+    of_two_ends_the_later_one_hears_of_both(&make().await).await;
     a_touch_moves_the_expiry_only_on_its_stamp(&make().await).await;
     a_touch_tells_when_a_session_was_used(&make().await).await;
     a_sweep_takes_what_is_over_and_no_more(&make().await).await;
@@ -85,7 +87,7 @@ pub async fn what_was_put_is_loaded([a, b]: &Pair) {
     }
     assert_eq!(ok(a.load(vec![]).await), vec![]);
     assert_eq!(ok(a.put(vec![]).await), vec![]);
-    ok(a.end(vec![]).await);
+    assert_eq!(ok(a.end(vec![]).await), vec![]);
     assert_eq!(ok(a.touch(vec![]).await), vec![]);
 }
 
@@ -132,7 +134,7 @@ pub async fn rows_of_a_call_do_not_affect_each_other([a, b]: &Pair) {
         row(6, Expect::Exactly(stamp(1, 1)), 2, b"new"),
     ];
     let expected = vec![
-        RowResult::Ended(7),
+        RowResult::Ended(as_ended(7)),
         RowResult::Applied,
         RowResult::Mismatch(Some(stamp(1, 1))),
         RowResult::Applied,
@@ -143,10 +145,11 @@ pub async fn rows_of_a_call_do_not_affect_each_other([a, b]: &Pair) {
     let loaded = ok(a.load((1..=6).map(key).collect()).await);
     let records = loaded.iter().map(|l| if let Loaded::Here(row) = l { &row.record[..] } else { b"-" });
     assert_eq!(records.collect::<Vec<_>>(), [&b"new"[..], b"old", b"old", b"-", b"new", b"-"]);
-    assert_eq!(loaded[3], Loaded::Ended(7));
+    assert_eq!(loaded[3], Loaded::Ended(as_ended(7)));
 
     let touches = vec![touch(2, stamp(1, 1), LONG), touch(4, stamp(1, 1), LONG), touch(6, stamp(1, 1), LONG), touch(1, stamp(1, 1), LONG)];
-    let expected = vec![RowResult::Applied, RowResult::Ended(7), RowResult::Mismatch(None), RowResult::Mismatch(Some(stamp(1, 2)))];
+    let expected =
+        vec![RowResult::Applied, RowResult::Ended(as_ended(7)), RowResult::Mismatch(None), RowResult::Mismatch(Some(stamp(1, 2)))];
     assert_eq!(ok(a.touch(touches).await), expected);
 
     // The largest call that there may be.
@@ -183,32 +186,76 @@ pub async fn nothing_resurrects_what_ended([a, b]: &Pair) {
     put(a, row(1, Expect::Absent, 1, b"alive")).await;
     ok(b.end(vec![end(1, 3)]).await);
     for node in [a, b] {
-        assert_eq!(one(node, key(1)).await, Loaded::Ended(3));
+        assert_eq!(one(node, key(1)).await, Loaded::Ended(as_ended(3)));
         for expect in [Expect::Absent, Expect::Exactly(stamp(1, 1)), Expect::Exactly(stamp(9, 9))] {
-            assert_eq!(put(node, row(1, expect, 9, b"late")).await, RowResult::Ended(3), "a put must not resurrect: {expect:?}");
+            assert_eq!(put(node, row(1, expect, 9, b"late")).await, RowResult::Ended(as_ended(3)), "a put must not resurrect: {expect:?}");
         }
-        assert_eq!(ok(node.touch(vec![touch(1, stamp(1, 1), LONG)]).await), vec![RowResult::Ended(3)]);
+        assert_eq!(ok(node.touch(vec![touch(1, stamp(1, 1), LONG)]).await), vec![RowResult::Ended(as_ended(3))]);
     }
-    assert_eq!(one(a, key(1)).await, Loaded::Ended(3));
+    assert_eq!(one(a, key(1)).await, Loaded::Ended(as_ended(3)));
 }
 
 /// An end needs no row, and keeps out the puts that come after it.
 pub async fn an_unknown_session_can_end([a, b]: &Pair) {
     ok(a.end(vec![end(1, 255)]).await);
-    assert_eq!(one(b, key(1)).await, Loaded::Ended(255));
-    assert_eq!(put(b, row(1, Expect::Absent, 1, b"late")).await, RowResult::Ended(255));
-    assert_eq!(one(a, key(1)).await, Loaded::Ended(255));
+    assert_eq!(one(b, key(1)).await, Loaded::Ended(as_ended(255)));
+    assert_eq!(put(b, row(1, Expect::Absent, 1, b"late")).await, RowResult::Ended(as_ended(255)));
+    assert_eq!(one(a, key(1)).await, Loaded::Ended(as_ended(255)));
 }
 
 /// An end is absorbing towards other ends too.
 pub async fn ending_twice_keeps_the_lesser_kind_and_the_later_time([a, b]: &Pair) {
-    ok(a.end(vec![end(1, 1), End { keep: Duration::ZERO, ..end(2, 1) }, end(3, 1)]).await);
-    ok(b.end(vec![End { keep: Duration::ZERO, ..end(1, 2) }, end(2, 2), end(3, 0)]).await);
+    let first = ok(a.end(vec![end(1, 1), End { keep: Duration::ZERO, ..end(2, 1) }, end(3, 1)]).await);
+    assert_eq!(first, vec![as_ended(1); 3], "what each marker says, in order");
+    let second = ok(b.end(vec![End { keep: Duration::ZERO, ..end(1, 2) }, end(2, 2), end(3, 0)]).await);
+    assert_eq!([second[0], second[2]], [as_ended(1), as_ended(0)], "what each marker says now");
     ok(a.sweep(10).await);
-    assert_eq!(one(a, key(1)).await, Loaded::Ended(1), "a shorter time does not shorten");
-    assert_eq!(one(a, key(3)).await, Loaded::Ended(0), "a lesser kind is what stays");
+    assert_eq!(one(a, key(1)).await, Loaded::Ended(as_ended(1)), "a shorter time does not shorten");
+    assert_eq!(one(a, key(3)).await, Loaded::Ended(as_ended(0)), "a lesser kind is what stays");
     // A store whose database forgets by itself may have forgotten the first marker of 2 already.
-    assert!(matches!(one(a, key(2)).await, Loaded::Ended(1 | 2)), "a longer time lengthens");
+    assert!([1, 2].map(|kind| Loaded::Ended(as_ended(kind))).contains(&one(a, key(2)).await), "a longer time lengthens");
+}
+
+/// Which session goes on comes back wherever an end does; a row has none.
+pub async fn a_marker_names_the_session_that_goes_on([a, b]: &Pair) {
+    put(a, row(1, Expect::Absent, 1, b"x")).await;
+    let ends = vec![rotated(1, 101), end(2, 0), rotated(3, 103)];
+    let markers: Vec<Marker> = ends.iter().map(|end| end.marker).collect();
+    assert_eq!(ok(a.end(ends).await), markers);
+    for node in [a, b] {
+        let loaded = ok(node.load((1..=4).map(key).collect()).await);
+        let expected = markers.iter().map(|marker| Loaded::Ended(*marker)).chain([Loaded::Missing]);
+        assert_eq!(loaded, expected.collect::<Vec<_>>());
+        assert_eq!(put(node, row(1, Expect::Exactly(stamp(1, 1)), 2, b"late")).await, RowResult::Ended(markers[0]));
+        assert_eq!(ok(node.touch(vec![touch(3, stamp(1, 1), LONG)]).await), vec![RowResult::Ended(markers[2])]);
+    }
+}
+
+/// In whichever order two ends come, the one that comes later is told of both, and the marker is the same.
+pub async fn of_two_ends_the_later_one_hears_of_both([a, b]: &Pair) {
+    let ends = |n| [end(n, 0), end(n, 1), rotated(n, 101), rotated(n, 102), rotated(n, 103), end(n, 2)];
+    let mut n = 0;
+    for (i, j) in (0..6).flat_map(|i| (0..6).map(move |j| (i, j))) {
+        n += 1;
+        let (first, second) = (ends(n)[i].clone(), ends(n)[j].clone());
+        let both = first.marker.and(second.marker);
+        assert_eq!(both, second.marker.and(first.marker));
+        assert_eq!(ok(a.end(vec![first.clone()]).await), vec![first.marker]);
+        assert_eq!(ok(b.end(vec![second]).await), vec![both], "of {i} and then {j}");
+        assert_eq!(one(a, key(n)).await, Loaded::Ended(both), "of {i} and then {j}");
+        assert_eq!(ok(a.end(vec![first]).await), vec![both], "nothing is taken back");
+    }
+    for n in 201..217 {
+        let mark = |node: Arc<dyn Store>, end: End| async move { ok(node.end(vec![end]).await)[0] };
+        let heard = together(vec![
+            Box::pin(mark(Arc::clone(a), end(n, 0))) as Pin<Box<dyn Future<Output = Marker>>>,
+            Box::pin(mark(Arc::clone(b), rotated(n, 101))),
+        ])
+        .await;
+        let both = Marker { kind: 0, next: Some(key(101)) };
+        assert!(heard.contains(&both), "one of two that end it at once hears of the other: {heard:?}");
+        assert_eq!(one(a, key(n)).await, Loaded::Ended(both));
+    }
 }
 
 /// A touch needs the stamp, moves the expiry both ways, and changes nothing else.
@@ -279,7 +326,7 @@ pub async fn a_sweep_takes_what_is_over_and_no_more([a, b]: &Pair) {
     assert_eq!(matches!(loaded[3], Loaded::Here(_)), touched == RowResult::Applied, "what was touched stays");
     assert_eq!(matches!(loaded[4], Loaded::Here(_)), written == RowResult::Applied, "what was written stays");
     assert_eq!(loaded[5], Loaded::Missing, "a marker past its time goes");
-    assert_eq!(loaded[6], Loaded::Ended(1), "a marker within its time stays");
+    assert_eq!(loaded[6], Loaded::Ended(as_ended(1)), "a marker within its time stays");
     assert_eq!(put(a, row(6, Expect::Absent, 1, b"new")).await, RowResult::Applied, "and the key is free again");
 }
 
@@ -292,7 +339,7 @@ pub async fn durations_may_be_as_long_as_the_type_allows([a, b]: &Pair) {
     ok(a.announce(node(1), Duration::MAX).await);
     ok(b.sweep(10).await);
     here(one(b, key(1)).await);
-    assert_eq!(one(b, key(2)).await, Loaded::Ended(1));
+    assert_eq!(one(b, key(2)).await, Loaded::Ended(as_ended(1)));
     assert_eq!(ok(b.lease("job".into(), Life::new(2), LONG).await), None);
     assert_eq!(ok(b.nodes(Duration::ZERO).await), vec![node(1)]);
 }
@@ -351,9 +398,11 @@ pub async fn a_put_and_an_end_race([a, b]: &Pair) {
         let write = async {
             put(a, row(n, Expect::Exactly(stamp(1, 1)), 2, b"y")).await;
         };
-        let logout = async { ok(b.end(vec![end(n, 1)]).await) };
+        let logout = async {
+            ok(b.end(vec![end(n, 1)]).await);
+        };
         together(vec![Box::pin(write), Box::pin(logout)]).await;
-        assert_eq!(one(a, key(n)).await, Loaded::Ended(1), "an end always wins");
+        assert_eq!(one(a, key(n)).await, Loaded::Ended(as_ended(1)), "an end always wins");
     }
 }
 
@@ -480,7 +529,16 @@ fn stamp(epoch: u32, version: u32) -> Stamp {
 }
 
 fn end(n: u32, kind: u8) -> End {
-    End { key: key(n), kind, keep: LONG }
+    End { key: key(n), marker: as_ended(kind), keep: LONG }
+}
+
+fn as_ended(kind: u8) -> Marker {
+    Marker { kind, next: None }
+}
+
+/// The end of session `n`, which goes on as session `next`.
+fn rotated(n: u32, next: u32) -> End {
+    End { marker: Marker { kind: 1, next: Some(key(next)) }, ..end(n, 1) }
 }
 
 fn touch(n: u32, stamp: Stamp, expires_in: Duration) -> Touch {

@@ -1,7 +1,7 @@
 //! [`MemoryStore`]: the reference for the law.
 
 use crate::error::{LoadError, PutError};
-use crate::store::{Answer, End, Expect, Loaded, MAX_ROWS, Node, Put, Row, RowResult, Store, Swept, Touch};
+use crate::store::{Answer, End, Expect, Loaded, MAX_ROWS, Marker, Node, Put, Row, RowResult, Store, Swept, Touch};
 use crate::store::{check_keys, check_puts, check_text};
 use bytes::Bytes;
 use core::fmt;
@@ -173,7 +173,7 @@ struct Entry {
 
 enum Held {
     Session { stamp: Stamp, record: Bytes, written: Duration, touched: Duration },
-    Ended(u8),
+    Ended(Marker),
 }
 
 struct Lease {
@@ -193,7 +193,7 @@ impl State {
     fn load(&self, key: &SessionKey, now: Duration) -> Loaded {
         match self.entries.get(key).map(|entry| &entry.held) {
             None => Loaded::Missing,
-            Some(Held::Ended(kind)) => Loaded::Ended(*kind),
+            Some(Held::Ended(marker)) => Loaded::Ended(*marker),
             Some(Held::Session { stamp, record, written, touched }) => Loaded::Here(Row {
                 stamp: *stamp,
                 record: record.clone(),
@@ -207,7 +207,7 @@ impl State {
     fn compare(&self, key: &SessionKey, expect: Expect) -> RowResult {
         let found = match self.entries.get(key).map(|entry| &entry.held) {
             None => None,
-            Some(Held::Ended(kind)) => return RowResult::Ended(*kind),
+            Some(Held::Ended(marker)) => return RowResult::Ended(*marker),
             Some(Held::Session { stamp, .. }) => Some(*stamp),
         };
         let expected = match expect {
@@ -226,15 +226,14 @@ impl State {
         result
     }
 
-    fn end(&mut self, end: End, now: Duration) {
+    fn end(&mut self, end: End, now: Duration) -> Marker {
         let until = now.saturating_add(end.keep);
-        match self.entries.get(&end.key) {
-            Some(Entry { until: old, held: Held::Ended(kind) }) => {
-                let (until, kind) = (until.max(*old), end.kind.min(*kind));
-                self.set(end.key, until, Held::Ended(kind));
-            }
-            _ => self.set(end.key, until, Held::Ended(end.kind)),
-        }
+        let (until, marker) = match self.entries.get(&end.key) {
+            Some(Entry { until: old, held: Held::Ended(marker) }) => (until.max(*old), end.marker.and(*marker)),
+            _ => (until, end.marker),
+        };
+        self.set(end.key, until, Held::Ended(marker));
+        marker
     }
 
     fn touch(&mut self, touch: Touch, now: Duration) -> RowResult {
@@ -307,10 +306,10 @@ impl Store for MemoryStore {
         })
     }
 
-    fn end(&self, ends: Vec<End>) -> Answer<'_, Result<(), PutError>> {
+    fn end(&self, ends: Vec<End>) -> Answer<'_, Result<Vec<Marker>, PutError>> {
         Box::pin(async move {
             check_keys(ends.iter().map(|end| end.key))?;
-            self.write(|state, now| ends.into_iter().for_each(|end| state.end(end, now))).await
+            self.write(|state, now| ends.into_iter().map(|end| state.end(end, now)).collect()).await
         })
     }
 

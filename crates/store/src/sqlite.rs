@@ -9,7 +9,7 @@ mod worker;
 
 use crate::error::{LoadError, PutError};
 use crate::open::OpenError;
-use crate::store::{Answer, End, Loaded, MAX_ROWS, Node, Put, RowResult, Store, Swept, Touch, check_keys, check_puts, check_text};
+use crate::store::{Answer, End, Loaded, MAX_ROWS, Marker, Node, Put, RowResult, Store, Swept, Touch, check_keys, check_puts, check_text};
 use clock::Clock;
 use core::fmt;
 use core::time::Duration;
@@ -140,7 +140,7 @@ impl Store for SqliteStore {
         })
     }
 
-    fn end(&self, ends: Vec<End>) -> Answer<'_, Result<(), PutError>> {
+    fn end(&self, ends: Vec<End>) -> Answer<'_, Result<Vec<Marker>, PutError>> {
         Box::pin(async move {
             check_keys(ends.iter().map(|end| end.key))?;
             self.write(ends.len(), move |db, now| statements::end(db, now, &ends)).await

@@ -53,9 +53,10 @@ pub trait Store: Send + Sync + 'static {
     /// included, and its ages start at zero. One round trip.
     fn put(&self, rows: Vec<Put>) -> Answer<'_, Result<Vec<RowResult>, PutError>>;
 
-    /// Leaves a marker for each key, whatever is there, a row or nothing; the record's bytes are removed. Ending again keeps the lesser
-    /// kind and the later of the two times. One round trip.
-    fn end(&self, ends: Vec<End>) -> Answer<'_, Result<(), PutError>>;
+    /// Leaves a marker for each key, whatever is there, a row or nothing; the record's bytes are removed. Ending again keeps the later of
+    /// the two times and makes [one marker of two](Marker::and). What each marker says from now on, in the order of the call. One round
+    /// trip.
+    fn end(&self, ends: Vec<End>) -> Answer<'_, Result<Vec<Marker>, PutError>>;
 
     /// Notes that sessions were used: moves the expiry, and [`Row::touched`] to the use, if the row has exactly this stamp. A use from
     /// before what the row tells already does not set it back. The record, the stamp and [`Row::age`] stay. One round trip.
@@ -101,8 +102,8 @@ pub trait Store: Send + Sync + 'static {
 pub enum Loaded {
     /// Neither a row nor a marker. It may have expired.
     Missing,
-    /// Ended, with the kind that [`End`] gave.
-    Ended(u8),
+    /// Ended.
+    Ended(Marker),
     /// The row.
     Here(Row),
 }
@@ -151,10 +152,27 @@ pub enum Expect {
 pub struct End {
     /// The session.
     pub key: SessionKey,
-    /// Why it ended; the caller's numbering, in which a lesser one takes the place of a greater one.
-    pub kind: u8,
+    /// How it ended.
+    pub marker: Marker,
     /// How long the marker is to stay.
     pub keep: Duration,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// Why; the caller's numbering, in which a lesser one takes the place of a greater one.
+    pub kind: u8,
+    /// The session that it goes on as, if that is known. A key opens nothing; the id is not here.
+    pub next: Option<SessionKey>,
+}
+
+impl Marker {
+    /// What two ends of one session make, whichever came first: the lesser kind, and of the sessions that they name the lesser.
+    #[must_use]
+    pub fn and(self, other: Marker) -> Marker {
+        Marker { kind: self.kind.min(other.kind), next: self.next.into_iter().chain(other.next).min() }
+    }
 }
 
 /// A use to note.
@@ -177,8 +195,8 @@ pub enum RowResult {
     Applied,
     /// Not written: the key holds this stamp, or no row.
     Mismatch(Option<Stamp>),
-    /// Not written: the session ended, with this kind.
-    Ended(u8),
+    /// Not written: the session ended.
+    Ended(Marker),
 }
 
 /// What a sweep removed.

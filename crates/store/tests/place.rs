@@ -9,7 +9,7 @@
 use outlive_core::id::SessionKey;
 use outlive_core::stamp::{Claim, Life, Stamp};
 use outlive_store::{
-    End, Expect, LoadError, Loaded, Node, OpenError, Put, PutError, RowResult, SqliteStore, Store, Swept, Synchronous, Touch,
+    End, Expect, LoadError, Loaded, Marker, Node, OpenError, Put, PutError, RowResult, SqliteStore, Store, Swept, Synchronous, Touch,
 };
 use rusqlite::Connection;
 use std::error::Error;
@@ -125,7 +125,10 @@ async fn gone(store: &SqliteStore) -> String {
     let load = store.load(vec![key(1)]).await.unwrap_err();
     assert!(matches!((&put, &load), (PutError::Gone(_), LoadError::Gone(_))), "{put:?} {load:?}");
     assert!(matches!(store.probe().await, Err(LoadError::Gone(_))));
-    assert!(matches!(store.end(vec![End { key: key(1), kind: 0, keep: HOUR }]).await, Err(PutError::Gone(_))));
+    assert!(matches!(
+        store.end(vec![End { key: key(1), marker: Marker { kind: 0, next: None }, keep: HOUR }]).await,
+        Err(PutError::Gone(_))
+    ));
     put.source().unwrap().to_string()
 }
 

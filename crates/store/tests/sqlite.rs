@@ -5,7 +5,7 @@
 use outlive_core::id::SessionKey;
 use outlive_core::stamp::{Claim, Life, Stamp};
 use outlive_store::conformance::{self, Pair};
-use outlive_store::{End, Expect, LoadError, Loaded, OpenError, Put, RowResult, SqliteStore, Store, Swept, Synchronous, open};
+use outlive_store::{End, Expect, LoadError, Loaded, Marker, OpenError, Put, RowResult, SqliteStore, Store, Swept, Synchronous, open};
 use rusqlite::Connection;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -119,7 +119,7 @@ async fn the_user_of_a_row_is_the_last_one_written_and_goes_with_its_end() {
         assert_eq!(store.put(vec![row(version, written)]).await.unwrap(), [RowResult::Applied]);
         assert_eq!(user(), written, "version {version}");
     }
-    store.end(vec![End { key: key(1), kind: 1, keep: Duration::from_secs(60) }]).await.unwrap();
+    store.end(vec![End { key: key(1), marker: Marker { kind: 1, next: None }, keep: Duration::from_secs(60) }]).await.unwrap();
     assert_eq!(user(), None);
 }
 
@@ -285,11 +285,37 @@ async fn a_newer_file_is_refused_untouched() {
     drop(store(&dir.file()).await);
     Connection::open(dir.file()).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = SqliteStore::open(dir.file(), Synchronous::Full).await.unwrap_err();
-    let expected = format!("`{}` has schema version 99, this build knows 2: use a newer release, or another file", dir.file().display());
+    let expected = format!("`{}` has schema version 99, this build knows 3: use a newer release, or another file", dir.file().display());
     assert!(matches!(error, OpenError::Foreign(_)));
     assert_eq!(error.to_string(), expected);
     let version = Connection::open(dir.file()).unwrap().query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0)).unwrap();
     assert_eq!(version, 99);
+}
+
+#[tokio::test]
+async fn a_file_of_an_older_schema_is_migrated_with_all_that_is_in_it() {
+    let older = ["ALTER TABLE session DROP COLUMN next", "DROP TABLE store"];
+    for version in [2, 1] {
+        let dir = Dir::new();
+        let before = store(&dir.file()).await;
+        let (minute, marker) = (Duration::from_secs(60), Marker { kind: 1, next: None });
+        before.put(vec![put(1, Expect::Absent, stamp(1), b"x".to_vec())]).await.unwrap();
+        before.end(vec![End { key: key(2), marker, keep: minute }]).await.unwrap();
+        drop(before);
+        let file = Connection::open(dir.file()).unwrap();
+        for step in &older[..3 - version] {
+            file.execute_batch(step).unwrap();
+        }
+        file.pragma_update(None, "user_version", version as u32).unwrap();
+        drop(file);
+        let after = store(&dir.file()).await;
+        let loaded = after.load(vec![key(1), key(2)]).await.unwrap();
+        assert!(matches!(&loaded[..], [Loaded::Here(row), Loaded::Ended(kept)] if row.record == "x" && *kept == marker), "{loaded:?}");
+        let named = Marker { kind: 1, next: Some(key(3)) };
+        assert_eq!(after.end(vec![End { key: key(2), marker: named, keep: minute }]).await.unwrap(), [named]);
+        assert_eq!(after.put(vec![put(1, Expect::Exactly(stamp(1)), stamp(2), b"y".to_vec())]).await.unwrap(), [RowResult::Applied]);
+        assert_eq!(integrity(&dir.file()), "ok");
+    }
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 mod bounds;
 mod clocks;
+mod ends;
 mod sizes;
 mod values;
 
@@ -40,6 +41,8 @@ struct Net {
     loads: Vec<(usize, bool)>,
     config: Config,
     rows: BTreeMap<SessionKey, Row>,
+    /// What the store knows of ends.
+    markers: BTreeMap<SessionKey, (EndKind, Option<SessionKey>)>,
 }
 
 /// A row of a store whose clock is the net's.
@@ -68,6 +71,7 @@ impl Net {
             loads: Vec::new(),
             config,
             rows: BTreeMap::new(),
+            markers: BTreeMap::new(),
         };
         for i in 0..n {
             net.start(i);
@@ -195,7 +199,10 @@ impl Net {
     /// The store takes what waits for it.
     fn store(&mut self, at: usize) {
         for write in self.call(at, |e, now, out| e.take_writes(now, 1000, out)) {
-            let Write::Put { key, expect, stamp, record, expires_in } = write else { continue };
+            let Write::Put { key, expect, stamp, record, expires_in } = write else {
+                self.mark(at, write);
+                continue;
+            };
             let applies = self.rows.get(&key).map(|row| row.stamp) == expect;
             if applies {
                 let row = Row { stamp, record, written: self.now, touched: self.now, expires: self.now + expires_in };
@@ -215,6 +222,17 @@ impl Net {
             };
             self.call(at, |e, now, out| e.handle_touched(now, key, written, out));
         }
+    }
+
+    /// The store leaves a marker, and says what it is.
+    fn mark(&mut self, at: usize, write: Write) {
+        let Write::End { key, mut kind, mut next, .. } = write else { return };
+        if let Some((before, named)) = self.markers.get(&key) {
+            kind = if kind.overrides(*before) { kind } else { *before };
+            next = next.into_iter().chain(*named).min();
+        }
+        self.markers.insert(key, (kind, next));
+        self.call(at, |e, now, out| e.handle_written(now, key, Written::Ended(kind, next), out));
     }
 
     fn sweep_store(&mut self) {

@@ -19,7 +19,7 @@ const APPLICATION: i32 = 0x4f75_746c;
 /// its index alone, and the sweep moves it on once per timeout instead.
 ///
 /// `store` has one row: which store it is, and its clock as it was written last, by whom and what the wall clock was then.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
 CREATE TABLE session (
     key BLOB NOT NULL PRIMARY KEY CHECK (length(key) = 16),
@@ -66,7 +66,13 @@ CREATE TABLE store (
 INSERT INTO store
     SELECT 1, randomblob(16), wall, wall, zeroblob(8) FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS wall);
 ",
+    "
+ALTER TABLE session ADD COLUMN next BLOB CHECK (next IS NULL OR (length(next) = 16 AND ended IS NOT NULL));
+",
 ];
+
+/// The newest version.
+const KNOWN: i32 = STEPS.len() as i32;
 
 /// How long a file may be locked by others until it counts as one that cannot be opened.
 const LOCKED: Duration = Duration::from_secs(10);
@@ -90,11 +96,10 @@ pub(super) fn open(
     // SQLite's own waiting sleeps in ever longer steps, and starves one process among several.
     db.busy_timeout(Duration::ZERO).map_err(failed)?;
     db.set_prepared_statement_cache_capacity(32);
-    let known = STEPS.len() as i32;
     let (owner, identity) = insist(wanted, || owner(&mut db)).map_err(failed)?;
     match owner {
-        Owner::Ours(version) if version > known => {
-            let text = format!("`{name}` has schema version {version}, this build knows {known}: use a newer release, or another file");
+        Owner::Ours(version) if version > KNOWN => {
+            let text = format!("`{name}` has schema version {version}, this build knows {KNOWN}: use a newer release, or another file");
             return Err(OpenError::Foreign(text));
         }
         Owner::Other => return Err(OpenError::Foreign(format!("`{name}` is a SQLite database of another program"))),
@@ -102,7 +107,7 @@ pub(super) fn open(
         Owner::Ours(_) | Owner::Nobody => {}
     }
     insist(wanted, || settings(&db, synchronous)).map_err(failed)?;
-    if !matches!(owner, Owner::Ours(version) if version == known) {
+    if !matches!(owner, Owner::Ours(version) if version == KNOWN) {
         insist(wanted, || migrate(&mut db)).map_err(failed)?;
     }
     writable(&db).map_err(failed)?;
@@ -122,7 +127,7 @@ fn owner(db: &mut Connection) -> rusqlite::Result<(Owner, Option<[u8; 16]>)> {
     let number = |sql| db.query_row(sql, [], |row| row.get::<_, i32>(0));
     let tables = number("SELECT count(*) FROM sqlite_schema")?;
     Ok(match (number("PRAGMA application_id")?, number("PRAGMA user_version")?) {
-        (APPLICATION, 2) => (Owner::Ours(2), Some(identity(&db)?)),
+        (APPLICATION, version @ 2..=KNOWN) => (Owner::Ours(version), Some(identity(&db)?)),
         (APPLICATION, version) => (Owner::Ours(version), None),
         (0, 0) if tables == 0 => (Owner::Nobody, None),
         _ => (Owner::Other, None),

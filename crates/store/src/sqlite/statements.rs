@@ -1,6 +1,6 @@
 //! What is asked of the file. Each runs inside a transaction, `now` is the store's clock in milliseconds.
 
-use crate::store::{End, Expect, Loaded, Node, Put, Row, RowResult, Swept, Touch};
+use crate::store::{End, Expect, Loaded, Marker, Node, Put, Row, RowResult, Swept, Touch};
 use bytes::Bytes;
 use core::time::Duration;
 use outlive_core::id::SessionKey;
@@ -19,19 +19,25 @@ fn since(now: i64, then: i64) -> Duration {
 }
 
 pub(super) fn load(db: &Connection, now: i64, keys: &[SessionKey]) -> Result<Vec<Loaded>> {
-    let mut find = db.prepare_cached("SELECT ended, stamp, record, written, touched FROM session WHERE key = ?1")?;
+    let mut find = db.prepare_cached("SELECT ended, next, stamp, record, written, touched FROM session WHERE key = ?1")?;
     let found = |row: &rusqlite::Row<'_>| {
-        if let Some(kind) = row.get(0)? {
-            return Ok(Loaded::Ended(kind));
+        if let Some(marker) = marker(row)? {
+            return Ok(Loaded::Ended(marker));
         }
         Ok(Loaded::Here(Row {
-            stamp: Stamp::from_bytes(row.get(1)?),
-            record: Bytes::copy_from_slice(row.get_ref(2)?.as_blob()?),
-            age: since(now, row.get(3)?),
-            touched: since(now, row.get(4)?),
+            stamp: Stamp::from_bytes(row.get(2)?),
+            record: Bytes::copy_from_slice(row.get_ref(3)?.as_blob()?),
+            age: since(now, row.get(4)?),
+            touched: since(now, row.get(5)?),
         }))
     };
     keys.iter().map(|key| Ok(find.query_row([key.bytes()], found).optional()?.unwrap_or(Loaded::Missing))).collect()
+}
+
+/// The marker in a row that begins with `ended` and `next`, if it is one.
+fn marker(row: &rusqlite::Row<'_>) -> Result<Option<Marker>> {
+    let Some(kind) = row.get(0)? else { return Ok(None) };
+    Ok(Some(Marker { kind, next: row.get::<_, Option<[u8; 16]>>(1)?.map(SessionKey::from_bytes) }))
 }
 
 pub(super) fn put(db: &Connection, now: i64, rows: &[Put]) -> Result<Vec<RowResult>> {
@@ -65,29 +71,33 @@ pub(super) fn put(db: &Connection, now: i64, rows: &[Put]) -> Result<Vec<RowResu
 
 /// Why a conditional write found nothing to write to; in the same transaction, so nothing has changed since.
 fn why_not(db: &Connection, key: &SessionKey) -> Result<RowResult> {
-    let mut find = db.prepare_cached("SELECT ended, stamp FROM session WHERE key = ?1")?;
+    let mut find = db.prepare_cached("SELECT ended, next, stamp FROM session WHERE key = ?1")?;
     let found = find.query_row([key.bytes()], |row| {
-        Ok(match row.get(0)? {
-            Some(kind) => RowResult::Ended(kind),
-            None => RowResult::Mismatch(Some(Stamp::from_bytes(row.get(1)?))),
+        Ok(match marker(row)? {
+            Some(marker) => RowResult::Ended(marker),
+            None => RowResult::Mismatch(Some(Stamp::from_bytes(row.get(2)?))),
         })
     });
     Ok(found.optional()?.unwrap_or(RowResult::Mismatch(None)))
 }
 
-pub(super) fn end(db: &Connection, now: i64, ends: &[End]) -> Result<()> {
-    // In an upsert the bare columns are those of the row that is there.
+pub(super) fn end(db: &Connection, now: i64, ends: &[End]) -> Result<Vec<Marker>> {
+    // In an upsert the bare columns are those of the row that is there. The lesser of two is none if one of them is.
     let mut mark = db.prepare_cached(
-        "INSERT INTO session (key, ended, expires, due, written, touched) VALUES (?1, ?2, ?3, ?3, ?4, ?4)
+        "INSERT INTO session (key, ended, next, expires, due, written, touched) VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?5)
          ON CONFLICT DO UPDATE SET
              ended = min(coalesce(ended, excluded.ended), excluded.ended),
+             next = min(coalesce(next, excluded.next), coalesce(excluded.next, next)),
              expires = iif(ended IS NULL, excluded.expires, max(expires, excluded.expires)),
-             due = min(due, excluded.due), stamp = NULL, user = NULL, record = NULL",
+             due = min(due, excluded.due), stamp = NULL, user = NULL, record = NULL
+         RETURNING ended, next",
     )?;
-    for end in ends {
-        mark.execute(params![end.key.bytes(), end.kind, after(now, end.keep), now])?;
-    }
-    Ok(())
+    let mut leave = |end: &End| {
+        let next = end.marker.next.as_ref().map(SessionKey::bytes);
+        let values = params![end.key.bytes(), end.marker.kind, next, after(now, end.keep), now];
+        Ok(mark.query_row(values, marker)?.unwrap_or(end.marker))
+    };
+    ends.iter().map(&mut leave).collect()
 }
 
 pub(super) fn touch(db: &Connection, now: i64, touches: &[Touch]) -> Result<Vec<RowResult>> {
