@@ -301,6 +301,44 @@ async fn a_logout_says_whether_every_node_has_heard_of_it() {
     assert_eq!(client.get("/logout").await.text, "Everywhere");
 }
 
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_logout_learns_from_the_store_which_id_a_node_that_is_gone_gave_to_the_session() {
+    let folder = std::env::temp_dir().join(format!("outlive-marker-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let store = format!("store=sqlite:{}/s.db", folder.display());
+    let pair = Wired::start("marker", 2, &["durability=owner", &store]).await;
+    let kept = Arc::new(std::sync::Mutex::new(None));
+    let keep = {
+        let kept = Arc::clone(&kept);
+        move |session: Session| {
+            let visits = session.get(VISITS).unwrap_or_default();
+            kept.lock().unwrap().replace(session);
+            async move { visits.to_string() }
+        }
+    };
+    let client = browser(app(&pair.nodes[0]));
+    client.get("/").await;
+    // Some task at the other node has a handle from before the session came back here.
+    let there = support::at(&client, routes().route("/keep", get(keep)).layer(pair.nodes[1].layer()));
+    assert_eq!(insist(&there, "/keep").await, "1");
+    assert_eq!(insist(&client, "/").await, "2");
+    pair.cut();
+    let before = client.copy();
+    assert_eq!(client.get("/login").await.status, StatusCode::OK);
+    let id = |client: &Client<Router>| client.cookies().into_iter().find(|(name, _)| name == "OUTLIVESID");
+    assert_ne!(id(&client), id(&before), "it has a new id");
+    until("all is written", || pair.nodes[0].stats().engine.dirty == 0).await;
+    pair.nodes[0].shutdown_now();
+    let handle: Session = kept.lock().unwrap().take().unwrap();
+    let _ = handle.invalidate().await.unwrap();
+    for jar in [&client, &before] {
+        assert_eq!(insist(&at(jar, &pair.nodes[1]), "/read").await, "0", "it is logged out under both");
+    }
+    drop((handle, pair));
+    let _ = std::fs::remove_dir_all(folder);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loss_is_told_once_and_the_old_state_is_never_served_as_if_it_were_current() {
     for (on_lost, left) in [("new", 0), ("serve", 1)] {
