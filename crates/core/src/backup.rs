@@ -8,7 +8,8 @@ use crate::lineage::Lineage;
 use crate::link::{Sent, What};
 use crate::merge::combine;
 use crate::output::{Event, Live};
-use crate::owner::{Holder, orphan, settle, settle_durable};
+use crate::owner::{Owner, orphan, settle, settle_durable, sync};
+use crate::peers::{Given, Learns};
 use crate::plant::Bug;
 use crate::record::{Change, Record, WireRecord};
 use crate::session::{Session, State};
@@ -23,12 +24,7 @@ use core::time::Duration;
 /// How long a hint at who owns a session is worth something, in milliseconds.
 const HINT_MS: u32 = 60_000;
 
-/// How long ago a session was used, for its holders. Of one whose cookie has not come back there is nothing to tell.
-fn idle(record: &Record, now: Mono) -> u32 {
-    if record.is_first() { u32::MAX } else { ms(now.since(record.used)) }
-}
-
-/// Notes what [`idle`] says.
+/// Notes how long ago its owner says that it was used, if it says so.
 fn note_idle(record: &mut Record, now: Mono, idle_ms: u32) {
     if idle_ms < u32::MAX {
         record.note_use(now - Duration::from_millis(u64::from(idle_ms)));
@@ -38,212 +34,81 @@ fn note_idle(record: &mut Record, now: Mono, idle_ms: u32) {
 impl<L: Live> Session<L> {
     // ---- the owner's side -----------------------------------------------------------------------------------------------
 
-    /// Sends the record to every listed holder that nothing was sent to yet.
-    pub(crate) fn push_state(&mut self, cx: &mut Cx<'_>) {
-        let view = cx.view;
-        let Some((own, Copy { record, stored, .. })) = self.owned() else { return };
-        if record.tip.version == 0 {
-            return;
-        }
-        for h in own.holders.iter_mut().filter(|h| h.sent.is_none() && own.list.contains(&h.life)) {
-            if let Some(link) = view.link(h.life) {
-                let sent = Sent { key: cx.key, claim: own.claim, version: own.version, attempt: h.attempt, what: What::Copy };
-                let record = record.to_wire(cx.now);
-                let message = Message::Full { key: cx.key, claim: own.claim, stored: *stored, record };
-                link.send(&message, Some(sent), cx.out);
-                h.sent = Some(own.version);
-            }
-        }
-    }
-
-    /// Tells a node which state it should have: it acknowledges, or says what it needs.
-    pub(crate) fn push_have(&mut self, cx: &mut Cx<'_>, to: Life) {
-        let view = cx.view;
-        let Some((own, Copy { record, .. })) = self.owned() else { return };
-        let Some(link) = view.link(to).filter(|_| record.tip.version > 0) else { return };
-        let (claim, version) = (own.claim, own.version);
-        let holder = own.holder_or_new(to);
-        let sent = Sent { key: cx.key, claim, version, attempt: holder.attempt, what: What::Copy };
-        // If the peer has this state, the next delta fits; if not, its gap comes before anything else.
-        holder.sent = Some(version);
-        let (idle_ms, lineage) = (idle(record, cx.now), (&record.lineage).into());
-        link.send(&Message::Have { key: cx.key, claim, tip: record.tip, idle_ms, lineage }, Some(sent), cx.out);
-    }
-
     /// Sees to it that this peer learns who owns the session, however often the link breaks.
     pub(crate) fn inform(&mut self, cx: &mut Cx<'_>, to: Life) {
-        if to == cx.view.me || to == Claim::NONE.life {
-            return;
-        }
-        if !cx.view.may_return(to) {
+        let owns = self.owns();
+        let Some(copy) = self.copy_mut().filter(|_| to != cx.view.me && to != Claim::NONE.life) else { return };
+        if cx.view.may_return(to) {
+            copy.peers.row(to).learns = Learns::Owner;
+        } else if owns {
             // It may become a member yet: a record of the store can be from a node that this one has never met.
-            if let Some((own, _)) = self.owned() {
-                own.stranger = Some(to);
-            }
-            return;
+            copy.peers.row(to).learns = Learns::Stranger;
         }
-        if self.copy().is_none() {
-            return;
+        if let Some((own, copy)) = self.owned() {
+            sync(cx, own, copy, None);
         }
-        if !self.informs().contains(&to) {
-            self.under_way().informs.push(to);
-            cx.queues.informing.insert(cx.key);
-        }
-        self.send_inform(cx, to);
     }
 
     /// The membership changed: what those have missed who are still to learn who owns the session is said again.
     pub(crate) fn inform_again(&mut self, cx: &mut Cx<'_>) {
         let view = cx.view;
-        let mut informs = self.take_informs(cx);
-        for life in informs.iter().filter(|life| view.peer(**life).is_some_and(|p| p.link.is_some())) {
-            self.send_inform(cx, *life);
-        }
-        informs.retain(|life| view.may_return(*life));
-        self.put_informs(cx, informs);
-    }
-
-    fn send_inform(&self, cx: &mut Cx<'_>, to: Life) {
-        let view = cx.view;
-        let Some((own, Copy { record, .. })) = self.owner() else { return };
-        if let Some(link) = view.link(to) {
-            let sent = Sent { key: cx.key, claim: own.claim, version: own.version, attempt: 0, what: What::Inform };
-            let expires_ms = ms(record.expires().since(cx.now));
-            let lineage = Some((&record.lineage).into());
-            link.send(&Message::Facade { key: cx.key, claim: own.claim, tip: record.tip, expires_ms, lineage }, Some(sent), cx.out);
+        if let Some((own, copy)) = self.owned() {
+            copy.peers.note_members(|life| view.may_return(life));
+            sync(cx, own, copy, None);
         }
     }
 
     /// A frame was acknowledged.
     pub(crate) fn handle_ack(&mut self, cx: &mut Cx<'_>, from: Life, sent: &Sent) {
-        match sent.what {
-            What::Note => return,
-            What::Inform => {
-                let mut informs = self.take_informs(cx);
-                informs.retain(|l| *l != from);
-                return self.put_informs(cx, informs);
-            }
-            What::Copy => {}
+        if sent.what == What::Note {
+            return;
         }
-        let known = match &mut self.state {
-            State::Owned(_, own) => own.holder(from).is_some(),
-            State::Held(copy) => copy.former.contains(&from),
-            State::Nothing | State::Facade(_) | State::Ended(_) => false,
-        };
-        if !known {
+        let of_now = self.owner().is_none_or(|(own, _)| own.claim == sent.claim);
+        let peer = self.copy_mut().and_then(|copy| copy.peers.get_mut(from));
+        if sent.what == What::Inform {
+            if let Some(peer) = peer.filter(|p| of_now && p.learns == Learns::Told) {
+                peer.learns = Learns::Nothing;
+                self.advance(cx);
+            }
+            return;
+        }
+        if !peer.is_some_and(|p| p.holds) {
             // It may have taken what a former ownership sent it, and nobody else knows.
             return self.handle_holder(cx, from);
         }
-        let Some((own, _)) = self.owned().filter(|(own, _)| own.claim == sent.claim) else { return };
-        if let Some(h) = own.holder(from).filter(|h| h.attempt == sent.attempt) {
-            h.acked = h.acked.max(Some(sent.version));
+        let Some((_, copy)) = self.owned().filter(|(own, _)| own.claim == sent.claim) else { return };
+        if let Some(peer) = copy.peers.get_mut(from).filter(|p| p.attempt == sent.attempt) {
+            peer.acked = peer.acked.max(Some(sent.version));
             self.advance(cx);
         }
     }
 
-    /// Looks what has become durable, and does what waited for it.
+    /// Looks what has become durable, does what waited for it, and sends what is due.
     pub(crate) fn advance(&mut self, cx: &mut Cx<'_>) {
         let Some((own, copy)) = self.owned() else { return };
-        let risen = settle_durable(cx, own, copy);
-        let (all, closing) = (own.all_durable(), own.closing.is_some());
-        let owes = all && !(own.stay.is_empty() && own.owed.is_empty());
-        let extra = own.holders.len() > own.list.len();
-        let lone = cx.view.peers.len() < 2;
-        if risen && !lone {
-            self.show(cx);
+        if settle_durable(cx, own, copy) && cx.view.peers.len() > 1 {
+            show(cx, own, &copy.record);
         }
-        if owes {
-            self.pay(cx);
+        let closing = own.closing.is_some();
+        if !cx.queues.repairing.is_empty() && own.all_durable() && own.by_list(&copy.peers) == Some(own.version) {
+            let repaired = cx.queues.repairing.remove(&cx.key);
+            if repaired && !own.list.is_empty() {
+                cx.out.event(cx.key, Event::Replicated { on: own.list.to_vec() });
+            }
         }
-        if all && (extra || !cx.queues.repairing.is_empty()) {
-            self.whole(cx);
-        }
+        sync(cx, own, copy, None);
         if closing {
             self.try_close(cx);
         }
     }
 
-    /// Everything is durable: whoever waits for a durable copy or for proof of inclusion gets it.
-    fn pay(&mut self, cx: &mut Cx<'_>) {
-        let view = cx.view;
-        let Some((own, Copy { record, .. })) = self.owned() else { return };
-        let (stay, owed) = (core::mem::take(&mut own.stay), core::mem::take(&mut own.owed));
-        for (life, claim) in stay {
-            if let Some(link) = view.link(life) {
-                link.send(&Message::Stay { key: cx.key, claim, owner: own.claim, record: record.to_wire(cx.now) }, None, cx.out);
-            }
-        }
-        for life in owed {
-            self.inform(cx, life);
-        }
-    }
-
-    /// The whole list has the newest version: other copies can go.
-    fn whole(&mut self, cx: &mut Cx<'_>) {
-        let view = cx.view;
-        let Some((own, Copy { record, .. })) = self.owned() else { return };
-        if own.by_list() != Some(own.version) {
-            return;
-        }
-        let repaired = cx.queues.repairing.remove(&cx.key);
-        if repaired && !own.list.is_empty() {
-            cx.out.event(cx.key, Event::Replicated { on: own.list.to_vec() });
-        }
-        // Who is only thought dead keeps its copy: it may be the other one that there is. So does everybody while the list is of a
-        // membership before this one, which can be this node alone: the visit that makes it new comes here again.
-        if own.holders.len() > own.list.len() && own.list == view.holders(cx.key, view.me) {
-            for h in own.holders.iter_mut().filter(|h| !own.list.contains(&h.life) && !h.dropping && !view.is_away(h.life)) {
-                if let Some(link) = view.link(h.life) {
-                    // What it acknowledges from here on it had before it dropped it.
-                    *h = Holder { sent: None, acked: None, attempt: h.attempt.wrapping_add(1), dropping: true, ..*h };
-                    let lineage = (&record.lineage).into();
-                    link.send(&Message::Drop { key: cx.key, claim: own.claim, tip: record.tip, lineage }, None, cx.out);
-                }
-            }
-        }
-    }
-
-    /// Tells those who are to have the facade what is durable now.
-    fn show(&mut self, cx: &mut Cx<'_>) {
-        let view = cx.view;
-        let Some((own, Copy { record, .. })) = self.owned() else { return };
-        let tip = own.durable_tip();
-        if tip.version == 0 || tip == own.shown {
-            return;
-        }
-        let everyone = match cx.config.reach {
-            Reach::Everyone => true,
-            Reach::Placement => false,
-            Reach::Auto => view.peers.len() <= 8,
-        };
-        let first = own.shown.claim != own.claim;
-        own.shown = tip;
-        let list = if everyone { Lives::new() } else { view.list(cx.key) };
-        let expires_ms = ms(record.expires().since(cx.now));
-        for peer in view.others().filter(|p| everyone || list.contains(&p.life)) {
-            if own.list.contains(&peer.life) {
-                continue;
-            }
-            if let Some(link) = &peer.link {
-                let lineage: Option<WireLineage> = first.then(|| (&record.lineage).into());
-                let note = Sent { key: cx.key, claim: own.claim, version: 0, attempt: 0, what: What::Note };
-                link.send(&Message::Facade { key: cx.key, claim: own.claim, tip, expires_ms, lineage }, Some(note), cx.out);
-            }
-        }
-    }
-
     pub(crate) fn handle_gap(&mut self, cx: &mut Cx<'_>, from: Life, claim: Claim) {
-        let Some((own, _)) = self.owned().filter(|(own, _)| own.claim == claim) else { return };
-        let listed = own.list.contains(&from);
-        let Some(h) = own.holder(from) else { return };
-        // What was sent before the gap will be counted by the link, but it was not applied.
-        *h = Holder { life: from, sent: None, acked: None, attempt: h.attempt.wrapping_add(1), dropping: false };
-        if listed {
-            self.push_state(cx);
-        } else {
-            // What it holds is old, and not wanted: it will be told to drop it.
-            self.advance(cx);
-        }
+        let Some((_, copy)) = self.owned().filter(|(own, _)| own.claim == claim) else { return };
+        let Some(peer) = copy.peers.holder_mut(from) else { return };
+        // What was sent before the gap will be counted by the link, but it was not applied. If it is to hold a copy it gets the record; if
+        // not, what it holds is old, and it will be told to drop it.
+        peer.start_afresh(Given::Nothing);
+        self.advance(cx);
     }
 
     /// A peer promised a greater claim: this ownership is over.
@@ -263,9 +128,9 @@ impl<L: Live> Session<L> {
         if own.claim != claim || promised <= claim {
             return;
         }
-        if let Some(h) = own.holder(from) {
+        if let Some(peer) = copy.peers.holder_mut(from) {
             // The link will count the refused frame; it was not applied.
-            (h.sent, h.acked, h.attempt, h.dropping) = (None, None, h.attempt.wrapping_add(1), false);
+            peer.start_afresh(Given::Unknown);
         }
         own.refused = true;
         if promised.life == me {
@@ -275,13 +140,12 @@ impl<L: Live> Session<L> {
         }
         if cx.planted(Bug::RetryRefusedElsewhere) {
             own.list.retain(|l| *l != from);
-            own.holders.retain(|h| h.life != from);
+            copy.peers.row(from).holds = false;
             let other = cx.view.others().map(|p| p.life).find(|l| *l != from);
             if let Some(other) = other {
                 own.list = core::iter::once(other).collect();
-                own.holder_or_new(other);
+                copy.peers.holder(other, Given::Nothing);
             }
-            self.push_state(cx);
             return self.advance(cx);
         }
         let pending = own.running > 0 || !own.all_durable();
@@ -300,21 +164,12 @@ impl<L: Live> Session<L> {
     /// A holder has something that the owner's record does not include.
     pub(crate) fn handle_diverged(&mut self, cx: &mut Cx<'_>, from: Life, claim: Option<Claim>, wire: &WireRecord<'_>) -> Option<()> {
         let record = Record::from_wire(wire, cx.now).ok()?;
-        if let Some((own, Copy { record: mine, .. })) = self.owned() {
-            if let Some(h) = own.holder(from) {
-                (h.sent, h.acked, h.attempt) = (None, None, h.attempt.wrapping_add(1));
-                h.dropping = false;
-            }
-            if mine.lineage.covers(&record.lineage) {
-                own.owed.push(from);
-                if own.holder(from).is_some() {
-                    self.push_have(cx, from);
-                }
-            } else {
+        if let Some((_, copy)) = self.owned() {
+            let peer = copy.peers.row(from);
+            peer.start_afresh(Given::Unknown);
+            peer.proof = true;
+            if !copy.record.lineage.covers(&record.lineage) {
                 self.merge_in(cx, &record);
-                if let Some((own, _)) = self.owned() {
-                    own.owed.push(from);
-                }
             }
             self.advance(cx);
             return Some(());
@@ -356,14 +211,11 @@ impl<L: Live> Session<L> {
         copy.record = record;
         own.version += 1;
         own.external += 1;
-        for h in &mut own.holders {
-            h.sent = None;
-        }
+        copy.peers.holders_lack();
         copy.record.commit(own.claim.at(own.version), &[]);
         copy.settle_told();
         cx.out.event(cx.key, Event::Conflict { discarded });
         cx.queues.repairing.insert(cx.key);
-        self.push_state(cx);
         self.mark_dirty(cx);
         // Whoever made the branch may not know that it is none any more.
         self.inform(cx, branch.tip.claim.life);
@@ -373,15 +225,12 @@ impl<L: Live> Session<L> {
         if !cx.planted(Bug::FormerOwnerNotTold) {
             unheard.iter().for_each(|life| self.inform(cx, *life));
         }
-        let Some((own, _)) = self.owned() else { return };
-        if own.list.contains(&from) {
-            // It is to hold one again by now.
-            if let Some(h) = own.holder(from) {
-                *h = Holder { life: from, sent: None, acked: None, attempt: h.attempt.wrapping_add(1), dropping: false };
-            }
-            self.push_state(cx);
-        } else {
-            own.holders.retain(|h| h.life != from);
+        let Some((own, copy)) = self.owned() else { return };
+        if let Some(peer) = copy.peers.get_mut(from) {
+            // It may be to hold one again by now.
+            peer.holds = own.list.contains(&from);
+            peer.start_afresh(Given::Nothing);
+            copy.peers.tidy();
         }
         self.advance(cx);
     }
@@ -579,7 +428,7 @@ impl<L: Live> Session<L> {
             State::Ended(ended) => return ended.send(cx, from),
             State::Owned(..) => return self.track(cx, from),
             // Not known yet: it will be told when this node is.
-            State::Held(c) if c.heard.life == cx.view.me => return c.note_former([from]),
+            State::Held(c) if c.heard.life == cx.view.me => return c.peers.note_former(from),
             State::Held(c) => (c.heard, c.record.tip),
             State::Facade(f) => (f.claim, f.tip),
             // No claim: this node is not the owner, and knows of none.
@@ -594,12 +443,9 @@ impl<L: Live> Session<L> {
     /// A node that has a copy without being told to: it gets what it should have, or is told to drop it once all is durable; it
     /// objects if its copy has more.
     pub(crate) fn track(&mut self, cx: &mut Cx<'_>, life: Life) {
-        let Some((own, _)) = self.owned() else { return };
-        let holder = own.holder_or_new(life);
-        holder.dropping = false;
-        if own.list.contains(&life) {
-            self.push_have(cx, life);
-        }
+        let Some((own, copy)) = self.owned() else { return };
+        let given = if own.list.contains(&life) { Given::Unknown } else { Given::Nothing };
+        copy.peers.holder(life, given).given = given;
         self.advance(cx);
     }
 
@@ -620,7 +466,7 @@ impl<L: Live> Session<L> {
             Some(copy) => {
                 copy.promise(claim, now);
                 let (tip, expires) = (copy.record.tip, copy.record.expires());
-                let unheard = self.informs().to_vec();
+                let unheard = copy.peers.unheard().collect();
                 if let Some((Copy { record, orphans, .. }, _)) = self.release(cx) {
                     // A round that runs may have told others that this copy is here, and "the same" is all that they answer.
                     self.round_offered(record);
@@ -665,15 +511,19 @@ impl<L: Live> Session<L> {
     pub(crate) fn pass_on(&mut self, cx: &mut Cx<'_>, claim: Claim) {
         let view = cx.view;
         // An owner from before this node's own time is no news: they would take it for theirs and stay where they are.
-        let Some(copy) = self.backed().filter(|c| !c.former.is_empty() && claim >= c.heard) else {
+        let Some(copy) = self.backed().filter(|c| claim >= c.heard) else {
             return;
         };
         let tip = copy.record.tip;
-        let former = core::mem::take(&mut copy.former);
-        // Who cannot be told now and may come back with its copies is told then.
-        copy.former = former.iter().copied().filter(|l| view.link(*l).is_none() && view.may_return(*l)).collect();
-        for life in former {
-            if let Some(link) = view.link(life).filter(|_| life != claim.life && life != view.me) {
+        for life in copy.peers.take_former() {
+            let Some(link) = view.link(life) else {
+                if view.may_return(life) {
+                    // It cannot be told now, may come back with its copy, and is told then.
+                    copy.peers.note_former(life);
+                }
+                continue;
+            };
+            if life != claim.life && life != view.me {
                 let note = Sent { key: cx.key, claim, version: 0, attempt: 0, what: What::Note };
                 link.send(&Message::Facade { key: cx.key, claim, tip, expires_ms: HINT_MS, lineage: None }, Some(note), cx.out);
             }
@@ -807,28 +657,59 @@ impl<L: Live> Session<L> {
         };
         cx.out.gone(own.live.clone());
         orphan(cx, &mut copy.orphans, &mut own, &copy.record);
-        // The claimant too: its claim may come to nothing.
-        copy.note_former(own.holders.iter().map(|h| h.life).chain([to.life]));
-        self.state = State::Held(copy);
         cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
         // Whoever waits for an answer of this ownership should not wait for its bound.
         let closing = own.closing.filter(|closing| closing.claim != to).map(|closing| (closing.claim.life, closing.claim));
-        for (life, claim) in own.stay.iter().copied().chain(closing) {
+        let guests = copy.peers.iter().filter_map(|p| Some((p.life, Claim { epoch: p.guest?, life: p.life })));
+        for (life, claim) in guests.chain(closing) {
             if let Some(link) = view.link(life) {
                 link.send(&Message::Refused { key: cx.key, claim, promised: to }, None, cx.out);
             }
         }
+        copy.peers.end_ownership();
+        // The claimant may have a copy, too: its claim may come to nothing.
+        copy.peers.note_former(to.life);
+        self.state = State::Held(copy);
         let due = cx.now + cx.config.lookup_bound * 2;
         cx.set_timer(due, Timer::Heir);
         cx.set_timer(cx.now + cx.config.lookup_bound * 2 + HEIR_STEP * 10, Timer::Heir);
         cx.queues.invited.remove(&cx.key);
         cx.queues.repairing.remove(&cx.key);
+        cx.queues.informing.remove(&cx.key);
         cx.out.event(cx.key, Event::Left { to });
         for ticket in own.waiting {
             cx.settle(ticket, crate::output::Outcome::Again);
         }
         if self.copy().is_some_and(|c| c.record.tip.version == 0) {
             self.release(cx);
+        }
+    }
+}
+
+/// Tells those who are to have the facade what is durable now.
+fn show<L>(cx: &mut Cx<'_>, own: &mut Owner<L>, record: &Record) {
+    let view = cx.view;
+    let tip = own.durable_tip();
+    if tip.version == 0 || tip == own.shown {
+        return;
+    }
+    let everyone = match cx.config.reach {
+        Reach::Everyone => true,
+        Reach::Placement => false,
+        Reach::Auto => view.peers.len() <= 8,
+    };
+    let first = own.shown.claim != own.claim;
+    own.shown = tip;
+    let list = if everyone { Lives::new() } else { view.list(cx.key) };
+    let expires_ms = ms(record.expires().since(cx.now));
+    for peer in view.others().filter(|p| everyone || list.contains(&p.life)) {
+        if own.list.contains(&peer.life) {
+            continue;
+        }
+        if let Some(link) = &peer.link {
+            let lineage: Option<WireLineage> = first.then(|| (&record.lineage).into());
+            let note = Sent { key: cx.key, claim: own.claim, version: 0, attempt: 0, what: What::Note };
+            link.send(&Message::Facade { key: cx.key, claim: own.claim, tip, expires_ms, lineage }, Some(note), cx.out);
         }
     }
 }

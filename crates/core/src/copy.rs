@@ -1,9 +1,10 @@
 //! What a node may have of a session that it need not own: facade, ended marker, copy.
 
 use crate::id::SessionKey;
-use crate::limits::{FORMER_MAX, MOVES_MAX, MOVES_WINDOW};
+use crate::limits::{MOVES_MAX, MOVES_WINDOW};
 use crate::lineage::Lineage;
 use crate::output::LinkId;
+use crate::peers::Peers;
 use crate::pending::Ending;
 use crate::record::Record;
 use crate::stamp::{Claim, Life, Stamp};
@@ -93,8 +94,9 @@ pub(crate) struct Copy {
     /// Moves to other nodes since `moved`.
     pub(crate) moves: u8,
     pub(crate) moved: Mono,
-    /// Who may have copies from the time when this node owned the session: they learn who owns it now when this node does.
-    pub(crate) former: SmallVec<[Life; 2]>,
+    /// What is kept in mind about other nodes. Of a session that is not owned here: who may have copies from the time when it was, and
+    /// learns who owns it now when this node does; and who may take itself for the owner.
+    pub(crate) peers: Peers,
     /// What nobody acknowledged before ownership ended, oldest first: resolved by inclusion.
     pub(crate) orphans: Vec<Orphan>,
     /// The link to its owner on which either last spoke of it.
@@ -121,7 +123,7 @@ impl Copy {
             branch: None,
             moves: 0,
             moved: Mono::ZERO,
-            former: SmallVec::new(),
+            peers: Peers::default(),
             orphans: Vec::new(),
             reported: None,
             disowned: false,
@@ -154,22 +156,10 @@ impl Copy {
         let before = self.accepted;
         if claim > before && before.life != claim.life && before != Claim::NONE {
             // That owner may not have heard that it is none any more.
-            self.note_former([before.life]);
+            self.peers.note_former(before.life);
         }
         self.accepted = self.accepted.max(claim);
         (self.reports, self.disowned) = (0, false);
-    }
-
-    /// Remembers whom to tell who owns the session. Beyond the limit the oldest is forgotten: such a copy looks for its owner itself.
-    pub(crate) fn note_former(&mut self, lives: impl IntoIterator<Item = Life>) {
-        for life in lives {
-            if !self.former.contains(&life) {
-                self.former.push(life);
-            }
-            if self.former.len() > FORMER_MAX {
-                self.former.remove(0);
-            }
-        }
     }
 
     /// Forgets what it was told, and the branch, if the record has come to include it.

@@ -126,16 +126,12 @@ impl<L: Live> Session<L> {
             waiting.push(f.claim.life);
         }
         waiting.push(self.promised(cx).life);
-        if !cx.planted(Bug::FormerOwnerNotTold) {
-            waiting.extend_from_slice(self.informs());
-        }
         if let Some((copy, own)) = self.release(cx) {
             forget_late(cx, &copy, own.as_deref(), LateResult::NotOwner);
             keep = keep.min(copy.record.limits().lifetime);
             waiting.extend([copy.accepted.life, copy.heard.life]);
-            waiting.extend(copy.former);
+            waiting.extend(copy.peers.iter().filter(|p| p.holds || !cx.planted(Bug::FormerOwnerNotTold)).map(|p| p.life));
             if let Some(own) = own {
-                waiting.extend(own.holders.iter().map(|h| h.life));
                 for ticket in own.waiting {
                     cx.settle(ticket, Outcome::Ended(kind, Duration::ZERO));
                 }

@@ -103,15 +103,14 @@ impl<L: Live> Session<L> {
         // A guest's request is a use like any other.
         self.note_use(cx);
         let view = cx.view;
-        let Some((own, Copy { record, .. })) = self.owned() else { return };
-        let Some(link) = view.link(to) else { return };
-        if own.all_durable() {
-            link.send(&Message::Stay { key: cx.key, claim, owner: own.claim, record: record.to_wire(cx.now) }, None, cx.out);
-        } else {
-            own.stay.retain(|(life, _)| *life != to);
-            own.stay.push((to, claim));
+        let Some((own, copy)) = self.owned() else { return };
+        copy.peers.row(to).guest = Some(claim.epoch);
+        if !own.all_durable()
+            && let Some(link) = view.link(to)
+        {
             link.send(&Message::Busy { key: cx.key, claim, ms: ms(bound) }, None, cx.out);
         }
+        self.advance(cx);
     }
 
     /// A claimant is promised the session: what runs here may finish within the bound.

@@ -58,6 +58,7 @@ pub mod name;
 pub mod output;
 mod owner;
 mod parked;
+mod peers;
 mod pending;
 pub mod placement;
 #[doc(hidden)]

@@ -8,10 +8,10 @@ use crate::late::{answer_late, late_done};
 use crate::limits::ORPHANS_MAX;
 use crate::link::{Sent, What};
 use crate::output::{Failure, Live, Output, Ticket};
-use crate::plant::Bug;
+use crate::peers::{Given, Next, Peers, Standing};
 use crate::record::{Change, Record};
 use crate::stamp::{Claim, Life, Stamp};
-use crate::time::Mono;
+use crate::time::{Mono, ms};
 use crate::view::View;
 use crate::wire::{LateResult, Message, Set};
 use smallvec::SmallVec;
@@ -31,14 +31,8 @@ pub(crate) struct Owner<L> {
     pub(crate) generation: u32,
     /// Who is to hold a copy.
     pub(crate) list: SmallVec<[Life; 2]>,
-    /// Who may hold a copy.
-    pub(crate) holders: SmallVec<[Holder; 2]>,
-    /// How many holders there have been.
-    pub(crate) born: u32,
     /// The doubt that the last round answered.
     pub(crate) confirmed: u32,
-    /// Who had the session before this node, and was no member then.
-    pub(crate) stranger: Option<Life>,
     /// A holder has promised a greater claim: a new round must end that.
     pub(crate) refused: bool,
     /// Requests that have it open.
@@ -52,10 +46,6 @@ pub(crate) struct Owner<L> {
     pub(crate) waiting: Vec<Ticket>,
     /// A node that had more than enough sessions offered this one, and whoever comes through it or another is to learn where it is now.
     pub(crate) offered: bool,
-    /// Peers that get a durable copy while this node stays the owner.
-    pub(crate) stay: SmallVec<[(Life, Claim); 1]>,
-    /// Peers that get the lineage once all is durable: they offered a branch.
-    pub(crate) owed: SmallVec<[Life; 1]>,
     pub(crate) late: Vec<Late>,
     /// The last use that the holders were told.
     pub(crate) touched: Mono,
@@ -74,17 +64,6 @@ pub(crate) struct Owner<L> {
     /// The last facade named this.
     pub(crate) shown: Stamp,
     pub(crate) live: Arc<L>,
-}
-
-/// A node that may hold a copy.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Holder {
-    pub(crate) life: Life,
-    /// The version that a delta may build on.
-    pub(crate) sent: Option<u32>,
-    pub(crate) acked: Option<u32>,
-    pub(crate) attempt: u32,
-    pub(crate) dropping: bool,
 }
 
 /// A claimant that waits.
@@ -106,10 +85,7 @@ impl<L> Owner<L> {
             adopted: Stamp::default(),
             generation: 0,
             list: SmallVec::new(),
-            holders: SmallVec::new(),
-            born: 0,
             confirmed,
-            stranger: None,
             refused: false,
             running: 0,
             external: 0,
@@ -117,8 +93,6 @@ impl<L> Owner<L> {
             closing: None,
             waiting: Vec::new(),
             offered: false,
-            stay: SmallVec::new(),
-            owed: SmallVec::new(),
             late: Vec::new(),
             touched: now,
             told_store: Mono::NONE,
@@ -132,74 +106,44 @@ impl<L> Owner<L> {
         }
     }
 
-    /// Who is to hold a copy under this view.
-    pub(crate) fn place(&mut self, view: &View, key: SessionKey) {
+    /// Who is to hold a copy under this view. Of those that were not known to hold one, this is what they have.
+    pub(crate) fn place(&mut self, view: &View, key: SessionKey, peers: &mut Peers, given: Given) {
         self.generation = view.generation;
         self.list = view.holders(key, view.me).into_iter().collect();
-        for at in 0..self.list.len() {
-            let life = self.list[at];
-            self.holder_or_new(life);
+        for life in &self.list {
+            let peer = peers.holder(*life, given);
+            if peer.given == Given::Drop {
+                // It was to drop its copy, and is to hold one again.
+                peer.given = Given::Unknown;
+            }
         }
     }
 
     /// The membership changed: who is to hold a copy now?
-    pub(crate) fn replace_list(&mut self, view: &View, key: SessionKey) {
-        // The memory of a life that was replaced is gone; one that is only thought dead may come back with its copy. A link that is
-        // closed carries nothing on.
-        self.holders.retain(|h| view.may_return(h.life));
-        for h in &mut self.holders {
-            if view.link(h.life).is_none() {
-                h.sent = None;
-            }
+    pub(crate) fn replace_list(&mut self, view: &View, key: SessionKey, peers: &mut Peers) {
+        peers.note_members(|life| view.may_return(life));
+        for peer in peers.iter_mut().filter(|p| view.link(p.life).is_none() && p.given != Given::Drop) {
+            // A link that is closed carries nothing on.
+            peer.given = Given::Unknown;
         }
-        self.place(view, key);
-        for h in &mut self.holders {
-            h.dropping &= !self.list.contains(&h.life);
-        }
+        self.place(view, key, peers, Given::Unknown);
         self.shown = Stamp::default();
     }
 
-    /// A link closed: what was sent on it may not have arrived.
-    pub(crate) fn forget_sent(&mut self, life: Life, config: &Checked) {
-        if self.holder(life).is_some() && config.planted(Bug::ReuseVersion) && !self.all_durable() {
-            self.version = self.durable.unwrap_or(0);
-        }
-        if let Some(h) = self.holder(life) {
-            (h.sent, h.attempt) = (None, h.attempt.wrapping_add(1));
-            h.dropping = false;
-        }
-    }
-
-    pub(crate) fn holder(&mut self, life: Life) -> Option<&mut Holder> {
-        self.holders.iter_mut().find(|h| h.life == life)
-    }
-
-    pub(crate) fn holder_or_new(&mut self, life: Life) -> &mut Holder {
-        let at = self.holders.iter().position(|h| h.life == life).unwrap_or_else(|| {
-            // A holder that was given up and comes back starts where no frame to its former self has been.
-            self.born += 1;
-            self.holders.push(Holder { life, sent: None, acked: None, attempt: self.born << 16, dropping: false });
-            self.holders.len() - 1
-        });
-        &mut self.holders[at]
-    }
-
     /// The highest version that all of the list have acknowledged.
-    pub(crate) fn by_list(&self) -> Option<u32> {
-        self.by_first(self.list.len())
+    pub(crate) fn by_list(&self, peers: &Peers) -> Option<u32> {
+        self.by_first(peers, self.list.len())
     }
 
     /// The highest version that the first `n` of the list have acknowledged: those whom everybody asks who makes no more copies.
-    pub(crate) fn by_first(&self, n: usize) -> Option<u32> {
-        let acked = |l: &Life| self.holders.iter().find(|h| h.life == *l).and_then(|h| h.acked);
-        self.list.iter().take(n).map(acked).min().unwrap_or(Some(self.version))
+    pub(crate) fn by_first(&self, peers: &Peers, n: usize) -> Option<u32> {
+        self.list.iter().take(n).map(|life| peers.acked(*life)).min().unwrap_or(Some(self.version))
     }
 
     /// Whether the first `n` of the list have the state that this ownership began with: who committed it has it without saying so, or
     /// knows whom it gave it to. A reader need not wait until a silent owner of before is dead.
-    pub(crate) fn adopted_by_first(&self, n: usize) -> bool {
-        let acked = |l: Life| self.holders.iter().any(|h| h.life == l && h.acked.is_some());
-        self.list.iter().take(n).all(|l| acked(*l) || *l == self.adopted.claim.life)
+    pub(crate) fn adopted_by_first(&self, peers: &Peers, n: usize) -> bool {
+        self.list.iter().take(n).all(|l| peers.acked(*l).is_some() || *l == self.adopted.claim.life)
     }
 
     /// The newest durable commit.
@@ -248,41 +192,96 @@ impl<L> Owner<L> {
     }
 }
 
-/// Cuts the delta of the commit just made, for every holder whose copy it fits; the others get the record.
-pub(crate) fn send_delta<L>(cx: &mut Cx<'_>, own: &mut Owner<L>, copy: &Copy, changes: &[Change]) {
-    let (claim, version) = (own.claim, own.version);
-    // The first commit of a claim builds on the state that the claim adopted.
-    let base = if version == 1 { Some(own.adopted) } else { None };
-    for h in &mut own.holders {
-        let Some(link) = cx.view.link(h.life).filter(|_| !h.dropping) else { continue };
-        let sent = Sent { key: cx.key, claim, version, attempt: h.attempt, what: What::Copy };
-        if h.sent == Some(version - 1) && (version > 1 || own.adopted.version > 0) {
-            let sets = changes.iter().map(|c| Set { name: &c.name, value: c.value.as_deref().map(serde_bytes::Bytes::new) }).collect();
-            link.send(&Message::Delta { key: cx.key, claim, base, version, sets }, Some(sent), cx.out);
-        } else {
-            let record = copy.record.to_wire(cx.now);
-            link.send(&Message::Full { key: cx.key, claim, stored: copy.stored, record }, Some(sent), cx.out);
+/// Sends every peer what it is to get next. `commit`: the changes of the commit just made.
+pub(crate) fn sync<L>(cx: &mut Cx<'_>, own: &Owner<L>, copy: &mut Copy, commit: Option<&[Change]>) {
+    let view = cx.view;
+    let Copy { record, peers, stored, .. } = copy;
+    let (content, version, durable) = (record.tip.version > 0, own.version, own.all_durable());
+    let extra = peers.holders().count() > own.list.len();
+    // Until the list is of this membership, who is on none may be the one that has a copy: the visit that makes it new comes here again.
+    let whole = extra && durable && own.by_list(peers) == Some(version) && own.list == view.holders(cx.key, view.me);
+    let (mut unheard, mut tidy) = (false, true);
+    for peer in peers.iter_mut() {
+        let (life, listed) = (peer.life, own.list.contains(&peer.life));
+        // Who is only thought dead keeps its copy: it may be the other one that there is.
+        let superfluous = whole && !listed && !view.is_away(life);
+        let now = Standing { content, version, commits: commit.is_some(), durable, listed, superfluous };
+        while let Some(next) = peer.next(now)
+            && let Some(link) = view.link(life)
+        {
+            let (message, what) = own.message(next, life, record, *stored, commit.unwrap_or_default(), cx);
+            let ack = what.map(|what| Sent { key: cx.key, claim: own.claim, version, attempt: peer.attempt, what });
+            link.send(&message, ack, cx.out);
+            peer.note_sent(next, now);
         }
-        h.sent = Some(version);
+        unheard |= peer.is_unheard();
+        tidy &= peer.matters();
     }
-    own.touched = cx.now;
+    if !tidy {
+        peers.tidy();
+    }
+    if unheard {
+        cx.queues.informing.insert(cx.key);
+    } else if !cx.queues.informing.is_empty() {
+        cx.queues.informing.remove(&cx.key);
+    }
+}
+
+impl<L> Owner<L> {
+    /// What is sent, and what its acknowledgement means.
+    fn message<'a>(
+        &self,
+        next: Next,
+        to: Life,
+        record: &'a Record,
+        stored: Option<Stamp>,
+        changes: &'a [Change],
+        cx: &Cx<'_>,
+    ) -> (Message<'a>, Option<What>) {
+        let (key, claim, version, tip) = (cx.key, self.claim, self.version, record.tip);
+        let lineage = || (&record.lineage).into();
+        match next {
+            Next::Stay(epoch) => {
+                let record = record.to_wire(cx.now);
+                (Message::Stay { key, claim: Claim { epoch, life: to }, owner: claim, record }, None)
+            }
+            Next::Owner => {
+                let expires_ms = ms(record.expires().since(cx.now));
+                (Message::Facade { key, claim, tip, expires_ms, lineage: Some(lineage()) }, Some(What::Inform))
+            }
+            Next::Have => (Message::Have { key, claim, tip, idle_ms: idle(record, cx.now), lineage: lineage() }, Some(What::Copy)),
+            Next::Delta => {
+                // The first commit of a claim builds on the state that the claim adopted.
+                let base = if version == 1 { Some(self.adopted) } else { None };
+                let set = |c: &'a Change| Set { name: &c.name, value: c.value.as_deref().map(serde_bytes::Bytes::new) };
+                (Message::Delta { key, claim, base, version, sets: changes.iter().map(set).collect() }, Some(What::Copy))
+            }
+            Next::Full => (Message::Full { key, claim, stored, record: record.to_wire(cx.now) }, Some(What::Copy)),
+            Next::Drop => (Message::Drop { key, claim, tip, lineage: lineage() }, None),
+        }
+    }
+}
+
+/// How long ago a session was used, for its holders. Of one whose cookie has not come back there is nothing to tell.
+fn idle(record: &Record, now: Mono) -> u32 {
+    if record.is_first() { u32::MAX } else { ms(now.since(record.used)) }
 }
 
 /// Raises what is durable to what the level asks for, and answers those who waited for it; whether it rose.
 pub(crate) fn settle_durable<L>(cx: &mut Cx<'_>, own: &mut Owner<L>, copy: &mut Copy) -> bool {
-    let Copy { record, orphans, stored, .. } = copy;
+    let Copy { record, orphans, stored, peers, .. } = copy;
     // Whoever makes more copies than this node asks for does not make its commits wait for them.
     let n = usize::from(cx.config.backups);
     let reached = match cx.config.durability {
         Durability::Owner => Some(own.version),
-        Durability::Backup => own.by_first(n).or_else(|| own.adopted_by_first(n).then_some(0)),
+        Durability::Backup => own.by_first(peers, n).or_else(|| own.adopted_by_first(peers, n).then_some(0)),
         Durability::Store => own.in_store(*stored),
     };
     if reached <= own.durable {
         return false;
     }
     own.durable = reached;
-    let level = level_of(cx.config, own);
+    let level = level_of(cx.config, own, peers);
     let durable = reached.unwrap_or(0);
     let tip = own.durable_tip();
     // The list got shorter while commits waited for it. They stay, and more copies may come: but nobody may call them acknowledged.
@@ -337,13 +336,13 @@ pub(crate) fn orphan(cx: &mut Cx<'_>, orphans: &mut Vec<Orphan>, own: &mut Owner
 }
 
 /// The level of what is durable.
-pub(crate) fn level_of<L>(config: &Checked, own: &Owner<L>) -> Level {
+pub(crate) fn level_of<L>(config: &Checked, own: &Owner<L>, peers: &Peers) -> Level {
     match config.durability {
         Durability::Store => Level::Store,
         Durability::Owner => Level::Owner,
         Durability::Backup => {
             // The list may have grown since: only those who have it count.
-            let has = |l: &&Life| own.holders.iter().any(|h| h.life == **l && h.acked >= own.durable);
+            let has = |l: &&Life| peers.get(**l).is_some_and(|p| p.holds && p.acked >= own.durable);
             match own.list.iter().take(usize::from(config.backups)).filter(has).count() {
                 0 => Level::Owner,
                 n => Level::Backup(n as u8),

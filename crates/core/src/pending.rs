@@ -195,9 +195,6 @@ pub(crate) struct UnderWay {
     pub(crate) round: Option<Box<Round>>,
     /// Late commits that wait for their owner.
     pub(crate) parked: Vec<Parked>,
-    /// Peers that must learn who owns the session, until they acknowledged it. Whoever owns it no longer does not tell them any more; it
-    /// still knows that they may take themselves for the owner, as long as it holds a copy.
-    pub(crate) informs: Lives,
     /// What is on its way to the store.
     pub(crate) writing: Option<Writing>,
     /// A touch is on its way, and tells this use.
@@ -208,8 +205,7 @@ pub(crate) struct UnderWay {
 
 impl UnderWay {
     pub(crate) fn is_nothing(&self) -> bool {
-        let Self { round, parked, informs, writing, touching, loading } = self;
-        let waits = round.is_some() || !parked.is_empty() || !informs.is_empty();
-        !waits && writing.is_none() && touching.is_none() && loading.is_none()
+        let Self { round, parked, writing, touching, loading } = self;
+        round.is_none() && parked.is_empty() && writing.is_none() && touching.is_none() && loading.is_none()
     }
 }

@@ -53,9 +53,9 @@ impl<L: Live> Shard<L> {
         for (_, key) in resting {
             let Some(first) = self.view.list(key).first().copied() else { continue };
             let Some((_, left)) = left.iter_mut().find(|(life, left)| *life == first && *left > 0) else { continue };
-            let has_it = |own: &Owner<L>| own.holders.iter().any(|h| h.life == first && h.acked == Some(own.version));
+            let has_it = |(own, copy): (&Owner<L>, &Copy)| copy.peers.acked(first) == Some(own.version);
             if let Some(link) = self.view.link(first)
-                && self.owner(key).is_some_and(|(own, _)| has_it(own))
+                && self.owner(key).is_some_and(has_it)
             {
                 *left -= 1;
                 link.send(&Message::Invite { key }, None, call.out);

@@ -12,6 +12,7 @@ use crate::lineage::Lineage;
 use crate::merge::{combine, maximal};
 use crate::output::{Brought, Event, Guest, Live, Loaded, Outcome, Ticket, Unavailable};
 use crate::owner::{Owner, orphan};
+use crate::peers::Given;
 use crate::pending::{Answer, Phase, Reply, Round, StoreReply, UnderWay};
 use crate::plant::Bug;
 use crate::record::{Change, LOST, Record, WireRecord};
@@ -556,7 +557,6 @@ impl<L: Live> Session<L> {
         let round = *round;
         let claim = round.claim;
         let before = self.last_owner();
-        let informs = self.take_informs(cx);
         let (mut copy, mut prior) = match self.release(cx) {
             Some(held) => held,
             None => (Copy::new(Record::new(cx.now, cx.config.limits), Claim::NONE, view.leaving), None),
@@ -601,8 +601,7 @@ impl<L: Live> Session<L> {
             Some(p) => {
                 let mut own = Owner::new(round.claim, p.tenure, p.live.clone(), round.doubt, cx.now);
                 (own.running, own.external) = (p.running, p.external + u32::from(changed));
-                // What others wait for from the former ownership is owed by this one.
-                (own.stay, own.owed, own.offered) = (core::mem::take(&mut p.stay), core::mem::take(&mut p.owed), p.offered);
+                own.offered = p.offered;
                 own
             }
             None => Owner::new(round.claim, cx.tenure(), Arc::new(L::of(&copy.record)), round.doubt, cx.now),
@@ -615,31 +614,22 @@ impl<L: Live> Session<L> {
         own.inherited = true;
         own.offered |= round.why == Why::Invited && before.and_then(|life| view.peer(life)).is_some_and(|p| !p.leaving);
         own.adopted = adopted;
-        for answer in &round.answers {
-            // What answered with exactly this state has promised the claim as well: that is an acknowledgement of it.
-            let same = answer.tip == adopted && merged.is_none() && lost.is_empty();
-            let holder = own.holder_or_new(answer.life);
-            (holder.sent, holder.acked) = if same { (Some(0), Some(0)) } else { (None, None) };
-        }
-        let before_round = prior.iter().flat_map(|p| p.holders.iter().map(|h| h.life));
-        for life in core::mem::take(&mut copy.former).into_iter().chain(before_round) {
-            if life != view.me {
-                own.holder_or_new(life);
-            }
-        }
-        own.place(view, cx.key);
+        // What others wait for from a former ownership is owed by this one; of what they were sent nothing counts.
+        copy.peers.begin_ownership(view.me);
         if merged.is_some() || !lost.is_empty() {
             own.version = 1;
-            for holder in &mut own.holders {
-                (holder.sent, holder.acked) = (None, None);
-            }
         }
+        for answer in &round.answers {
+            // What answered with exactly this state has promised the claim as well: that is an acknowledgement of it.
+            let same = answer.tip == adopted && own.version == 0;
+            copy.peers.holder(answer.life, Given::Unknown).acked = same.then_some(0);
+        }
+        own.place(view, cx.key, &mut copy.peers, Given::Nothing);
         copy.settle_told();
         if prior.is_none() {
             cx.out.event(cx.key, Event::Moved { from: before.filter(|l| *l != view.me), source, claim: round.claim });
         }
         self.hold(cx, copy, Some(own));
-        self.put_informs(cx, informs);
         if let Some(copy) = self.copy_mut() {
             copy.settle_told();
         }
@@ -663,13 +653,9 @@ impl<L: Live> Session<L> {
         self.drive_parked(cx, false);
     }
 
-    /// Tells the holders what they hold now, and whoever may think otherwise who owns it.
+    /// Whoever may think otherwise learns who owns it.
     fn after_install(&mut self, cx: &mut Cx<'_>, answered: &[Life], silent: &[Life]) {
         cx.queues.repairing.insert(cx.key);
-        for life in answered {
-            self.push_have(cx, *life);
-        }
-        self.push_state(cx);
         for life in silent {
             if !answered.contains(life) {
                 self.inform(cx, *life);

@@ -6,7 +6,8 @@ use crate::cx::Cx;
 use crate::limits::{NOT_FOUND_KEEP, ROTATION_BOUND, WAITING_MAX};
 use crate::link::{Sent, What};
 use crate::output::{Brought, Commit, Event, Info, Live, Open, Opened, Outcome, Unavailable};
-use crate::owner::{Owner, forget_late, level_of, send_delta};
+use crate::owner::{Owner, forget_late, level_of, sync};
+use crate::peers::Given;
 use crate::plant::Bug;
 use crate::record::{Change, Clock, Record};
 use crate::session::{Session, State};
@@ -43,11 +44,11 @@ impl<L: Live> Session<L> {
         let mut own = Owner::new(claim, cx.tenure(), live, view.doubt, cx.now);
         own.version = version;
         own.durable = if version == 0 { Some(0) } else { None };
-        own.place(view, cx.key);
-        self.hold(cx, Copy::new(record, claim, view.leaving), Some(own));
+        let mut copy = Copy::new(record, claim, view.leaving);
+        own.place(view, cx.key, &mut copy.peers, Given::Nothing);
+        self.hold(cx, copy, Some(own));
         cx.out.event(cx.key, Event::Created);
         if version > 0 {
-            self.push_state(cx);
             self.mark_dirty(cx);
             self.advance(cx);
         }
@@ -148,12 +149,12 @@ impl<L: Live> Session<L> {
     /// Whether the owner must ask before it serves: its loop stalled, or the link to a holder broke since the last round.
     pub(crate) fn doubts(&mut self, cx: &Cx<'_>) -> bool {
         let view = cx.view;
-        let Some((own, _)) = self.owned() else { return true };
+        let Some((own, copy)) = self.owned() else { return true };
         if own.confirmed >= view.doubt || cx.planted(Bug::NoSelfDoubt) {
             return false;
         }
         let doubt = |life: Life| view.peer(life).map_or(0, |p| p.doubt);
-        let marked = own.confirmed < doubt(view.me) || own.holders.iter().any(|h| own.confirmed < doubt(h.life));
+        let marked = own.confirmed < doubt(view.me) || copy.peers.holders().any(|p| own.confirmed < doubt(p.life));
         if !marked {
             own.confirmed = view.doubt;
         }
@@ -163,7 +164,7 @@ impl<L: Live> Session<L> {
     /// Notes a use, and tells the holders and the store once per step.
     pub(crate) fn note_use(&mut self, cx: &mut Cx<'_>) {
         let view = cx.view;
-        let Some((own, Copy { record, .. })) = self.owned() else { return };
+        let Some((own, Copy { record, peers, .. })) = self.owned() else { return };
         let first = record.is_first();
         record.note_use(cx.now);
         let clock = record.clock();
@@ -174,8 +175,8 @@ impl<L: Live> Session<L> {
             return;
         }
         own.touched = cx.now;
-        for h in &own.holders {
-            if let Some(link) = view.link(h.life) {
+        for peer in peers.holders() {
+            if let Some(link) = view.link(peer.life) {
                 let note = Sent { key: cx.key, claim: own.claim, version: 0, attempt: 0, what: What::Note };
                 link.send(&Message::Touch { key: cx.key, claim: own.claim, idle_ms: 0 }, Some(note), cx.out);
             }
@@ -220,7 +221,7 @@ impl<L: Live> Session<L> {
     pub(crate) fn commit_here(&mut self, cx: &mut Cx<'_>, changes: &[Change]) -> Commit {
         let Some((own, copy)) = self.owned() else { return Commit::Ended };
         if own.generation != cx.view.generation {
-            own.replace_list(cx.view, cx.key);
+            own.replace_list(cx.view, cx.key, &mut copy.peers);
         }
         if !copy.record.bases_hold(changes) {
             return Commit::Conflict;
@@ -236,7 +237,8 @@ impl<L: Live> Session<L> {
         let stamp = own.claim.at(own.version);
         copy.record.commit(stamp, changes);
         copy.record.note_commit(cx.now);
-        send_delta(cx, own, copy, changes);
+        own.touched = cx.now;
+        sync(cx, own, copy, Some(changes));
         self.mark_dirty(cx);
         self.advance(cx);
         self.leave_when_durable(cx, Some(stamp))
@@ -268,7 +270,7 @@ impl<L: Live> Session<L> {
         let early = cx.planted(Bug::AckBeforeBackup) || stamp.is_none() && cx.planted(Bug::ServeUncommitted);
         if own.all_durable() || early {
             let tip = if early { copy.record.tip } else { own.durable_tip() };
-            Commit::Done { tip: (tip.version > 0).then_some(tip), level: level_of(cx.config, own), stamp }
+            Commit::Done { tip: (tip.version > 0).then_some(tip), level: level_of(cx.config, own, &copy.peers), stamp }
         } else {
             own.awaited = true;
             Commit::Wait { claim: own.claim, version: own.version, stamp }
@@ -302,10 +304,10 @@ impl<L: Live> Session<L> {
     pub(crate) fn expire(&mut self, cx: &mut Cx<'_>) {
         let Some((copy, own)) = self.release(cx) else { return };
         forget_late(cx, &copy, own.as_deref(), LateResult::NotOwner);
-        let record = copy.record;
+        let Copy { record, peers, .. } = copy;
         if let Some(own) = own {
-            for h in &own.holders {
-                if let Some(link) = cx.view.link(h.life) {
+            for peer in peers.holders() {
+                if let Some(link) = cx.view.link(peer.life) {
                     let lineage = (&record.lineage).into();
                     link.send(&Message::Drop { key: cx.key, claim: own.claim, tip: record.tip, lineage }, None, cx.out);
                 }
@@ -343,8 +345,8 @@ impl Copy {
     pub(crate) fn info<L>(&self, own: Option<&Owner<L>>, config: &Checked) -> Info {
         let backups = |own: &Owner<L>| {
             // Nothing may be durable yet: then whoever has acknowledged anything is one.
-            let has = |l: &&Life| own.holders.iter().any(|h| h.life == **l && h.acked.is_some() && h.acked >= own.durable);
-            own.list.iter().filter(|l| has(l) || config.planted(Bug::ListIsBackups)).copied().collect()
+            let acked = |life: Life| self.peers.acked(life).filter(|acked| Some(*acked) >= own.durable).is_some();
+            own.list.iter().copied().filter(|l| acked(*l) || config.planted(Bug::ListIsBackups)).collect()
         };
         Info {
             owner: Some(own.map_or(self.heard, |o| o.claim).life),
@@ -353,7 +355,7 @@ impl Copy {
             owned: own.is_some(),
             held: true,
             backups: own.map_or(Vec::new(), backups),
-            level: own.map(|o| level_of(config, o)),
+            level: own.map(|o| level_of(config, o, &self.peers)),
             bytes: self.record.bytes(),
         }
     }

@@ -8,7 +8,6 @@ use crate::output::Live;
 use crate::owner::Owner;
 use crate::pending::{Round, UnderWay, Writing};
 use crate::stamp::{Claim, Life};
-use crate::view::Lives;
 use crate::wire::Message;
 use core::sync::atomic::Ordering;
 
@@ -72,9 +71,9 @@ impl<L> Slot<L> {
         self.here()?.owner()
     }
 
-    pub(crate) fn own_mut(&mut self) -> Option<&mut Owner<L>> {
+    pub(crate) fn owned(&mut self) -> Option<(&mut Owner<L>, &mut Copy)> {
         match self {
-            Slot::Here(session) => session.owned().map(|(own, _)| own),
+            Slot::Here(session) => session.owned(),
             Slot::Facade(_) | Slot::Ended(_) => None,
         }
     }
@@ -187,27 +186,6 @@ impl<L> Session<L> {
         self.under_way.as_mut()?.round.as_deref_mut()
     }
 
-    /// Who must yet learn who owns it.
-    pub(crate) fn informs(&self) -> &[Life] {
-        self.under_way.as_ref().map_or(&[], |u| &u.informs)
-    }
-
-    /// Once they were taken.
-    pub(crate) fn put_informs(&mut self, cx: &mut Cx<'_>, informs: Lives) {
-        if !informs.is_empty() {
-            cx.queues.informing.insert(cx.key);
-            self.under_way().informs = informs;
-        }
-    }
-
-    pub(crate) fn take_informs(&mut self, cx: &mut Cx<'_>) -> Lives {
-        let informs = self.under_way.as_mut().map(|u| core::mem::take(&mut u.informs)).unwrap_or_default();
-        if !informs.is_empty() {
-            cx.queues.informing.remove(&cx.key);
-        }
-        informs
-    }
-
     /// What is on its way to the store.
     pub(crate) fn writing(&self) -> Option<Writing> {
         self.under_way.as_ref()?.writing
@@ -307,7 +285,7 @@ impl<L: Live> Session<L> {
         cx.shared.held.fetch_sub(1, Ordering::Relaxed);
         cx.queues.invited.remove(&cx.key);
         cx.queues.repairing.remove(&cx.key);
-        self.take_informs(cx);
+        cx.queues.informing.remove(&cx.key);
         if let Some(own) = &mut own {
             cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
             (own.queued, own.touch_queued) = (false, false);

@@ -7,6 +7,7 @@ use crate::id::SessionKey;
 use crate::limits::HEIR_STEP;
 use crate::link::{Link, Sent, What};
 use crate::output::Live;
+use crate::peers::{Learns, Peers};
 use crate::plant::Bug;
 use crate::session::{Seen, Session, Slot, State};
 use crate::shard::Shard;
@@ -32,8 +33,13 @@ impl<L: Live> Shard<L> {
         let gone = |(life, link): &(Life, Arc<Link>)| view.link(*life).is_none_or(|new| new.id != link.id).then_some(*life);
         let gone: Lives = self.view.links.iter().filter_map(gone).collect();
         if !gone.is_empty() {
-            for own in self.table.values_mut().filter_map(|slot| slot.own_mut()) {
-                gone.iter().for_each(|life| own.forget_sent(*life, call.config));
+            for (own, copy) in self.table.values_mut().filter_map(|slot| slot.owned()) {
+                for peer in copy.peers.iter_mut().filter(|p| gone.contains(&p.life)) {
+                    peer.forget_sent();
+                    if peer.holds && call.config.planted(Bug::ReuseVersion) && !own.all_durable() {
+                        own.version = own.durable.unwrap_or(0);
+                    }
+                }
             }
         }
         let same = self.view.places_like(&view);
@@ -161,7 +167,7 @@ impl<L: Live> Session<L> {
             return;
         }
         let owner = copy.accepted;
-        if !copy.former.is_empty() && owner.life != view.me {
+        if owner.life != view.me {
             self.pass_on(cx, owner);
         }
         let Some(copy) = self.copy_mut() else { return };
@@ -181,28 +187,25 @@ impl<L: Live> Session<L> {
             return self.advance(cx);
         }
         let view = cx.view;
-        let Some((own, Copy { record, .. })) = self.owned() else { return };
-        own.replace_list(view, cx.key);
+        let Some((own, Copy { record, peers, .. })) = self.owned() else { return };
+        own.replace_list(view, cx.key, peers);
         if cx.config.planted(Bug::DropBeforeAck) {
-            own.holders.retain(|h| own.list.contains(&h.life));
+            peers.iter_mut().for_each(|p| p.holds &= own.list.contains(&p.life));
             for link in view.others().filter(|p| !own.list.contains(&p.life)).filter_map(|p| p.link.as_ref()) {
                 let (claim, tip, lineage) = (own.claim, record.tip, (&record.lineage).into());
                 link.send(&Message::Drop { key: cx.key, claim, tip, lineage }, None, cx.out);
             }
         }
-        let repairs = record.tip.version > 0 && (own.by_list() != Some(own.version) || own.holders.len() > own.list.len());
-        let listed: Lives = own.holders.iter().map(|h| h.life).collect();
-        let stranger = own.stranger.take_if(|life| view.may_return(*life));
-        let ask: Lives = own.holders.iter().filter(|h| h.sent.is_none()).map(|h| h.life).collect();
-        if repairs {
+        let lacks = own.by_list(peers) != Some(own.version) || peers.holders().count() > own.list.len();
+        if record.tip.version > 0 && lacks {
             cx.queues.repairing.insert(cx.key);
         }
-        for life in ask {
-            self.push_have(cx, life);
-        }
         // The first n + 1 of the list know the owner, copy or not: there two owners are found out who have no holder in common.
-        for life in view.list(cx.key).into_iter().filter(|life| !listed.contains(life)).chain(stranger) {
-            self.inform(cx, life);
+        let knows = |peers: &Peers, life: Life| life == view.me || peers.get(life).is_some_and(|p| p.holds);
+        for life in view.list(cx.key) {
+            if !knows(peers, life) {
+                peers.row(life).learns = Learns::Owner;
+            }
         }
         self.advance(cx);
         self.invite(cx);
