@@ -76,8 +76,9 @@ impl<L: Live> Session<L> {
             // It may have taken what a former ownership sent it, and nobody else knows.
             return self.handle_holder(cx, from);
         }
+        let former_counts = cx.planted(Bug::FormerAckCounts);
         let Some((_, copy)) = self.owned().filter(|(own, _)| own.claim == sent.claim) else { return };
-        if let Some(peer) = copy.peers.get_mut(from).filter(|p| p.attempt == sent.attempt) {
+        if let Some(peer) = copy.peers.get_mut(from).filter(|p| p.attempt == sent.attempt || former_counts) {
             peer.acked = peer.acked.max(Some(sent.version));
             self.advance(cx);
         }

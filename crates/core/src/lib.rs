@@ -24,11 +24,11 @@
 //! | [`wire`], `link` | messages, frames, acknowledgements |
 //! | [`member`], [`placement`], `view` | who is alive, who is to hold a copy, and the snapshot of both that shards decide by |
 //! | `maps`, `cx` | maps; what every operation on a session gets: time, settings, the view, where effects go, what the sessions of a shard have in common |
-//! | `copy`, `pending` | what a node has of one session, and what is under way for it |
+//! | `copy`, `peers`, `pending` | what a node has of one session, what it keeps in mind about each peer and what that peer gets next, and what is under way |
 //! | `session`, `shard` | both as one value, and the table that finds it: one look-up, whatever comes in |
 //! | `serve` | what the application does to a session: open, commit, close |
 //! | `round`, `handover` | the claim round: the asking side, and the asked side with handing over, staying, inviting |
-//! | `owner` | an ownership: who is to hold a copy, where a delta is cut, when a commit is durable |
+//! | `owner` | an ownership: who is to hold a copy, the one place that sends what peers get next, when a commit is durable |
 //! | `backup` | records, gaps, divergence, drops: what an owner sends, and what a holder accepts |
 //! | `parked`, `late` | commits of requests whose session moved away while they ran, and what those hear |
 //! | `rebalance` | what a node that owns far less than others is offered |

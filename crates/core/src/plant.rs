@@ -73,6 +73,10 @@ bugs! {
     DrainOwnedOnly = "drain_owned_only",
     /// The store never hears of a use (rule 28).
     TouchNeverStored = "touch_never_stored",
+    /// A row of the ledger is forgotten when its link closes (rules 4 and 8).
+    RowForgotten = "row_forgotten",
+    /// An acknowledgement counts whatever it is of: what was sent before a gap, or before a refusal (rule 7).
+    FormerAckCounts = "former_ack_counts",
     /// An owner names all of its list as backups, whatever they have.
     ListIsBackups = "list_is_backups",
     /// Nobody inherits a dead owner's sessions, and copies are not made again (rule 8, heirs).

@@ -36,6 +36,9 @@ impl<L: Live> Shard<L> {
             for (own, copy) in self.table.values_mut().filter_map(|slot| slot.owned()) {
                 for peer in copy.peers.iter_mut().filter(|p| gone.contains(&p.life)) {
                     peer.forget_sent();
+                    if call.config.planted(Bug::RowForgotten) {
+                        (peer.holds, peer.learns, peer.proof) = (false, Learns::Nothing, false);
+                    }
                     if peer.holds && call.config.planted(Bug::ReuseVersion) && !own.all_durable() {
                         own.version = own.durable.unwrap_or(0);
                     }

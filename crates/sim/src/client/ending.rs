@@ -263,8 +263,9 @@ impl World {
         let Some(by) = owner.or(here) else { return };
         let stops = self.endings.stops;
         self.endings.rotations.insert(next, Rotation { old, by, stops });
-        if let Some((_, everywhere, _)) = self.endings.logouts.get(&old)
-            && !self.excuses.any(&[(Excuse::EndPending, !everywhere)])
+        if let Some((answered, everywhere, _)) = self.endings.logouts.get(&old).copied()
+            && let known = self.knew_end(old, answered + 1)
+            && !self.excuses.any(&[(Excuse::EndPending, !everywhere), (Excuse::MarkerDied, !known)])
         {
             let (key, new) = (self.sessions[old].key, self.sessions[next].key);
             self.violate(format!("I6 n{node} gives {key:?} the id {new:?}, and it was logged out everywhere"));

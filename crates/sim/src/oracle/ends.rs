@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Whether some process that lives knew of the end by then. The store may have kept a marker that only a later touch or write finds.
-    fn knew_end(&self, session: usize, by: i64) -> bool {
+    pub(crate) fn knew_end(&self, session: usize, by: i64) -> bool {
         self.sessions[session].ended_at.iter().any(|((n, g), at)| *at < by && self.lives(*n, *g))
     }
 
