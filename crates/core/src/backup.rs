@@ -21,9 +21,6 @@ use bytes::Bytes;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
-/// How long a hint at who owns a session is worth something, in milliseconds.
-const HINT_MS: u32 = 60_000;
-
 /// Notes how long ago its owner says that it was used, if it says so.
 fn note_idle(record: &mut Record, now: Mono, idle_ms: u32) {
     if idle_ms < u32::MAX {
@@ -361,24 +358,10 @@ impl<L: Live> Session<L> {
         Some(())
     }
 
-    pub(crate) fn handle_have(
-        &mut self,
-        cx: &mut Cx<'_>,
-        from: Life,
-        claim: Claim,
-        tip: Stamp,
-        idle_ms: u32,
-        lineage: &WireLineage,
-    ) -> Option<()> {
+    pub(crate) fn handle_have(&mut self, cx: &mut Cx<'_>, from: Life, claim: Claim, tip: Stamp, idle_ms: u32, lineage: &WireLineage) {
         let lineage = Lineage::from(lineage);
-        if claim.life != from {
-            // A use that was noted there under a lesser claim may not have come here.
-            self.handle_touch(cx, claim, idle_ms);
-            self.handle_holder(cx, from);
-            return Some(());
-        }
         if !self.admits(cx, from, claim) {
-            return Some(());
+            return;
         }
         let now = cx.now;
         let link = cx.view.link(from);
@@ -419,10 +402,16 @@ impl<L: Live> Session<L> {
             }
         }
         self.kick(cx);
-        Some(())
     }
 
-    /// A holder says what it has; this node is thought to own the session.
+    /// A holder says that it has a copy, and who is the last owner that it knows.
+    pub(crate) fn handle_report(&mut self, cx: &mut Cx<'_>, from: Life, claim: Claim, idle_ms: u32) {
+        // A use that was noted there under a lesser claim may not have come here.
+        self.handle_touch(cx, claim, idle_ms);
+        self.handle_holder(cx, from);
+    }
+
+    /// This node is thought to own the session by one that has a copy.
     fn handle_holder(&mut self, cx: &mut Cx<'_>, from: Life) {
         // Who owns it now is something the holder should hear.
         let (owner, tip) = match &mut self.state {
@@ -432,12 +421,15 @@ impl<L: Live> Session<L> {
             State::Held(c) if c.heard.life == cx.view.me => return c.peers.note_former(from),
             State::Held(c) => (c.heard, c.record.tip),
             State::Facade(f) => (f.claim, f.tip),
-            // No claim: this node is not the owner, and knows of none.
-            State::Nothing => (Claim::NONE, Stamp::default()),
+            State::Nothing => {
+                if let Some(link) = cx.view.link(from) {
+                    link.send(&Message::Unowned { key: cx.key }, None, cx.out);
+                }
+                return;
+            }
         };
         if let Some(link) = cx.view.link(from).filter(|_| owner.life != from) {
-            let note = Sent { key: cx.key, claim: owner, version: 0, attempt: 0, what: What::Note };
-            link.send(&Message::Facade { key: cx.key, claim: owner, tip, expires_ms: HINT_MS, lineage: None }, Some(note), cx.out);
+            link.send(&Message::Owned { key: cx.key, claim: owner, tip }, None, cx.out);
         }
     }
 
@@ -525,13 +517,25 @@ impl<L: Live> Session<L> {
                 continue;
             };
             if life != claim.life && life != view.me {
-                let note = Sent { key: cx.key, claim, version: 0, attempt: 0, what: What::Note };
-                link.send(&Message::Facade { key: cx.key, claim, tip, expires_ms: HINT_MS, lineage: None }, Some(note), cx.out);
+                link.send(&Message::Owned { key: cx.key, claim, tip }, None, cx.out);
             }
         }
     }
 
-    /// What this node is told of a session it need not hold.
+    /// Who was taken for the owner is none, and knows of nobody.
+    pub(crate) fn handle_unowned(&mut self, cx: &mut Cx<'_>, from: Life) {
+        if self.send_end(cx, from) {
+            return;
+        }
+        // Who owned it last, or whoever was promised it since: that promise may have come to nothing.
+        let named = |c: &Copy| [c.heard, c.accepted].iter().any(|claim| claim.life == from);
+        if let Some(copy) = self.backed().filter(|c| named(c)) {
+            copy.disowned = true;
+            cx.set_timer(cx.now + HEIR_STEP * 5, Timer::Heir);
+        }
+    }
+
+    /// What this node is told of a session it need not hold, by its owner or by another that knows.
     pub(crate) fn handle_facade(
         &mut self,
         cx: &mut Cx<'_>,
@@ -546,15 +550,6 @@ impl<L: Live> Session<L> {
         }
         let now = cx.now;
         let lineage = lineage.map(Lineage::from);
-        if claim == Claim::NONE {
-            // Who owned it last, or whoever was promised it since: that promise may have come to nothing.
-            let named = |c: &Copy| [c.heard, c.accepted].iter().any(|claim| claim.life == from);
-            if let Some(copy) = self.backed().filter(|c| named(c)) {
-                copy.disowned = true;
-                cx.set_timer(now + HEIR_STEP * 5, Timer::Heir);
-            }
-            return;
-        }
         let owns = self.owner().map(|(own, _)| own.claim);
         if let Some(copy) = self.copy_mut() {
             copy.heard = copy.heard.max(claim);
@@ -613,9 +608,7 @@ impl<L: Live> Session<L> {
         };
         let (lesser, greater) = if known.claim < new.claim { (known, &new) } else { (&new, known) };
         if let Some(link) = cx.view.link(lesser.claim.life) {
-            let note = Sent { key: cx.key, claim: greater.claim, version: 0, attempt: 0, what: What::Note };
-            let (claim, tip) = (greater.claim, greater.tip);
-            link.send(&Message::Facade { key: cx.key, claim, tip, expires_ms: HINT_MS, lineage: None }, Some(note), cx.out);
+            link.send(&Message::Owned { key: cx.key, claim: greater.claim, tip: greater.tip }, None, cx.out);
         }
     }
 

@@ -11,6 +11,9 @@ use crate::stamp::{Claim, Life};
 use crate::wire::Message;
 use core::sync::atomic::Ordering;
 
+/// How long a hint at who owns a session is worth something, in milliseconds.
+const HINT_MS: u32 = 60_000;
+
 /// A session's place in the table. Of most there is nothing more to say than a facade or a marker, and no box is needed.
 #[derive(Debug)]
 pub(crate) enum Slot<L> {
@@ -332,10 +335,17 @@ impl<L: Live> Session<L> {
             Message::Diverged { claim, record, .. } => self.handle_diverged(cx, from, Some(claim), &record)?,
             Message::Kept { record, .. } => self.handle_diverged(cx, from, None, &record)?,
             Message::Gap { claim, .. } => self.handle_gap(cx, from, claim),
-            Message::Facade { claim, tip, expires_ms, lineage, .. } => {
+            Message::Facade { claim, tip, expires_ms, lineage, .. } if claim.life == from => {
                 self.handle_facade(cx, from, claim, tip, expires_ms, lineage.as_ref());
             }
-            Message::Have { claim, tip, idle_ms, lineage, .. } => self.handle_have(cx, from, claim, tip, idle_ms, &lineage)?,
+            Message::Owned { claim, tip, .. } => self.handle_facade(cx, from, claim, tip, HINT_MS, None),
+            Message::Unowned { .. } => self.handle_unowned(cx, from),
+            Message::Have { claim, tip, idle_ms, lineage, .. } if claim.life == from => {
+                self.handle_have(cx, from, claim, tip, idle_ms, &lineage);
+            }
+            // Nobody but the owner says these.
+            Message::Facade { .. } | Message::Have { .. } => return None,
+            Message::Report { claim, idle_ms, .. } => self.handle_report(cx, from, claim, idle_ms),
             Message::Drop { claim, tip, lineage, .. } => self.handle_drop(cx, from, claim, tip, &lineage),
             Message::Dropped { unheard, .. } => self.handle_dropped(cx, from, &unheard),
             Message::End { kind, next, .. } => self.handle_end(cx, from, kind, next),

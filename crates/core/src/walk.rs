@@ -5,7 +5,7 @@ use crate::copy::{Copy, jitter};
 use crate::cx::{Call, Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::HEIR_STEP;
-use crate::link::{Link, Sent, What};
+use crate::link::Link;
 use crate::output::Live;
 use crate::peers::{Learns, Peers};
 use crate::plant::Bug;
@@ -224,10 +224,7 @@ impl<L: Live> Session<L> {
         let Some(link) = view.link(owner.life) else { return };
         copy.reported = Some(link.id);
         let idle_ms = ms(cx.now.since(copy.record.used));
-        let note = Sent { key: cx.key, claim: owner, version: 0, attempt: 0, what: What::Note };
-        let lineage = (&copy.record.lineage).into();
-        // A claim that is not the sender's says that this is a holder's report.
-        link.send(&Message::Have { key: cx.key, claim: owner, tip: copy.record.tip, idle_ms, lineage }, Some(note), cx.out);
+        link.send(&Message::Report { key: cx.key, claim: owner, idle_ms }, None, cx.out);
         self.offer_branch(cx, owner.life);
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::SessionKey;
 
 /// The version of the messages; peers of another version are refused in the handshake.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// Bytes before a frame's message.
 pub const HEADER: usize = 4;
@@ -224,10 +224,16 @@ pub enum Message<'a> {
     },
     /// The copy here is not the delta's base: send the record.
     Gap { key: SessionKey, claim: Claim },
-    /// The owner's newest durable commit. The first of a claim carries the lineage.
+    /// From its owner, to a node without a copy: the newest durable commit. The first of a claim carries the lineage.
     Facade { key: SessionKey, claim: Claim, tip: Stamp, expires_ms: u32, lineage: Option<WireLineage> },
-    /// From an owner: your copy should be this. From a holder: this is my copy.
+    /// From another node that knows: who owns it, by this claim, and a commit of it.
+    Owned { key: SessionKey, claim: Claim, tip: Stamp },
+    /// Whoever takes the sender for the owner is wrong, and it knows of no other.
+    Unowned { key: SessionKey },
+    /// From its owner: your copy should be this.
     Have { key: SessionKey, claim: Claim, tip: Stamp, idle_ms: u32, lineage: WireLineage },
+    /// From a holder: this is my copy, last used so long ago, and this is the last owner that I know.
+    Report { key: SessionKey, claim: Claim, idle_ms: u32 },
     /// Drop your copy if it is included in this.
     Drop { key: SessionKey, claim: Claim, tip: Stamp, lineage: WireLineage },
     /// Done. `unheard`: who owned the session before, and has not heard of a later owner as far as this node knows.
@@ -281,7 +287,10 @@ impl Message<'_> {
             | Message::Kept { key, .. }
             | Message::Gap { key, .. }
             | Message::Facade { key, .. }
+            | Message::Owned { key, .. }
+            | Message::Unowned { key }
             | Message::Have { key, .. }
+            | Message::Report { key, .. }
             | Message::Drop { key, .. }
             | Message::Dropped { key, .. }
             | Message::End { key, .. }
@@ -378,6 +387,9 @@ impl Message<'_> {
             | Message::Kept { .. }
             | Message::Gap { .. }
             | Message::Facade { .. }
+            | Message::Owned { .. }
+            | Message::Unowned { .. }
+            | Message::Report { .. }
             | Message::End { .. }
             | Message::Touch { .. }
             | Message::Invite { .. }

@@ -392,8 +392,7 @@ fn an_owner_takes_over_a_use_that_a_holder_noted_under_a_lesser_claim() {
     net.put(0, KEY);
     net.pass(S * 20);
     let (claim, from) = (net.nodes[0].engine.info(KEY).unwrap().claim, net.nodes[1].engine.life());
-    let (tip, lineage) = net.nodes[0].engine.peek(KEY, |r, _| (r.tip, (&r.lineage).into())).unwrap();
-    let have = Message::Have { key: KEY, claim, tip, idle_ms: 1000, lineage };
-    net.call(0, |e, now, out| e.session(now, KEY, out, |s, cx| s.handle(cx, from, have))).unwrap();
+    let report = Message::Report { key: KEY, claim, idle_ms: 1000 };
+    net.call(0, |e, now, out| e.session(now, KEY, out, |s, cx| s.handle(cx, from, report))).unwrap();
     assert_eq!(net.nodes[0].engine.peek(KEY, |r, _| r.used), Some(net.now - S));
 }
