@@ -1,9 +1,9 @@
 //! Copies: what an owner sends to its backups beside its commits, and what a backup accepts.
 
 use crate::config::{Level, Reach};
-use crate::copy::{Copy, Facade};
+use crate::copy::{Copy, Facade, Fit};
 use crate::cx::{Cx, Timer};
-use crate::limits::{HEIR_STEP, NAME_MAX, RECORD_MAX};
+use crate::limits::{HEIR_STEP, LOOKUP_BOUND_SLOW, NAME_MAX};
 use crate::lineage::Lineage;
 use crate::link::{Sent, What};
 use crate::merge::combine;
@@ -281,15 +281,7 @@ impl<L: Live> Session<L> {
         if !self.admits(cx, from, claim) {
             return Some(());
         }
-        let base = base.unwrap_or(claim.at(version.checked_sub(1)?));
-        let fits = self.copy().is_some_and(|c| c.record.tip == base || cx.config.planted(Bug::ApplyWithoutBase));
-        if !fits {
-            self.promise(cx, claim);
-            if let Some(link) = cx.view.link(from) {
-                link.send(&Message::Gap { key: cx.key, claim }, None, cx.out);
-            }
-            return Some(());
-        }
+        let mut base = base.unwrap_or(claim.at(version.checked_sub(1)?));
         let mut changes = Vec::with_capacity(sets.len());
         for set in sets {
             if set.name.is_empty() || set.name.len() > NAME_MAX {
@@ -297,17 +289,38 @@ impl<L: Live> Session<L> {
             }
             changes.push(Change { name: set.name.into(), base: None, value: set.value.map(|v| Bytes::copy_from_slice(v)) });
         }
-        let now = cx.now;
-        let copy = self.copy_mut()?;
-        // No owner commits what does not fit.
-        copy.record.fits_with(&changes, RECORD_MAX).ok()?;
-        copy.record.commit(claim.at(version), &changes);
-        copy.record.note_commit(now);
-        copy.accept(claim, now);
-        copy.settle_told();
+        let fit = match self.copy_mut() {
+            Some(copy) => {
+                if cx.planted(Bug::ApplyWithoutBase) {
+                    base = copy.record.tip;
+                }
+                // No owner commits what does not fit.
+                copy.take_delta(base, claim.at(version), &changes, cx.now).ok()?
+            }
+            None => Fit::Gap,
+        };
+        self.answer_owner(cx, from, claim, fit);
+        Some(())
+    }
+
+    /// Says to the owner what has become of what it sent. Whoever waited for an owner goes on, and others hear of it.
+    fn answer_owner(&mut self, cx: &mut Cx<'_>, from: Life, claim: Claim, fit: Fit) {
+        match (fit, self.copy(), cx.view.link(from)) {
+            (Fit::Gap, copy, link) => {
+                if copy.is_none() {
+                    self.promise(cx, claim);
+                }
+                if let Some(link) = link {
+                    link.send(&Message::Gap { key: cx.key, claim }, None, cx.out);
+                }
+            }
+            (Fit::Diverged, Some(copy), Some(link)) => {
+                link.send(&Message::Diverged { key: cx.key, claim, record: copy.record.to_wire(cx.now) }, None, cx.out);
+            }
+            (Fit::Diverged | Fit::Taken, ..) => {}
+        }
         self.pass_on(cx, claim);
         self.kick(cx);
-        Some(())
     }
 
     pub(crate) fn handle_full(
@@ -322,39 +335,26 @@ impl<L: Live> Session<L> {
         if !self.admits(cx, from, claim) {
             return Some(());
         }
-        let now = cx.now;
-        match self.copy_mut() {
+        let fit = match self.copy_mut() {
+            Some(copy) => copy.take_full(claim, record, stored, cx.now),
             None => {
                 let mut copy = Copy::new(record, claim, cx.view.leaving);
                 copy.stored = stored;
-                copy.promise(claim, now);
+                copy.promise(claim, cx.now);
                 self.hold(cx, copy, None);
                 if let Some(copy) = self.copy_mut() {
-                    copy.accept(claim, now);
+                    copy.accept(claim, cx.now);
                     copy.settle_told();
                 }
                 cx.out.event(cx.key, Event::Backed { owner: from });
+                Fit::Taken
             }
-            Some(copy) if record.lineage.covers(&copy.record.lineage) => {
-                let before = core::mem::replace(&mut copy.record, record);
-                copy.record.note_use_of(&before);
-                copy.stored = stored.or(copy.stored);
-                copy.accept(claim, now);
-                copy.settle_told();
-                self.settle_orphans(cx);
-                self.offer_branch(cx, from);
-            }
-            Some(copy) => {
-                // Neither may overwrite the other. The owner gets this copy and merges.
-                copy.promise(claim, now);
-                copy.branch = Some(Box::new(record));
-                if let Some(link) = cx.view.link(from) {
-                    link.send(&Message::Diverged { key: cx.key, claim, record: copy.record.to_wire(now) }, None, cx.out);
-                }
-            }
+        };
+        if fit == Fit::Taken {
+            self.settle_orphans(cx);
+            self.offer_branch(cx, from);
         }
-        self.pass_on(cx, claim);
-        self.kick(cx);
+        self.answer_owner(cx, from, claim, fit);
         Some(())
     }
 
@@ -363,51 +363,30 @@ impl<L: Live> Session<L> {
         if !self.admits(cx, from, claim) {
             return;
         }
-        let now = cx.now;
-        let link = cx.view.link(from);
-        let needs = match self.copy_mut() {
-            None => true,
-            Some(copy) if copy.record.tip == tip => {
-                copy.accept(claim, now);
-                // A use that was noted here under a lesser claim, or at a guest, may not have come to this owner.
-                let (used, step) = (copy.record.used, copy.record.clock().step());
-                let unheard = now - Duration::from_millis(u64::from(idle_ms)) + step < used;
-                if let Some(link) = link.filter(|_| unheard && !copy.record.is_first()) {
-                    let note = Sent { key: cx.key, claim, version: 0, attempt: 0, what: What::Note };
-                    link.send(&Message::Touch { key: cx.key, claim, idle_ms: ms(now.since(used)) }, Some(note), cx.out);
-                }
-                note_idle(&mut copy.record, now, idle_ms);
-                copy.settle_told();
-                self.settle_orphans(cx);
-                self.offer_branch(cx, from);
-                false
+        let fit = self.copy_mut().map_or(Fit::Gap, |copy| copy.compare(claim, tip, &lineage, cx.now));
+        if let Some(copy) = self.copy_mut().filter(|_| fit == Fit::Taken) {
+            // A use that was noted here under a lesser claim, or at a guest, may not have come to this owner.
+            let (used, step) = (copy.record.used, copy.record.clock().step());
+            let unheard = cx.now - Duration::from_millis(u64::from(idle_ms)) + step < used && !copy.record.is_first();
+            note_idle(&mut copy.record, cx.now, idle_ms);
+            if let Some(link) = cx.view.link(from).filter(|_| unheard) {
+                let note = Sent { key: cx.key, claim, version: 0, attempt: 0, what: What::Note };
+                link.send(&Message::Touch { key: cx.key, claim, idle_ms: ms(cx.now.since(used)) }, Some(note), cx.out);
             }
-            Some(copy) if lineage.covers(&copy.record.lineage) => {
-                copy.promise(claim, now);
-                true
-            }
-            Some(copy) => {
-                copy.promise(claim, now);
-                if let Some(link) = link {
-                    link.send(&Message::Diverged { key: cx.key, claim, record: copy.record.to_wire(now) }, None, cx.out);
-                }
-                false
-            }
-        };
-        self.pass_on(cx, claim);
-        if needs {
-            self.promise(cx, claim);
-            if let Some(link) = link {
-                link.send(&Message::Gap { key: cx.key, claim }, None, cx.out);
-            }
+            self.settle_orphans(cx);
+            self.offer_branch(cx, from);
         }
-        self.kick(cx);
+        self.answer_owner(cx, from, claim, fit);
     }
 
     /// A holder says that it has a copy, and who is the last owner that it knows.
     pub(crate) fn handle_report(&mut self, cx: &mut Cx<'_>, from: Life, claim: Claim, idle_ms: u32) {
-        // A use that was noted there under a lesser claim may not have come here.
-        self.handle_touch(cx, claim, idle_ms);
+        // A use that was noted there under a lesser claim may not have come here. The way here took its time: who tells back what it was told
+        // must not make it a later use each time.
+        let told = cx.now - Duration::from_millis(u64::from(idle_ms));
+        if self.copy().is_some_and(|copy| told > copy.record.used + LOOKUP_BOUND_SLOW) {
+            self.handle_touch(cx, claim, idle_ms);
+        }
         self.handle_holder(cx, from);
     }
 
@@ -448,31 +427,27 @@ impl<L: Live> Session<L> {
         }
         let lineage = Lineage::from(lineage);
         let Some(link) = cx.view.link(from) else { return };
-        let now = cx.now;
         self.pass_on(cx, claim);
-        match self.copy_mut() {
-            Some(copy) if !lineage.covers(&copy.record.lineage) || copy.branch.as_ref().is_some_and(|b| !lineage.covers(&b.lineage)) => {
-                copy.promise(claim, now);
-                let other = copy.branch.as_deref().filter(|b| !lineage.covers(&b.lineage)).unwrap_or(&copy.record);
-                link.send(&Message::Diverged { key: cx.key, claim, record: other.to_wire(now) }, None, cx.out);
-            }
-            Some(copy) => {
-                copy.promise(claim, now);
-                let (tip, expires) = (copy.record.tip, copy.record.expires());
-                let unheard = copy.peers.unheard().collect();
-                if let Some((Copy { record, orphans, .. }, _)) = self.release(cx) {
-                    // A round that runs may have told others that this copy is here, and "the same" is all that they answer.
-                    self.round_offered(record);
-                    for o in &orphans {
-                        // The owner includes the commits, but this node cannot see whether a merge kept their values.
-                        settle(cx, o, (tip == owner_tip).then_some((tip, Level::Owner)));
-                    }
-                }
-                self.note_facade(cx, claim, tip, expires);
-                link.send(&Message::Dropped { key: cx.key, unheard }, None, cx.out);
-            }
-            None => link.send(&Message::Dropped { key: cx.key, unheard: Vec::new() }, None, cx.out),
+        if let Some(copy) = self.copy_mut() {
+            copy.promise(claim, cx.now);
         }
+        if let Some(other) = self.copy().and_then(|copy| copy.beyond(&lineage)) {
+            link.send(&Message::Diverged { key: cx.key, claim, record: other.to_wire(cx.now) }, None, cx.out);
+            return self.kick(cx);
+        }
+        let mut unheard = Vec::new();
+        if let Some((Copy { record, orphans, peers, .. }, _)) = self.release(cx) {
+            unheard = peers.unheard().collect();
+            let (tip, expires) = (record.tip, record.expires());
+            // A round that runs may have told others that this copy is here, and "the same" is all that they answer.
+            self.round_offered(record);
+            for o in &orphans {
+                // The owner includes the commits, but this node cannot see whether a merge kept their values.
+                settle(cx, o, (tip == owner_tip).then_some((tip, Level::Owner)));
+            }
+            self.note_facade(cx, claim, tip, expires);
+        }
+        link.send(&Message::Dropped { key: cx.key, unheard }, None, cx.out);
         self.kick(cx);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::id::SessionKey;
 use crate::lineage::Lineage;
-use crate::output::{Failure, LinkId, Outcome, Source, Ticket};
+use crate::output::{Brought, Failure, LinkId, Outcome, Source, Ticket};
 use crate::record::{Change, Record};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
@@ -92,6 +92,44 @@ pub(crate) struct Round {
 }
 
 impl Round {
+    /// One that has not begun.
+    pub(crate) fn new(why: Why, now: Mono, doubt: u32) -> Round {
+        Round {
+            claim: Claim::NONE,
+            why,
+            phase: Phase::BackOff,
+            due: now,
+            tickets: Vec::new(),
+            tokens: SmallVec::new(),
+            expired: true,
+            asked: SmallVec::new(),
+            haves: SmallVec::new(),
+            answers: Vec::new(),
+            branches: Vec::new(),
+            told: SmallVec::new(),
+            outlived: SmallVec::new(),
+            row: None,
+            store: StoreReply::NotAsked,
+            reread: false,
+            stored: None,
+            stay: None,
+            ended: None,
+            heard: Claim::NONE,
+            accepted: Claim::NONE,
+            tries: 0,
+            moves: 0,
+            before: Claim::NONE,
+            doubt,
+            snapshot: None,
+        }
+    }
+
+    /// The token of a request that waits for this.
+    pub(crate) fn note_token(&mut self, token: Option<Brought>) {
+        self.expired &= token.is_none_or(|t| t.expired);
+        self.tokens.extend(token.map(|t| t.stamp).filter(|s| !self.tokens.contains(s)));
+    }
+
     /// Somebody knows that the session has ended. Of several who do, the one who knows of a logout is believed.
     pub(crate) fn note_end(&mut self, kind: EndKind, next: Option<SessionKey>) {
         let (known, before) = self.ended.unwrap_or((kind, None));

@@ -41,41 +41,15 @@ impl<L: Live> Session<L> {
                 return Err(cx.busy());
             }
             round.tickets.extend(ticket);
-            round.expired &= token.is_none_or(|t| t.expired);
-            round.tokens.extend(token.map(|t| t.stamp).filter(|s| !round.tokens.contains(s)));
+            round.note_token(token);
             return Ok(());
         }
         if cx.queues.rounds.len() >= cx.config.of_shard(ROUNDS_MAX) {
             return Err(cx.busy());
         }
-        let round = Round {
-            claim: Claim::NONE,
-            why,
-            phase: Phase::BackOff,
-            due: cx.now,
-            tickets: ticket.into_iter().collect(),
-            tokens: token.iter().map(|t| t.stamp).collect(),
-            expired: token.is_none_or(|t| t.expired),
-            asked: SmallVec::new(),
-            haves: SmallVec::new(),
-            answers: Vec::new(),
-            branches: Vec::new(),
-            told: SmallVec::new(),
-            outlived: SmallVec::new(),
-            row: None,
-            store: StoreReply::NotAsked,
-            reread: false,
-            stored: None,
-            stay: None,
-            ended: None,
-            heard: Claim::NONE,
-            accepted: Claim::NONE,
-            tries: 0,
-            moves: 0,
-            before: Claim::NONE,
-            doubt: cx.view.doubt,
-            snapshot: None,
-        };
+        let mut round = Round::new(why, cx.now, cx.view.doubt);
+        round.tickets.extend(ticket);
+        round.note_token(token);
         let wait = self.promised_to_another(cx);
         self.begin_round(cx, round);
         match wait {
@@ -811,4 +785,174 @@ fn commits_of(lost: &[Stamp], record: &Record) -> u32 {
     let last = lost.iter().filter(|s| !lost.iter().any(|other| other.claim == s.claim && other.version > s.version));
     let each = |s: &Stamp| s.version.saturating_sub(record.lineage.of(s.claim).map_or(0, |mine| mine.version)).max(1);
     last.map(each).fold(0, u32::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Limits};
+    use crate::cx::{Call, Queues, Shared};
+    use crate::output::Outputs;
+    use crate::view::{Health, Peer, View};
+    use rand::SeedableRng;
+    use rand_pcg::Pcg32;
+
+    const ME: Life = Life::new(1);
+    const A: Life = Life::new(2);
+    const B: Life = Life::new(3);
+    /// Long after the start, when whoever died has been dead for long.
+    const NOW: Mono = Mono::from_micros(3_600_000_000);
+    const CLAIM: Claim = Claim { epoch: 9, life: ME };
+
+    fn peer(life: Life) -> Peer {
+        Peer { life, name: life.bits(), zone: 0, health: Health::Alive, leaving: false, observer: false, link: None, doubt: 0 }
+    }
+
+    fn record(names: &[(&str, Stamp)]) -> Record {
+        let mut record = Record::new(NOW, Limits::default());
+        for (name, stamp) in names {
+            record.commit(*stamp, &[Change { name: (*name).into(), base: None, value: Some(Bytes::from_static(b"1")) }]);
+        }
+        record
+    }
+
+    fn held(record: Record) -> State<()> {
+        State::Held(Copy::new(record, Claim { epoch: 1, life: A }, false))
+    }
+
+    /// A round of this node, which A and B have answered, in its last phase.
+    fn round(token: Option<Stamp>) -> Round {
+        let mut round = Round::new(Why::Open, NOW, 0);
+        (round.claim, round.phase) = (CLAIM, Phase::Wide);
+        round.tickets.push(Ticket(1));
+        round.note_token(token.map(|stamp| Brought { stamp, expired: false }));
+        round.asked.extend([A, B].map(|life| (life, Reply::Answered)));
+        round
+    }
+
+    fn answer(life: Life, record: Record) -> Answer {
+        Answer { life, tip: record.tip, accepted: Claim { epoch: 1, life: A }, record: Some(record) }
+    }
+
+    /// What becomes of it among ME, A and B, with a store or without.
+    fn verdict(state: &State<()>, round: &Round, store: bool) -> Verdict {
+        let view = View { peers: [ME, A, B].map(peer).into(), ..View::alone(ME) };
+        let config = Config { store, ..Config::default() }.check().unwrap();
+        let (mut out, shared) = (Outputs::new(), Shared::default());
+        let call = Call { now: NOW, config: &config, out: &mut out, shared: &shared };
+        let mut queues = Queues::new(Pcg32::seed_from_u64(1));
+        let key = SessionKey::from_bytes([7; 16]);
+        let cx = Cx {
+            now: call.now,
+            config: call.config,
+            out: call.out,
+            shared: call.shared,
+            key,
+            view: &view,
+            walked: &view,
+            queues: &mut queues,
+        };
+        judge(&cx, state, round)
+    }
+
+    const A1: Stamp = Claim { epoch: 1, life: A }.at(1);
+    const A2: Stamp = Claim { epoch: 1, life: A }.at(2);
+    const B1: Stamp = Claim { epoch: 2, life: B }.at(1);
+
+    #[test]
+    fn the_copy_that_includes_the_others_is_the_session() {
+        let mut round = round(Some(A2));
+        round.answers.push(answer(B, record(&[("x", A1), ("y", A2)])));
+        let Verdict::Own(record, None, lost) = verdict(&held(record(&[("x", A1)])), &round, false) else { panic!("it is there") };
+        assert_eq!((record.tip, lost), (A2, vec![]));
+    }
+
+    #[test]
+    fn rule_20_of_two_branches_neither_is_newer_and_both_are_kept() {
+        let mut round = round(None);
+        round.answers.push(answer(B, record(&[("x", A1), ("z", B1)])));
+        let mine = record(&[("x", A1), ("y", A2)]);
+        let Verdict::Own(record, Some(discarded), _) = verdict(&held(mine), &round, false) else { panic!("they are merged") };
+        assert!(discarded.is_empty() && record.get("y").is_some() && record.get("z").is_some());
+    }
+
+    #[test]
+    fn rule_1_a_claim_waits_if_another_was_promised_after_it() {
+        let State::Held(mut copy) = held(record(&[("x", A1)])) else { panic!() };
+        copy.promise(Claim { epoch: 10, life: B }, NOW);
+        assert!(matches!(verdict(&State::Held(copy), &round(None), false), Verdict::Later));
+    }
+
+    #[test]
+    fn rules_4_and_5_what_the_list_lacks_is_looked_for_everywhere_and_silence_is_no_answer() {
+        let mut narrow = round(Some(A2));
+        narrow.phase = Phase::List;
+        assert!(matches!(verdict(&State::Nothing, &narrow, false), Verdict::Wide));
+        let mut silent = round(Some(A2));
+        silent.asked[1].1 = Reply::Silent;
+        assert!(matches!(verdict(&State::Nothing, &silent, false), Verdict::Unknown));
+    }
+
+    #[test]
+    fn rule_16_an_owner_that_doubts_itself_stays_the_owner_though_others_know_of_more() {
+        let State::Held(copy) = held(record(&[("x", A1)])) else { panic!() };
+        let own = Owner::new(Claim { epoch: 1, life: ME }, 1, Arc::new(()), 0, NOW);
+        let mut doubt = round(Some(A2));
+        doubt.why = Why::Doubt;
+        doubt.asked[0].1 = Reply::Silent;
+        let verdict = verdict(&State::Owned(copy, Box::new(own)), &doubt, false);
+        assert!(matches!(verdict, Verdict::Stale(record, None) if record.tip == A1));
+    }
+
+    #[test]
+    fn rule_5_what_a_token_names_and_nobody_has_is_lost_and_said_so_and_what_is_left_goes_on() {
+        let mut round = round(Some(A2));
+        round.answers.push(answer(A, record(&[("x", A1)])));
+        let Verdict::Own(record, None, lost) = verdict(&State::Nothing, &round, false) else { panic!("it goes on") };
+        assert_eq!((record.tip, lost), (A1, vec![A2]));
+        let mut gap = record.clone();
+        gap.note_gap(A2);
+        round.answers = vec![answer(A, gap)];
+        assert!(matches!(verdict(&State::Nothing, &round, false), Verdict::Own(_, None, lost) if lost.is_empty()), "once");
+    }
+
+    #[test]
+    fn a_commit_under_a_claim_later_than_this_one_is_asked_for_again_and_not_called_lost() {
+        let later = Claim { epoch: 10, life: B }.at(3);
+        assert!(matches!(verdict(&State::Nothing, &round(Some(later)), false), Verdict::Later));
+    }
+
+    #[test]
+    fn rule_5_before_anything_is_called_lost_the_row_is_read_again() {
+        let mut round = round(Some(A2));
+        round.store = StoreReply::Answered;
+        assert!(matches!(verdict(&State::Nothing, &round, true), Verdict::Reread));
+        round.reread = true;
+        assert!(matches!(verdict(&State::Nothing, &round, true), Verdict::Own(_, None, lost) if lost == [A2]));
+        round.store = StoreReply::Failed;
+        assert!(matches!(verdict(&State::Nothing, &round, true), Verdict::Unknown), "a store that does not answer says nothing");
+    }
+
+    #[test]
+    fn rule_18_an_end_that_anybody_knows_of_is_the_end() {
+        let mut round = round(Some(A1));
+        round.answers.push(answer(B, record(&[("x", A1)])));
+        round.note_end(EndKind::Rotated, None);
+        round.note_end(EndKind::Invalidated, None);
+        assert!(matches!(verdict(&held(record(&[("x", A1)])), &round, false), Verdict::Ended(EndKind::Invalidated, None)));
+    }
+
+    #[test]
+    fn rule_31_what_expired_with_its_last_owner_is_not_found_and_not_lost() {
+        let over = record(&[("x", A1), ("y", A2)]);
+        let mut round = round(Some(A2));
+        round.outlived.push((Claim { epoch: 1, life: A }, over.lineage.clone()));
+        round.answers.push(answer(B, record(&[("x", A1)])));
+        assert!(matches!(verdict(&State::Nothing, &round, false), Verdict::NotFound { expired: true }));
+    }
+
+    #[test]
+    fn a_session_that_nobody_knows_and_no_token_speaks_of_is_not_there() {
+        assert!(matches!(verdict(&State::Nothing, &round(None), false), Verdict::NotFound { expired: false }));
+    }
 }
