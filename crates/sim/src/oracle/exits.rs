@@ -134,9 +134,12 @@ impl Value {
             self.exits.given_up |= if exit.abandons { 100 } else { 0 };
             self.exits.crashed_at.push(exit.at);
         }
-        if here && !exit.crash {
-            self.exits.left += 1;
-            self.exits.left_at.push(exit.at);
+        if !exit.crash {
+            self.exits.left += u32::from(here);
+            // A commit that has no answer yet may have had a copy there: another owner has told who leaves that it can go.
+            if here || self.acked.is_none() {
+                self.exits.left_at.push(exit.at);
+            }
         }
         // A drain is done when those who stay have it, and they may be fewer than the level says. The same for one that a crash cut short
         // after this copy had gone.
