@@ -214,14 +214,21 @@ impl<L: Live> Engine<L> {
     fn with<R>(&self, now: Mono, at: usize, out: &mut Outputs, f: impl FnOnce(&mut Shard<L>, &mut Call<'_>) -> R) -> R {
         let mut following = Vec::new();
         let result = self.locked(now, at, out, &mut following, f);
-        // Another shard may have what follows, and two are never locked at once.
+        if !following.is_empty() {
+            self.follow(now, following, out);
+        }
+        result
+    }
+
+    /// Another shard may have what follows, and two are never locked at once.
+    #[cold]
+    fn follow(&self, now: Mono, mut following: Vec<Following>, out: &mut Outputs) {
         while let Some(Following { key, next, asker }) = following.pop() {
             let known = self.locked(now, self.place(next), out, &mut following, |s, call| s.with(call, next, |s, cx| s.end_next(cx)));
             if known {
                 self.locked(now, self.place(key), out, &mut following, |s, call| s.with(call, key, |s, cx| s.followed(cx, next, asker)));
             }
         }
-        result
     }
 
     fn locked<R>(

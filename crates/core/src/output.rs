@@ -26,8 +26,6 @@ pub struct Outputs {
     list: Vec<Output>,
     flush: SmallVec<[LinkId; 4]>,
     store: bool,
-    /// What the application kept beside sessions that went: dropping it may run its code, which must not happen under a lock of the engine.
-    gone: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Outputs {
@@ -51,7 +49,7 @@ impl Outputs {
     }
 
     pub(crate) fn gone(&mut self, live: Arc<impl Live>) {
-        self.gone.push(live);
+        self.list.push(Output::Gone(live));
     }
 
     pub(crate) fn store(&mut self) {
@@ -60,14 +58,13 @@ impl Outputs {
 
     /// Takes everything out: first the effects in order, then one [`Output::StoreReady`] and one [`Output::Flush`] per link.
     pub fn drain(&mut self) -> impl Iterator<Item = Output> + '_ {
-        self.gone.clear();
         let store = core::mem::take(&mut self.store).then_some(Output::StoreReady);
         self.list.drain(..).chain(store).chain(self.flush.drain(..).map(Output::Flush))
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty() && self.flush.is_empty() && !self.store && self.gone.is_empty()
+        self.list.is_empty() && self.flush.is_empty() && !self.store
     }
 }
 
@@ -124,6 +121,9 @@ pub enum Output {
     Superseded(Life),
     /// The membership changed; see [`Engine::members`](crate::engine::Engine::members).
     Members,
+    /// What the application kept beside a session that went: dropping it may run its code, which must not happen under a lock of the
+    /// engine.
+    Gone(Arc<dyn Any + Send + Sync>),
 }
 
 /// Why a commit failed.

@@ -129,7 +129,9 @@ impl<L> Session<L> {
 
     /// Whether it needs a box, from here on.
     pub(crate) fn stays_here(&mut self) -> bool {
-        self.under_way.take_if(|under_way| under_way.is_nothing());
+        if self.under_way.as_ref().is_some_and(|under_way| under_way.is_nothing()) {
+            self.under_way = None;
+        }
         self.under_way.is_some() || self.state.copy().is_some()
     }
 

@@ -45,6 +45,7 @@ impl<L: Live> Shard<L> {
     }
 
     /// Finds a session, whatever this node has of it, for all that is done to it in one go: this is the one look-up.
+    #[inline]
     pub(crate) fn with<R>(&mut self, call: &mut Call<'_>, key: SessionKey, f: impl FnOnce(&mut Session<L>, &mut Cx<'_>) -> R) -> R {
         let mut cx = Cx {
             now: call.now,
@@ -88,12 +89,17 @@ impl<L: Live> Shard<L> {
         }
     }
 
-    /// Does what sessions have left to do that takes more than one of them.
+    /// Does what sessions have left to do that takes more than one of them. Nearly always there is nothing.
     #[inline]
     pub(crate) fn settle(&mut self, call: &mut Call<'_>) {
-        if !self.queues.inviting.is_empty() {
-            self.invite_more(call);
+        if self.queues.crowded || !self.queues.inviting.is_empty() {
+            self.settle_now(call);
         }
+    }
+
+    #[cold]
+    fn settle_now(&mut self, call: &mut Call<'_>) {
+        self.invite_more(call);
         if self.queues.crowded {
             self.make_room(call);
         }

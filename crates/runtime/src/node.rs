@@ -294,10 +294,15 @@ impl<L: Live> Inner<L> {
         self.commits.clear();
     }
 
+    /// Nearly always there is nothing.
+    #[inline]
     fn dispatch(self: &Arc<Self>, out: &mut Outputs) {
-        if out.is_empty() {
-            return;
+        if !out.is_empty() {
+            self.carry_out(out);
         }
+    }
+
+    fn carry_out(self: &Arc<Self>, out: &mut Outputs) {
         for output in out.drain() {
             match output {
                 Output::Flush(link) => self.links.flush(link, &self.engine, &self.counters),
