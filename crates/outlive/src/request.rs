@@ -228,8 +228,11 @@ fn candidates(node: &Node, head: Head<'_>, brought: &mut Brought) -> (Candidates
     });
     brought.routed = carried.routed;
     for candidate in &mut found {
-        let of = |text: &&str| Token::open(&node.keys, &candidate.key, text);
-        candidate.tokens = carried.tokens.iter().filter_map(of).collect();
+        for text in &carried.tokens {
+            if let Some(token) = Token::open(&node.keys, &candidate.key, text) {
+                candidate.tokens.push(token);
+            }
+        }
     }
     if !carried.tokens.is_empty() && !found.is_empty() && found.iter().all(|c| c.tokens.is_empty()) {
         node.stats.foreign_tokens.fetch_add(1, Ordering::Relaxed);
@@ -253,15 +256,15 @@ async fn open_all(node: &Arc<Node>, candidate: &Candidate, uses: bool) -> Open {
 }
 
 /// A candidate for the id, if this cluster issued it: its tag makes a foreign one cost no look-up.
-fn known(node: &Node, text: &str) -> Option<(SessionId, SessionKey)> {
+fn known(node: &Node, text: &[u8]) -> Option<(SessionId, SessionKey)> {
     let (id, route) = text.split_at_checked(SessionId::LEN)?;
-    (route.is_empty() || route.starts_with('.')).then(|| SessionId::parse(&node.keys, id))?
+    (route.is_empty() || route.starts_with(b".")).then(|| SessionId::parse(&node.keys, id))?
 }
 
 /// Whether it is an id with a route, whoever issued it.
-fn is_like_ours(text: &str) -> bool {
-    let url_safe = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    text.split_at_checked(SessionId::LEN).is_some_and(|(id, route)| route.starts_with('.') && id.bytes().all(url_safe))
+fn is_like_ours(text: &[u8]) -> bool {
+    let url_safe = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    text.split_at_checked(SessionId::LEN).is_some_and(|(id, route)| route.starts_with(b".") && id.iter().all(url_safe))
 }
 
 /// Not told that the handler has answered, it takes the request's changes back: the handler was dropped, panicked or failed.
@@ -434,12 +437,12 @@ mod tests {
     fn a_foreign_cookie_costs_no_look_up() {
         let node = &Outlive::in_memory().node;
         let (id, _) = begun(node);
-        assert!(known(node, id.reveal().as_ref()).is_some());
+        assert!(known(node, id.reveal().as_bytes()).is_some());
         let mut foreign = id.reveal().to_string();
         let last = if foreign.ends_with('A') { "B" } else { "A" };
         foreign.replace_range(42.., last);
         for text in [foreign.as_str(), "", "JSESSIONID", &"A".repeat(43), &format!("{}.x", "B".repeat(43)), "ü"] {
-            assert!(known(node, text).is_none(), "{text}");
+            assert!(known(node, text.as_bytes()).is_none(), "{text}");
             assert!(open_with(node, &format!("__Host-session={}", text.replace('ü', "u"))).is_new());
         }
         assert_eq!(node.runtime.stats().engine.rounds, 0);

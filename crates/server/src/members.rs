@@ -47,7 +47,7 @@ impl Observer {
             let text = std::str::from_utf8(cookie).unwrap_or_default();
             let id = text.rsplit_once('.').map_or(text, |(id, _)| id);
             // An id that the cluster did not issue is in nobody's hands.
-            let Some((_, key)) = SessionId::parse(&keys, id) else { return Vec::new() };
+            let Some((_, key)) = SessionId::parse(&keys, id.as_bytes()) else { return Vec::new() };
             node.placed(key).into_iter().filter_map(|life| node.name_of(life)).map(String::from).collect()
         }
     }

@@ -76,9 +76,9 @@ impl Names {
     }
 
     /// What a pair whose name begins with ours is for, and its value.
-    fn pair<'a>(&self, rest: &'a str) -> Option<(Part, &'a str)> {
-        let (part, rest) = match rest.as_bytes() {
-            [b'-', letter, ..] if letter.is_ascii_uppercase() == self.capitals => {
+    fn pair<'a>(&self, rest: &'a [u8]) -> Option<(Part, &'a [u8])> {
+        let (part, rest) = match rest {
+            [b'-', letter, rest @ ..] if letter.is_ascii_uppercase() == self.capitals => {
                 let part = match letter.to_ascii_lowercase() {
                     b'v' => Part::Token,
                     b'r' => Part::Route,
@@ -86,7 +86,7 @@ impl Names {
                     b'x' => Part::Id(Place::Aside),
                     _ => return None,
                 };
-                (part, &rest[2..])
+                (part, rest)
             }
             _ => (Part::Id(Place::Own), rest),
         };
@@ -114,10 +114,21 @@ impl Names {
     }
 }
 
+/// The pairs of a `Cookie` header.
+fn pairs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(header);
+    core::iter::from_fn(move || {
+        let pairs = rest?;
+        let end = memchr::memchr(b';', pairs);
+        rest = end.map(|end| &pairs[end + 1..]);
+        Some(&pairs[..end.unwrap_or(pairs.len())])
+    })
+}
+
 /// The value in what follows a cookie's name; nothing if the name goes on.
-fn value(rest: &str) -> Option<&str> {
-    let value = rest.trim_ascii_start().strip_prefix('=')?.trim_ascii();
-    Some(value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value))
+fn value(rest: &[u8]) -> Option<&[u8]> {
+    let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+    Some(value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value))
 }
 
 /// A [`Cookie`](super::Cookie) with its names.
@@ -161,7 +172,7 @@ pub(crate) enum Mode {
 #[derive(Debug, Default)]
 pub(crate) struct Carried<'a> {
     /// Candidates for the token; duplicates are somebody else's doing.
-    pub(crate) tokens: SmallVec<[&'a str; 2]>,
+    pub(crate) tokens: SmallVec<[&'a [u8]; 2]>,
     /// It names this node as the one that serves the session.
     pub(crate) routed: bool,
 }
@@ -235,40 +246,30 @@ impl Carrier {
         }
     }
 
-    /// Reads what the request carries: each candidate for the id is given to `id`, in the order sent. `node` is this one's name.
-    pub(crate) fn read<'a>(&self, mode: Mode, headers: &'a HeaderMap, node: &str, mut id: impl FnMut(Place, &'a str)) -> Carried<'a> {
+    /// Reads what the request carries: each candidate for the id is given to `id`, in the order sent. `node` is this one's name. Values are
+    /// bytes: somebody else's cookies may be no text.
+    pub(crate) fn read<'a>(&self, mode: Mode, headers: &'a HeaderMap, node: &str, mut id: impl FnMut(Place, &'a [u8])) -> Carried<'a> {
         let mut carried = Carried::default();
-        let mut take = |part, value: &'a str| match part {
+        let mut take = |part, value: &'a [u8]| match part {
             Part::Id(place) => id(place, value),
             Part::Token if carried.tokens.len() < TOKENS_MAX => carried.tokens.push(value),
             Part::Token => {}
-            Part::Route => carried.routed |= value.strip_prefix('.') == Some(node),
+            Part::Route => carried.routed |= value.strip_prefix(b".") == Some(node.as_bytes()),
         };
         if let (Mode::Header, Some(names)) = (mode, &self.headers) {
             for (name, part) in [(&names.id, Part::Id(Place::Own)), (&names.token, Part::Token), (&names.route, Part::Route)] {
-                headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok()).for_each(|text| take(part, text.trim()));
+                headers.get_all(name).into_iter().for_each(|value| take(part, value.as_bytes().trim_ascii()));
             }
             return carried;
         }
         let names = self.names(mode);
-        let mut pair = |pair: &'a str| {
-            if let Some(rest) = pair.trim_ascii_start().strip_prefix(names.id.as_str())
-                && let Some((part, value)) = names.pair(rest)
-            {
-                take(part, value);
-            }
-        };
         for header in headers.get_all(COOKIE) {
-            match core::str::from_utf8(header.as_bytes()) {
-                Ok(mut pairs) => {
-                    while let Some(end) = memchr::memchr(b';', pairs.as_bytes()) {
-                        pair(&pairs[..end]);
-                        pairs = &pairs[end + 1..];
-                    }
-                    pair(pairs);
+            for pair in pairs(header.as_bytes()) {
+                if let Some(rest) = pair.trim_ascii_start().strip_prefix(names.id.as_bytes())
+                    && let Some((part, value)) = names.pair(rest)
+                {
+                    take(part, value);
                 }
-                // A cookie of somebody else is no text; ours may be.
-                Err(_) => header.as_bytes().split(|b| *b == b';').filter_map(|one| core::str::from_utf8(one).ok()).for_each(&mut pair),
             }
         }
         carried

@@ -40,7 +40,7 @@ fn ids<'a>(carrier: &Carrier, mode: Mode, headers: &'a HeaderMap) -> Vec<&'a str
     let mut ids = Vec::new();
     carrier.read(mode, headers, "a", |place, id| ids.push((place, id)));
     assert!(ids.iter().all(|(place, _)| *place == OWN), "{ids:?}");
-    ids.into_iter().map(|(_, id)| id).collect()
+    ids.into_iter().map(|(_, id)| core::str::from_utf8(id).unwrap_or("no text")).collect()
 }
 
 fn read<'a>(carrier: &Carrier, mode: Mode, headers: &'a HeaderMap) -> Carried<'a> {
@@ -101,10 +101,10 @@ fn several_headers_quotes_spaces_and_duplicates_are_read() {
     ]);
     assert_eq!(ids(&carrier, Mode::Usual, &headers), ["foreign", "quoted", ""]);
     let carried = read(&carrier, Mode::Usual, &headers);
-    assert_eq!((carried.tokens.to_vec(), carried.routed), (vec!["t", "u"], false));
+    assert_eq!((carried.tokens.to_vec(), carried.routed), (vec![&b"t"[..], b"u"], false));
     let mut odd = HeaderMap::new();
     odd.insert(COOKIE, HeaderValue::from_bytes(b"x=\xff; OUTLIVESID=\xff; OUTLIVESID=ok; OUTLIVESID-R=.a").unwrap());
-    assert_eq!(ids(&carrier, Mode::Usual, &odd), ["ok"]);
+    assert_eq!(ids(&carrier, Mode::Usual, &odd), ["no text", "ok"]);
     assert!(read(&carrier, Mode::Usual, &odd).routed);
 }
 
@@ -115,7 +115,7 @@ fn each_id_is_read_with_the_place_that_it_has() {
     let mut read = Vec::new();
     carrier.read(Mode::Usual, &headers, "a", |place, id| read.push((place, id)));
     read.sort_unstable();
-    assert_eq!(read, [(Place::Newest, "a"), (Place::Own, "b"), (Place::Aside, "c")]);
+    assert_eq!(read, [(Place::Newest, &b"a"[..]), (Place::Own, b"b"), (Place::Aside, b"c")]);
     let mut headers = HeaderMap::new();
     carrier.set_id(Mode::Usual, &mut headers, Place::Newest, ["ID", "a"], None);
     assert_eq!(headers[SET_COOKIE], "__Host-session-s=ID.a; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=300");
@@ -162,7 +162,7 @@ fn headers_can_carry_the_session_instead_of_cookies() {
     assert_eq!((value("x-session"), value("x-session-v"), value("x-session-r")), ("ID.a", "T", ".b"));
     assert!(!headers.contains_key(SET_COOKIE));
     assert_eq!(ids(&carrier, Mode::Header, &headers), ["ID.a"]);
-    assert_eq!(read(&carrier, Mode::Header, &headers).tokens.to_vec(), ["T"]);
+    assert_eq!(read(&carrier, Mode::Header, &headers).tokens.to_vec(), [b"T"]);
     let mut vary = HeaderMap::new();
     carrier.vary(&mut vary);
     assert_eq!(vary.get_all("vary").iter().collect::<Vec<_>>(), ["x-session"]);
