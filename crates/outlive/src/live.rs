@@ -67,6 +67,7 @@ pub(crate) struct Live {
     /// to take until a first rotation.
     successor: OnceLock<Mutex<Option<SessionKey>>>,
     external: AtomicU32,
+    requests: AtomicU32,
     place_holders: AtomicU32,
     turns: Turns,
 }
@@ -83,10 +84,8 @@ struct State {
     attributes: Vec<Attribute>,
     /// What the committed attributes take.
     bytes: usize,
-    requests: u32,
     /// Nothing of it is committed where it goes next: all has to be sent.
     uprooted: bool,
-    running: u32,
     /// Requests that met a value which does not decode, and its attribute.
     stumbled: Few<(u32, Arc<str>)>,
 }
@@ -290,6 +289,11 @@ impl Attribute {
         stayed
     }
 
+    /// It is what is committed, and no unfinished request has to do with it.
+    fn is_at_rest(&self) -> bool {
+        self.bytes.is_some() && self.writes.is_empty() && self.carried.is_empty()
+    }
+
     fn is_gone(&self) -> bool {
         self.bytes.is_none() && self.writes.is_empty() && self.carried.is_empty() && !self.busy
     }
@@ -360,8 +364,8 @@ impl Live {
     /// A session without attributes.
     pub(crate) fn new() -> Live {
         let state = ReentrantMutex::new(RefCell::new(State::default()));
-        let (external, place_holders) = (AtomicU32::new(0), AtomicU32::new(1));
-        Live { state, successor: OnceLock::new(), external, place_holders, turns: Turns::default() }
+        let (external, [requests, place_holders]) = (AtomicU32::new(0), [const { AtomicU32::new(1) }; 2]);
+        Live { state, successor: OnceLock::new(), external, requests, place_holders, turns: Turns::default() }
     }
 
     /// The session of that record; copies handles only, because the engine calls it under a shard lock.
@@ -411,20 +415,12 @@ impl Live {
 
     /// A request begins.
     pub(crate) fn begin(&self) -> RequestNo {
-        let lock = self.lock();
-        let mut state = lock.borrow_mut();
-        state.requests = state.requests.wrapping_add(1);
-        state.running += 1;
-        RequestNo(state.requests)
+        RequestNo(self.requests.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A request ends; how many others are running.
-    pub(crate) fn end(&self, request: RequestNo) -> u32 {
-        let lock = self.lock();
-        let mut state = lock.borrow_mut();
-        state.running = state.running.saturating_sub(1);
-        state.stumbled.retain(|(of, _)| *of != request.0);
-        state.running
+    /// A request ends: nothing will ask what it has met.
+    pub(crate) fn end(&self, request: RequestNo) {
+        self.lock().borrow_mut().stumbled.retain(|(of, _)| *of != request.0);
     }
 
     pub(crate) fn get<K: AsKey>(&self, request: RequestNo, key: &K) -> Option<Arc<K::Value>> {
@@ -438,11 +434,6 @@ impl Live {
                 None
             }
         }
-    }
-
-    /// Nothing will ask what this request has met.
-    pub(crate) fn forget_stumble(&self, request: RequestNo) {
-        self.lock().borrow_mut().stumbled.retain(|(of, _)| *of != request.0);
     }
 
     /// What a request met that does not decode.
@@ -568,6 +559,7 @@ impl Live {
 
     /// The session's lock. Nobody holds it for long: closures do not wait. Whoever does not get it at all is inside of a closure of another
     /// session, for whose lock the holder waits; a handler that fails is better than a node that stands still.
+    #[inline]
     fn lock(&self) -> ReentrantMutexGuard<'_, RefCell<State>> {
         self.state.try_lock().unwrap_or_else(|| self.lock_slowly())
     }
@@ -613,6 +605,10 @@ impl Live {
     ) -> Result<(Option<T>, Notes), CutError> {
         let lock = self.lock();
         let mut state = lock.borrow_mut();
+        // By far the usual end of a request that only read.
+        if !state.uprooted && state.attributes.iter().all(Attribute::is_at_rest) {
+            return Ok((None, Notes::default()));
+        }
         let cut = match cut(&state, request, size_max) {
             Ok(cut) => cut,
             Err(e) => {

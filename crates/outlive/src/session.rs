@@ -859,11 +859,11 @@ impl Inner {
         self.turn.get().is_some_and(|turn| turn.lock().is_some())
     }
 
-    fn close(&self, place: &Place) -> u32 {
+    fn close(&self, place: &Place) {
         if let At::Here(_, opened) = &place.at {
             self.node.close(opened);
         }
-        place.live.end(place.request)
+        place.live.end(place.request);
     }
 
     fn count_stayed(&self, stayed: u32) {
@@ -881,7 +881,9 @@ impl Inner {
             return Step::Ready(Err(CommitError::Conflict));
         }
         let moved = place.live.successor().is_some_and(|key| key != opened.key);
-        self.gone.fetch_or(moved, Ordering::Relaxed);
+        if moved {
+            self.gone.store(true, Ordering::Relaxed);
+        }
         let sent = self.commit_live(place, |changes, unsent| send(&self.node, &place.live, opened, changes, unsent));
         if let Ok((_, notes)) = &sent {
             for attribute in &notes.quarantined {
@@ -904,8 +906,8 @@ impl Inner {
         place: &Place,
         send: impl FnOnce(&Changes, &mut Unsent<'_>) -> (Sent, Committing),
     ) -> Result<(Option<Committing>, Notes), CutError> {
-        let mut unsent = self.node.runtime.unsent();
-        place.live.commit(place.request, self.node.size_max, |changes| send(changes, &mut unsent))
+        let mut unsent = None;
+        place.live.commit(place.request, self.node.size_max, |changes| send(changes, unsent.insert(self.node.runtime.unsent())))
     }
 
     /// `None` if nothing was sent.
@@ -937,7 +939,7 @@ impl Drop for Inner {
         // With `fail`, what a late handle wrote beside a value that does not decode is not kept either.
         let stumbled = outlives.is_some() && self.stumbled(&place).is_some();
         if outlives.is_some() {
-            place.live.forget_stumble(place.request);
+            place.live.end(place.request);
         }
         if !self.late.load(Ordering::Relaxed) {
             let stayed = place.live.rollback(place.request);
