@@ -136,6 +136,8 @@ pub(crate) enum Hot {
     Node,
     /// A bare service without sessions.
     BarePlain,
+    /// A bare service whose handler reads an attribute.
+    BareRead,
     /// A bare service whose handler reads an attribute and changes another.
     BareUpdate,
     /// axum without sessions.
@@ -164,6 +166,7 @@ pub(crate) fn hot(kind: Hot, requests: usize) -> anyhow::Result<()> {
     let mut subject: Box<dyn Subject> = match kind {
         Hot::Node => Box::new(Engine::new(true)?),
         Hot::BarePlain => Box::new(Web::new(&runtime, "/plain", Bare::Plain)),
+        Hot::BareRead => Box::new(Web::new(&runtime, "/read", outlive.layer().layer(Bare::Session))),
         Hot::BareUpdate => Box::new(Web::new(&runtime, "/update", outlive.layer().layer(Bare::Session))),
         Hot::Plain => Box::new(Web::new(&runtime, "/plain", plain())),
         Hot::Unused => Box::new(Web::new(&runtime, "/plain", app(&outlive))),
