@@ -73,8 +73,8 @@ bugs! {
     DrainOwnedOnly = "drain_owned_only",
     /// The store never hears of a use (rule 28).
     TouchNeverStored = "touch_never_stored",
-    /// A row of the ledger is forgotten when its link closes (rules 4 and 8).
-    RowForgotten = "row_forgotten",
+    /// What was sent on a link that closed stays in its peer's row as sent (rules 4 and 7).
+    RowNotPutBack = "row_not_put_back",
     /// An acknowledgement counts whatever it is of: what was sent before a gap, or before a refusal (rule 7).
     FormerAckCounts = "former_ack_counts",
     /// An owner names all of its list as backups, whatever they have.

@@ -35,9 +35,8 @@ impl<L: Live> Shard<L> {
         if !gone.is_empty() {
             for (own, copy) in self.table.values_mut().filter_map(|slot| slot.owned()) {
                 for peer in copy.peers.iter_mut().filter(|p| gone.contains(&p.life)) {
-                    peer.forget_sent();
-                    if call.config.planted(Bug::RowForgotten) {
-                        (peer.holds, peer.learns, peer.proof) = (false, Learns::Nothing, false);
+                    if !call.config.planted(Bug::RowNotPutBack) {
+                        peer.forget_sent();
                     }
                     if peer.holds && call.config.planted(Bug::ReuseVersion) && !own.all_durable() {
                         own.version = own.durable.unwrap_or(0);
