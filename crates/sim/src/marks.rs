@@ -15,7 +15,8 @@ macro_rules! marks {
 
 marks! {
     Ask = "ask", Busy = "busy", Refused = "refused", Stay = "stay", Answer = "answer", Delta = "delta", Full = "full",
-    Diverged = "diverged", Kept = "kept", Gap = "gap", Facade = "facade", Have = "have", Drop = "drop", Dropped = "dropped",
+    Diverged = "diverged", Kept = "kept", Gap = "gap", Facade = "facade", Owned = "owned", Unowned = "unowned",
+    Have = "have", Report = "report", Drop = "drop", Dropped = "dropped",
     End = "end", EndSeen = "end_seen", Touch = "touch", Invite = "invite", Late = "late", LateDone = "late_done",
     Created = "created", MovedFromOwner = "moved_from_owner", MovedFromCopy = "moved_from_copy", LoadedForRound = "loaded_for_round",
     Left = "left", EndedEvent = "ended_event", Lost = "lost", FoundAgain = "found_again", Merge = "merge", Discarded = "discarded",
@@ -39,7 +40,7 @@ marks! {
 }
 
 /// The kinds of frames that are the protocol's, and not the links' own. The first marks are theirs, in this order.
-const KINDS: core::ops::Range<u8> = 4..24;
+const KINDS: core::ops::Range<u8> = 4..27;
 
 impl Mark {
     /// A frame of this kind has come.
