@@ -148,8 +148,8 @@ pub enum Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Over {
-    /// Somebody ended it.
-    Ended(EndKind),
+    /// Somebody ended it. It may go on under another id.
+    Ended(EndKind, Option<SessionKey>),
     /// It was not used for too long, or lived too long.
     Expired,
 }

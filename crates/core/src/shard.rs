@@ -144,7 +144,7 @@ impl<L: Live> Shard<L> {
     /// How the session is over, if it is known here to be. It asks nobody.
     pub(crate) fn over(&self, key: SessionKey) -> Option<Over> {
         match self.table.get(&key)?.seen() {
-            Seen::Ended(ended) => Some(Over::Ended(ended.kind)),
+            Seen::Ended(ended) => Some(Over::Ended(ended.kind, ended.next)),
             Seen::Facade(facade) if facade.over.is_some() => Some(Over::Expired),
             Seen::Nothing | Seen::Facade(_) | Seen::Held(_) | Seen::Owned(..) => None,
         }

@@ -233,7 +233,15 @@ impl Node {
     /// How a session ended, if it is known here to have.
     pub(crate) fn ended_as(&self, key: SessionKey) -> Option<EndKind> {
         match self.runtime.over(key)? {
-            Over::Ended(kind) => Some(kind),
+            Over::Ended(kind, _) => Some(kind),
+            _ => None,
+        }
+    }
+
+    /// The key under which a session goes on that has got a new id, on any node, if that is known here.
+    pub(crate) fn goes_on_as(&self, key: SessionKey) -> Option<SessionKey> {
+        match self.runtime.over(key)? {
+            Over::Ended(EndKind::Rotated, next) => next,
             _ => None,
         }
     }

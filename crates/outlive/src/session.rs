@@ -433,6 +433,7 @@ impl Session {
     #[doc(alias = "destroy")]
     pub async fn invalidate(&self) -> Result<Ended, CommitError> {
         self.outside_of_closures("invalidate");
+        let node = &self.inner.node;
         let ended = {
             let mut place = self.inner.place.write();
             if self.inner.brought.mute && matches!(place.at, At::Fresh(_)) {
@@ -446,8 +447,7 @@ impl Session {
                 At::Here(_, opened) => {
                     self.inner.close(&place);
                     let next = place.live.successor().filter(|key| *key != opened.key);
-                    let end = |key| self.inner.node.end(key);
-                    Some((opened.key, end(opened.key), next.map(end)))
+                    Some((opened.key, node.end(opened.key), next.map(|key| (key, node.end(key)))))
                 }
             };
             let live = Arc::new(Live::new());
@@ -456,13 +456,19 @@ impl Session {
             *place = Place { request: live.begin(), live, at, rotate, renewed: false, ended: any };
             ended
         };
-        let Some((key, step, next)) = ended else { return Ok(Ended::Everywhere) };
+        let Some((mut key, step, next)) = ended else { return Ok(Ended::Everywhere) };
         let mut everywhere = step.answer().await;
-        match next {
-            Some(step) => everywhere &= step.answer().await,
-            // Another node has given it a new id meanwhile.
-            None if self.inner.node.ended_as(key) == Some(EndKind::Rotated) => return Err(CommitError::Ended),
-            None => {}
+        if let Some((next, step)) = next {
+            everywhere &= step.answer().await;
+            key = next;
+        }
+        // Other nodes may have given it one new id after another meanwhile.
+        while let Some(next) = node.goes_on_as(key) {
+            everywhere &= node.end(next).answer().await;
+            key = next;
+        }
+        if node.ended_as(key) == Some(EndKind::Rotated) {
+            return Err(CommitError::Ended);
         }
         Ok(if everywhere { Ended::Everywhere } else { Ended::Pending })
     }
@@ -539,14 +545,22 @@ impl Session {
         let node = self.inner.node.clone();
         let mut events = node.runtime.subscribe_events();
         async move {
-            let Some((mut key, live)) = at else { return core::future::pending().await };
+            let Some((opened, live)) = at else { return core::future::pending().await };
+            let (mut given, mut key) = (opened, opened);
             // What happened before the subscription makes no event any more, nor does what was dropped from it.
             let mut look = true;
             loop {
-                key = live.successor().unwrap_or(key);
+                // This node gives it a new id, or does not after all.
+                let gives = live.successor().unwrap_or(opened);
+                if gives != given {
+                    (given, key, look) = (gives, gives, true);
+                }
                 if look {
+                    while let Some(next) = node.goes_on_as(key) {
+                        key = next;
+                    }
                     match node.runtime.over(key) {
-                        Some(Over::Ended(EndKind::Invalidated)) => return EndReason::Invalidated,
+                        Some(Over::Ended(EndKind::Invalidated, _)) => return EndReason::Invalidated,
                         Some(Over::Expired) => return EndReason::Expired,
                         _ if node.runtime.info(key).is_none() => return EndReason::Unknown,
                         _ => {}
@@ -555,7 +569,7 @@ impl Session {
                 match events.recv().await {
                     Ok((of, Event::Ended(EndKind::Invalidated))) if of == key => return EndReason::Invalidated,
                     Ok((of, Event::Expired)) if of == key => return EndReason::Expired,
-                    Ok(_) => look = false,
+                    Ok((of, event)) => look = of == key && event == Event::Ended(EndKind::Rotated),
                     Err(RecvError::Lagged(_)) => look = true,
                     Err(RecvError::Closed) => return EndReason::Unknown,
                 }

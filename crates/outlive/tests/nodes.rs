@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::routing::get;
 use core::time::Duration;
 use outlive::testing::{self, Client};
-use outlive::{CommitError, Committed, Durability, EventKind, Level, NotNow, OpenError, Outlive, RunError, Session, Source, StartError};
+use outlive::{CommitError, Committed, Durability, EndReason, Ended, EventKind, Level, NotNow, OpenError, Outlive, RunError, Session, Source, StartError};
 use std::sync::Arc;
 use support::{LAST, VISITS, Wired, app, browser, builder, cluster, heard, in_time, insist, met, routes, until};
 use tokio::sync::Notify;
@@ -299,6 +299,52 @@ async fn a_logout_says_whether_every_node_has_heard_of_it() {
     assert_eq!(insist(&there, "/read").await, "0");
     client.get("/").await;
     assert_eq!(client.get("/logout").await.text, "Everywhere");
+}
+
+/// Two nodes, a visitor at the first, and that one's handle on the session.
+async fn pair_with_a_handle(name: &str) -> (Vec<Outlive>, Client<Router>, Session) {
+    let nodes = cluster(name, 2, &[]).await;
+    let kept = Arc::new(std::sync::Mutex::new(None));
+    let keep = Arc::clone(&kept);
+    let app = routes().route("/keep", get(move |session: Session| async move { *keep.lock().unwrap() = Some(session) }));
+    let client = browser(app.layer(nodes[0].layer()));
+    client.get("/").await;
+    client.get("/keep").await;
+    let handle = kept.lock().unwrap().take().unwrap();
+    (nodes, client, handle)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_logout_ends_the_session_whichever_nodes_gave_it_how_many_new_ids_meanwhile() {
+    for logins in [&[1][..], &[1, 0], &[0, 1], &[0, 1, 1], &[0, 1, 0, 1]] {
+        let (nodes, client, handle) = pair_with_a_handle(&format!("chain-{logins:?}")).await;
+        let mut jars = vec![client.copy()];
+        for node in logins {
+            let there = at(jars.last().unwrap(), &nodes[*node]);
+            insist(&there, "/login").await;
+            jars.push(there);
+        }
+        assert_eq!(handle.invalidate().await.unwrap(), Ended::Everywhere, "{logins:?}");
+        for (n, jar) in jars.iter().enumerate() {
+            assert_eq!(insist(jar, "/read").await, "0", "after logins at {logins:?} it is logged out under id {n}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_hears_of_the_logout_of_a_session_that_another_node_gave_new_ids() {
+    for logins in [&[][..], &[1], &[0, 1], &[1, 0, 1]] {
+        let (nodes, mut client, handle) = pair_with_a_handle(&format!("stream-{logins:?}")).await;
+        let ended = tokio::spawn(handle.ended());
+        for node in logins {
+            client = at(&client, &nodes[*node]);
+            insist(&client, "/login").await;
+        }
+        assert_eq!(insist(&at(&client, &nodes[0]), "/read").await, "1");
+        assert!(!ended.is_finished(), "it goes on after logins at {logins:?}");
+        insist(&at(&client, &nodes[1]), "/logout").await;
+        assert_eq!(in_time(ended).await.unwrap(), EndReason::Invalidated, "after logins at {logins:?}");
+    }
 }
 
 #[cfg(feature = "sqlite")]

@@ -413,10 +413,11 @@ async fn no_order_of_three_requests_at_two_nodes_undoes_a_login_a_rotation_or_a_
     play_all("orders-3-2", 2, every(349, runs(3, 2)), 64).await;
 }
 
-/// 945,000 runs, which take a while: `cargo test --release --all-features --test orders -- --ignored --nocapture`.
+/// 945,000 runs, which take a quarter of an hour: `cargo test --release --all-features --test orders -- --ignored --nocapture`. They wait
+/// more than they compute, so many are played at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes many minutes"]
+#[ignore = "takes a quarter of an hour"]
 async fn no_order_of_three_requests_undoes_anything_in_full() {
-    play_all("orders-3-all", 1, runs(3, 1), 32).await;
-    play_all("orders-3-2-all", 2, runs(3, 2), 64).await;
+    play_all("orders-3-all", 1, runs(3, 1), 512).await;
+    play_all("orders-3-2-all", 2, runs(3, 2), 512).await;
 }
