@@ -1,4 +1,4 @@
-//! Copies: what an owner sends to its backups beside its commits, and what a backup accepts.
+//! Copies: what an owner hears from those that have one, and what a backup accepts.
 
 use crate::config::{Level, Reach};
 use crate::copy::{Copy, Facade, Fit};
@@ -8,14 +8,13 @@ use crate::lineage::Lineage;
 use crate::link::{Sent, What};
 use crate::merge::combine;
 use crate::output::{Event, Live};
-use crate::owner::{Owner, orphan, settle, settle_durable, sync};
+use crate::owner::{orphan, settle, settle_durable, show, sync};
 use crate::peers::{Given, Learns};
 use crate::plant::Bug;
 use crate::record::{Change, Record, WireRecord};
 use crate::session::{Session, State};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::{Mono, ms};
-use crate::view::Lives;
 use crate::wire::{Message, Set, Why, WireLineage};
 use bytes::Bytes;
 use core::sync::atomic::Ordering;
@@ -42,15 +41,6 @@ impl<L: Live> Session<L> {
             copy.peers.row(to).learns = Learns::Stranger;
         }
         if let Some((own, copy)) = self.owned() {
-            sync(cx, own, copy, None);
-        }
-    }
-
-    /// The membership changed: what those have missed who are still to learn who owns the session is said again.
-    pub(crate) fn inform_again(&mut self, cx: &mut Cx<'_>) {
-        let view = cx.view;
-        if let Some((own, copy)) = self.owned() {
-            copy.peers.note_members(|life| view.may_return(life));
             sync(cx, own, copy, None);
         }
     }
@@ -370,8 +360,7 @@ impl<L: Live> Session<L> {
             let unheard = cx.now - Duration::from_millis(u64::from(idle_ms)) + step < used && !copy.record.is_first();
             note_idle(&mut copy.record, cx.now, idle_ms);
             if let Some(link) = cx.view.link(from).filter(|_| unheard) {
-                let note = Sent { key: cx.key, claim, version: 0, attempt: 0, what: What::Note };
-                link.send(&Message::Touch { key: cx.key, claim, idle_ms: ms(cx.now.since(used)) }, Some(note), cx.out);
+                link.send(&Message::Touch { key: cx.key, claim, idle_ms: ms(cx.now.since(used)) }, Some(Sent::note(cx.key)), cx.out);
             }
             self.settle_orphans(cx);
             self.offer_branch(cx, from);
@@ -554,8 +543,9 @@ impl<L: Live> Session<L> {
                 if claim.life == from {
                     self.pass_on(cx, claim);
                 }
-                if forgotten && !cx.view.holders(cx.key, claim.life).contains(&cx.view.me) {
-                    // An owner that was not answered in time does not know of this copy.
+                if forgotten && !cx.view.is_away(claim.life) && !cx.view.holders(cx.key, claim.life).contains(&cx.view.me) {
+                    // An owner that was not answered in time does not know of this copy. Of one that is away others would only say the same
+                    // again.
                     self.report(cx);
                 }
                 if astray {
@@ -644,41 +634,12 @@ impl<L: Live> Session<L> {
         cx.set_timer(cx.now + cx.config.lookup_bound * 2 + HEIR_STEP * 10, Timer::Heir);
         cx.queues.invited.remove(&cx.key);
         cx.queues.repairing.remove(&cx.key);
-        cx.queues.informing.remove(&cx.key);
         cx.out.event(cx.key, Event::Left { to });
         for ticket in own.waiting {
             cx.settle(ticket, crate::output::Outcome::Again);
         }
         if self.copy().is_some_and(|c| c.record.tip.version == 0) {
             self.release(cx);
-        }
-    }
-}
-
-/// Tells those who are to have the facade what is durable now.
-fn show<L>(cx: &mut Cx<'_>, own: &mut Owner<L>, record: &Record) {
-    let view = cx.view;
-    let tip = own.durable_tip();
-    if tip.version == 0 || tip == own.shown {
-        return;
-    }
-    let everyone = match cx.config.reach {
-        Reach::Everyone => true,
-        Reach::Placement => false,
-        Reach::Auto => view.peers.len() <= 8,
-    };
-    let first = own.shown.claim != own.claim;
-    own.shown = tip;
-    let list = if everyone { Lives::new() } else { view.list(cx.key) };
-    let expires_ms = ms(record.expires().since(cx.now));
-    for peer in view.others().filter(|p| everyone || list.contains(&p.life)) {
-        if own.list.contains(&peer.life) {
-            continue;
-        }
-        if let Some(link) = &peer.link {
-            let lineage: Option<WireLineage> = first.then(|| (&record.lineage).into());
-            let note = Sent { key: cx.key, claim: own.claim, version: 0, attempt: 0, what: What::Note };
-            link.send(&Message::Facade { key: cx.key, claim: own.claim, tip, expires_ms, lineage }, Some(note), cx.out);
         }
     }
 }

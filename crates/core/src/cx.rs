@@ -61,8 +61,6 @@ pub(crate) struct Queues {
     pub(crate) writing: Set<SessionKey>,
     /// Sessions for which a claim round runs.
     pub(crate) rounds: BTreeSet<SessionKey>,
-    /// Sessions of which a peer must yet learn who owns them.
-    pub(crate) informing: BTreeSet<SessionKey>,
     /// Owned sessions whose list does not hold the newest version since the membership changed, and ended ones whose list has not heard
     /// of the end.
     pub(crate) repairing: Set<SessionKey>,
@@ -98,7 +96,6 @@ impl Queues {
             touches: VecDeque::new(),
             writing: Set::default(),
             rounds: BTreeSet::new(),
-            informing: BTreeSet::new(),
             repairing: Set::default(),
             inviting: VecDeque::new(),
             invited: Set::default(),

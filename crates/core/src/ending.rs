@@ -4,6 +4,7 @@ use crate::copy::Ended;
 use crate::cx::{Call, Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::{END_BOUND, ENDED_KEEP, ENDED_MAX};
+use crate::link::Sent;
 use crate::output::{Event, Failure, Live, Opened, Outcome, Output, Ticket, Written};
 use crate::owner::forget_late;
 use crate::pending::{Ending, Following};
@@ -23,10 +24,17 @@ const AGAIN: Duration = Duration::from_millis(500);
 const SILENT: Duration = Duration::from_secs(60);
 
 impl Ended {
+    /// Says it at once, or when it is said again: thousands of ends are told at a time, and nobody waits for most of them.
+    fn send_later(&self, cx: &mut Cx<'_>, to: Life) {
+        if !cx.view.link(to).is_some_and(|link| link.is_behind()) {
+            self.send(cx, to);
+        }
+    }
+
     /// Says how the session has ended.
     pub(crate) fn send(&self, cx: &mut Cx<'_>, to: Life) {
         if let Some(link) = cx.view.link(to) {
-            link.send(&Message::End { key: cx.key, kind: self.kind, next: self.next }, None, cx.out);
+            link.send(&Message::End { key: cx.key, kind: self.kind, next: self.next }, Some(Sent::note(cx.key)), cx.out);
         }
     }
 }
@@ -200,7 +208,7 @@ impl<L: Live> Session<L> {
                 ended.tell(cx, Lives::from_slice(&[life]), false);
             }
         }
-        ended.send(cx, life);
+        ended.send_later(cx, life);
     }
 
     /// Answers whoever speaks of a session that has ended; whether it has.
@@ -309,7 +317,7 @@ impl<L: Live> Session<L> {
         let (store, follows) = (e.store && !e.writing, e.follows);
         if let Some(e) = ended.telling.as_ref().filter(|_| !cx.planted(Bug::EndSentOnce)) {
             for life in &e.waiting {
-                ended.send(cx, *life);
+                ended.send_later(cx, *life);
             }
         }
         if follows {

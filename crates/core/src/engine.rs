@@ -434,6 +434,9 @@ impl<L: Live> Engine<L> {
             self.handle(now, &link, message, out)?;
             done += length;
         }
+        if done > 0 {
+            link.note_heard(now);
+        }
         link.acknowledge(out);
         Ok(done)
     }
@@ -457,7 +460,7 @@ impl<L: Live> Engine<L> {
                 self.after_world(now, world, true, out);
             }
             Message::Ack(upto) => {
-                for sent in link.acked(upto)? {
+                for sent in link.acked(now, upto)? {
                     self.session(now, sent.key, out, |s, cx| s.handle_ack(cx, from, &sent));
                 }
             }
@@ -546,6 +549,10 @@ impl<L: Live> Engine<L> {
     pub fn handle_timer(&self, now: Mono, out: &mut Outputs) {
         {
             let mut world = self.world.lock();
+            for link in self.links.read().values() {
+                let (heard, answered) = link.heard();
+                world.members.note_frames(link.life, heard, answered);
+            }
             world.members.handle_timer(now);
             if !world.formed && !world.refused && now.since(world.started) >= FORMING {
                 world.formed = true;

@@ -4,7 +4,7 @@ use crate::copy::{Copy, Facade};
 use crate::cx::{Call, Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::MOVES_MAX;
-use crate::link::{Sent, What};
+use crate::link::Sent;
 use crate::output::Live;
 use crate::owner::Closing;
 use crate::plant::Bug;
@@ -156,8 +156,11 @@ impl<L: Live> Session<L> {
         let Some((own, Copy { record, .. })) = self.owner() else { return };
         let Some(link) = cx.view.link(to) else { return };
         if record.used > own.touched {
-            let note = Sent { key: cx.key, claim: own.claim, version: 0, attempt: 0, what: What::Note };
-            link.send(&Message::Touch { key: cx.key, claim: own.claim, idle_ms: ms(cx.now.since(record.used)) }, Some(note), cx.out);
+            link.send(
+                &Message::Touch { key: cx.key, claim: own.claim, idle_ms: ms(cx.now.since(record.used)) },
+                Some(Sent::note(cx.key)),
+                cx.out,
+            );
         }
     }
 

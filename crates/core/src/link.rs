@@ -6,10 +6,16 @@ use crate::output::{LinkId, Output, Outputs};
 use crate::stamp::{Claim, Life};
 use crate::time::Mono;
 use crate::wire::{FrameError, Message};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use core::time::Duration;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+
+/// A peer is behind when so great a part of what would close its link waits for it: 1,024 frames or 256 KiB.
+const BEHIND: usize = 256;
+
+/// How long a frame counts as one that came of late.
+const CALLED: Duration = Duration::from_secs(1);
 
 /// A frame that waits for its acknowledgement.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +26,13 @@ pub(crate) struct Sent {
     /// The holder's attempt: what was sent before a gap is not acknowledged by what comes after it.
     pub(crate) attempt: u32,
     pub(crate) what: What,
+}
+
+impl Sent {
+    /// A frame whose acknowledgement only says that the peer has come so far.
+    pub(crate) fn note(key: SessionKey) -> Sent {
+        Sent { key, claim: Claim::NONE, version: 0, attempt: 0, what: What::Note }
+    }
 }
 
 /// What an acknowledgement means.
@@ -41,6 +54,9 @@ pub(crate) struct Link {
     pub(crate) life: Life,
     /// The peer let a look-up bound pass and has said nothing since.
     pub(crate) silent: AtomicBool,
+    /// When the last frame came, and the last one that acknowledged something; microseconds of [`Mono`].
+    heard: AtomicI64,
+    answered: AtomicI64,
     out: Mutex<Outbox>,
     inward: Mutex<Inward>,
     pace: Mutex<Pace>,
@@ -76,7 +92,17 @@ struct Inward {
 
 impl Link {
     pub(crate) fn new(id: LinkId, life: Life) -> Link {
-        Link { id, life, silent: AtomicBool::new(false), out: Mutex::default(), inward: Mutex::default(), pace: Mutex::default() }
+        let never = || AtomicI64::new(Mono::NONE.micros());
+        Link {
+            id,
+            life,
+            silent: AtomicBool::new(false),
+            heard: never(),
+            answered: never(),
+            out: Mutex::default(),
+            inward: Mutex::default(),
+            pace: Mutex::default(),
+        }
     }
 
     /// Queues a message; `sent` is what its acknowledgement will mean.
@@ -116,14 +142,37 @@ impl Link {
         o.unacked.len() > o.fresh
     }
 
+    /// Whether the peer has so much to do already that what can wait should: answers and gossip wait behind what is sent to it.
+    pub(crate) fn is_behind(&self) -> bool {
+        let o = self.out.lock();
+        o.unacked.len() >= UNACKED_MAX / BEHIND || o.bytes.len() >= OUTBOX_MAX / BEHIND
+    }
+
+    /// Frames came.
+    pub(crate) fn note_heard(&self, now: Mono) {
+        self.heard.store(now.micros(), Ordering::Relaxed);
+    }
+
+    /// Whether frames came of late.
+    pub(crate) fn has_called(&self, now: Mono) -> bool {
+        now.since(self.heard().0) < CALLED
+    }
+
+    /// When the last frame came, and the last one that acknowledged something.
+    pub(crate) fn heard(&self) -> (Mono, Mono) {
+        let at = |time: &AtomicI64| Mono::from_micros(time.load(Ordering::Relaxed));
+        (at(&self.heard), at(&self.answered))
+    }
+
     /// The frames that an acknowledgement covers.
-    pub(crate) fn acked(&self, upto: u32) -> Result<Vec<Sent>, FrameError> {
+    pub(crate) fn acked(&self, now: Mono, upto: u32) -> Result<Vec<Sent>, FrameError> {
         let mut o = self.out.lock();
         let count = upto.wrapping_sub(o.acked) as usize;
         if count > o.unacked.len() {
             return Err(FrameError::Ack);
         }
         o.acked = upto;
+        self.answered.store(now.micros(), Ordering::Relaxed);
         let acked = o.unacked.drain(..count).collect();
         o.fresh = o.fresh.min(o.unacked.len());
         Ok(acked)

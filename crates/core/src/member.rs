@@ -260,6 +260,8 @@ struct Entry {
     current: bool,
     /// When it or the news about it last showed that it lives.
     heard: Mono,
+    /// When it last acknowledged something that was sent to it.
+    answered: Mono,
     patience: Duration,
     suspect_since: Option<Mono>,
     was_linked: bool,
@@ -289,6 +291,7 @@ impl Entry {
             swim: Swim::Down,
             current: false,
             heard: now,
+            answered: Mono::NONE,
             patience: config.patience(),
             suspect_since: None,
             was_linked: false,
@@ -498,7 +501,15 @@ impl Membership {
     /// Does what has fallen due.
     pub fn handle_timer(&mut self, now: Mono) {
         while !self.ended && self.timers.peek().is_some_and(|pending| pending.due <= now) {
-            let Some(pending) = self.timers.pop() else { break };
+            let Some(mut pending) = self.timers.pop() else { break };
+            if let Timer::ChangeSuspectToDown { member_id, .. } = &pending.timer
+                && let Some(entry) = self.table.get(&member_id.life())
+                && entry.answered + self.config.suspect_for > now
+            {
+                pending.due = entry.answered + self.config.suspect_for;
+                self.timers.push(pending);
+                continue;
+            }
             // Its errors are hints about late timers; foca has already recovered from them.
             let _ = self.swim.handle_timer(pending.timer, &mut self.world);
             self.settle(now);
@@ -506,6 +517,19 @@ impl Membership {
         if !self.ended && self.tick_at <= now {
             self.tick_at = now + TICK;
             self.tick(now);
+        }
+    }
+
+    /// Frames of any kind came over the link to `life`, the last one at `heard`; at `answered` one acknowledged what was sent to it.
+    ///
+    /// Packets wait behind all else that is under way on a link. Whoever has too much to do for them to arrive in time is not silent, and
+    /// is not dead while it gets on with that.
+    pub fn note_frames(&mut self, life: Life, heard: Mono, answered: Mono) {
+        if let Some(entry) = self.table.get_mut(&life) {
+            if heard > entry.heard {
+                (entry.heard, entry.patience) = (heard, self.config.patience());
+            }
+            entry.answered = entry.answered.max(answered);
         }
     }
 
@@ -913,7 +937,7 @@ impl Membership {
         self.refresh(now);
         let mut verdicts = Vec::new();
         for entry in self.table.values() {
-            if entry.suspect_since.is_some_and(|since| now.since(since) >= self.config.suspect_for) {
+            if entry.suspect_since.is_some_and(|since| now.since(since.max(entry.answered)) >= self.config.suspect_for) {
                 verdicts.push(entry.record(Swim::Down));
             }
         }

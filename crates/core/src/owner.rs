@@ -1,6 +1,6 @@
-//! [`Owner`]: the ownership of a session, and the owner's side of a commit: the delta that goes out, and when it is durable.
+//! [`Owner`]: the ownership of a session, and the owner's side of a commit: what goes out, and when it is durable.
 
-use crate::config::{Checked, Durability, Level};
+use crate::config::{Checked, Durability, Level, Reach};
 use crate::copy::{Copy, Late, Orphan};
 use crate::cx::Cx;
 use crate::id::SessionKey;
@@ -12,8 +12,8 @@ use crate::peers::{Given, Next, Peers, Standing};
 use crate::record::{Change, Record};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::{Mono, ms};
-use crate::view::View;
-use crate::wire::{LateResult, Message, Set};
+use crate::view::{Lives, View};
+use crate::wire::{LateResult, Message, Set, WireLineage};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -200,7 +200,7 @@ pub(crate) fn sync<L>(cx: &mut Cx<'_>, own: &Owner<L>, copy: &mut Copy, commit: 
     let extra = peers.holders().count() > own.list.len();
     // Until the list is of this membership, who is on none may be the one that has a copy: the visit that makes it new comes here again.
     let whole = extra && durable && own.by_list(peers) == Some(version) && own.list == view.holders(cx.key, view.me);
-    let (mut unheard, mut tidy) = (false, true);
+    let mut tidy = true;
     for peer in peers.iter_mut() {
         let (life, listed) = (peer.life, own.list.contains(&peer.life));
         // Who is only thought dead keeps its copy: it may be the other one that there is.
@@ -208,22 +208,45 @@ pub(crate) fn sync<L>(cx: &mut Cx<'_>, own: &Owner<L>, copy: &mut Copy, commit: 
         let now = Standing { content, version, commits: commit.is_some(), durable, listed, superfluous };
         while let Some(next) = peer.next(now)
             && let Some(link) = view.link(life)
+            // Should one that is thought dead come back, the walk brings it what it was spared now.
+            && (view.peer(life).is_some() || !link.is_behind())
         {
             let (message, what) = own.message(next, life, record, *stored, commit.unwrap_or_default(), cx);
             let ack = what.map(|what| Sent { key: cx.key, claim: own.claim, version, attempt: peer.attempt, what });
             link.send(&message, ack, cx.out);
             peer.note_sent(next, now);
         }
-        unheard |= peer.is_unheard();
         tidy &= peer.matters();
     }
     if !tidy {
         peers.tidy();
     }
-    if unheard {
-        cx.queues.informing.insert(cx.key);
-    } else if !cx.queues.informing.is_empty() {
-        cx.queues.informing.remove(&cx.key);
+}
+
+/// Tells those who are to have the facade what is durable now.
+pub(crate) fn show<L>(cx: &mut Cx<'_>, own: &mut Owner<L>, record: &Record) {
+    let view = cx.view;
+    let tip = own.durable_tip();
+    if tip.version == 0 || tip == own.shown {
+        return;
+    }
+    let everyone = match cx.config.reach {
+        Reach::Everyone => true,
+        Reach::Placement => false,
+        Reach::Auto => view.peers.len() <= 8,
+    };
+    let first = own.shown.claim != own.claim;
+    own.shown = tip;
+    let list = if everyone { Lives::new() } else { view.list(cx.key) };
+    let expires_ms = ms(record.expires().since(cx.now));
+    for peer in view.others().filter(|p| everyone || list.contains(&p.life)) {
+        if own.list.contains(&peer.life) {
+            continue;
+        }
+        if let Some(link) = &peer.link {
+            let lineage: Option<WireLineage> = first.then(|| (&record.lineage).into());
+            link.send(&Message::Facade { key: cx.key, claim: own.claim, tip, expires_ms, lineage }, Some(Sent::note(cx.key)), cx.out);
+        }
     }
 }
 

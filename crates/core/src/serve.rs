@@ -4,7 +4,7 @@ use crate::config::{Checked, Level};
 use crate::copy::{Copy, Facade};
 use crate::cx::Cx;
 use crate::limits::{NOT_FOUND_KEEP, ROTATION_BOUND, WAITING_MAX};
-use crate::link::{Sent, What};
+use crate::link::Sent;
 use crate::output::{Brought, Commit, Event, Info, Live, Open, Opened, Outcome, Unavailable};
 use crate::owner::{Owner, forget_late, level_of, sync};
 use crate::peers::Given;
@@ -177,8 +177,7 @@ impl<L: Live> Session<L> {
         own.touched = cx.now;
         for peer in peers.holders() {
             if let Some(link) = view.link(peer.life) {
-                let note = Sent { key: cx.key, claim: own.claim, version: 0, attempt: 0, what: What::Note };
-                link.send(&Message::Touch { key: cx.key, claim: own.claim, idle_ms: 0 }, Some(note), cx.out);
+                link.send(&Message::Touch { key: cx.key, claim: own.claim, idle_ms: 0 }, Some(Sent::note(cx.key)), cx.out);
             }
         }
         self.touch_row(cx, first);

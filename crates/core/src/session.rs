@@ -290,7 +290,6 @@ impl<L: Live> Session<L> {
         cx.shared.held.fetch_sub(1, Ordering::Relaxed);
         cx.queues.invited.remove(&cx.key);
         cx.queues.repairing.remove(&cx.key);
-        cx.queues.informing.remove(&cx.key);
         if let Some(own) = &mut own {
             cx.shared.owned.fetch_sub(1, Ordering::Relaxed);
             (own.queued, own.touch_queued) = (false, false);

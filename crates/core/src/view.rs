@@ -107,6 +107,11 @@ impl View {
         self.peers.iter().filter(|p| p.life != self.me && !p.observer)
     }
 
+    /// Whether one of them has so much to do already that what can wait should.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.others().filter_map(|p| p.link.as_ref()).any(|link| link.is_behind())
+    }
+
     /// The placement list: the first n + 1 of the ranking that are neither gone, dead nor leaving.
     pub(crate) fn list(&self, key: SessionKey) -> Lives {
         let stay = self.peers.iter().filter(|p| !p.observer && !p.leaving && p.health != Health::Gone);

@@ -5,7 +5,7 @@ use crate::copy::{Copy, jitter};
 use crate::cx::{Call, Cx, Timer};
 use crate::id::SessionKey;
 use crate::limits::HEIR_STEP;
-use crate::link::Link;
+use crate::link::{Link, Sent};
 use crate::output::Live;
 use crate::peers::{Learns, Peers};
 use crate::plant::Bug;
@@ -18,6 +18,8 @@ use crate::wire::{Message, Why};
 use core::time::Duration;
 use std::sync::Arc;
 
+/// Visits after which the walk looks whether the others get through what it sends.
+const STRIDE: usize = 8;
 /// Reports of a copy without an answer before its holder claims the session.
 const REPORTS: u8 = 3;
 /// How long a hint at who owned a session stays after the session may have expired.
@@ -70,9 +72,6 @@ impl<L: Live> Shard<L> {
             self.with(call, key, |session, cx| session.visit(cx));
         }
         self.rounds_after_change(call);
-        for key in self.queues.informing.iter().copied().collect::<Vec<_>>() {
-            self.with(call, key, |session, cx| session.inform_again(cx));
-        }
     }
 
     fn rounds_after_change(&mut self, call: &mut Call<'_>) {
@@ -82,14 +81,19 @@ impl<L: Live> Shard<L> {
     }
 
     /// Visits up to `budget` copies of the walk; what is left of the budget.
-    pub(crate) fn walk(&mut self, call: &mut Call<'_>, mut budget: usize) -> usize {
-        while budget > 0 {
+    ///
+    /// It goes no faster than the others get through what it sends them, but for a few visits. Whoever has more to do than it can is heard
+    /// late, for gossip waits in the same queue; heard too late it is declared dead, and when it comes back there is a walk again.
+    pub(crate) fn walk(&mut self, call: &mut Call<'_>, budget: usize) -> usize {
+        for visited in 0..budget {
+            if visited > 0 && visited.is_multiple_of(STRIDE) && self.view.is_behind() {
+                return 0;
+            }
             let Some(key) = self.walk.pop_front() else {
                 self.walked = self.view.clone();
-                return budget;
+                return budget - visited;
             };
             self.with(call, key, |session, cx| session.visit(cx));
-            budget -= 1;
         }
         0
     }
@@ -223,7 +227,7 @@ impl<L: Live> Session<L> {
         let Some(link) = view.link(owner.life) else { return };
         copy.reported = Some(link.id);
         let idle_ms = ms(cx.now.since(copy.record.used));
-        link.send(&Message::Report { key: cx.key, claim: owner, idle_ms }, None, cx.out);
+        link.send(&Message::Report { key: cx.key, claim: owner, idle_ms }, Some(Sent::note(cx.key)), cx.out);
         self.offer_branch(cx, owner.life);
     }
 
@@ -241,10 +245,18 @@ impl<L: Live> Session<L> {
         let owner = copy.accepted;
         let astray = copy.disowned || copy.heard > owner && copy.heard.life != view.me;
         if !(owner.life == view.me || view.is_away(owner.life) || astray) {
-            return;
+            // It is back, and may not know of this copy.
+            return self.report(cx);
         }
         if cx.now > copy.record.over() {
             return self.expire(cx);
+        }
+        let calls = view.link(owner.life).is_some_and(|link| link.has_called(cx.now));
+        if calls && view.is_away(owner.life) && view.may_return(owner.life) && !astray {
+            // Thought dead, and it speaks: it has too much to do, and will be back. Heirs who each think so of the other would take the
+            // session from each other without end, and what would bring them together waits behind that.
+            let again = HEIR_STEP * 20 + jitter(cx.random(), HEIR_STEP * 20);
+            return cx.set_timer(cx.now + again, Timer::Heir);
         }
         let heard = copy.heard;
         if heard > owner && heard.life != view.me && !view.is_away(heard.life) && copy.reports < REPORTS {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::SessionKey;
 
 /// The version of the messages; peers of another version are refused in the handshake.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 
 /// Bytes before a frame's message.
 pub const HEADER: usize = 4;
@@ -269,7 +269,8 @@ pub enum Message<'a> {
 impl Message<'_> {
     /// Whether the receiver counts this message for its acknowledgement.
     pub fn wants_ack(&self) -> bool {
-        matches!(self, Message::Delta { .. } | Message::Full { .. } | Message::Have { .. } | Message::Touch { .. } | Message::Facade { .. })
+        let holds = matches!(self, Message::Delta { .. } | Message::Full { .. } | Message::Have { .. });
+        holds || matches!(self, Message::Report { .. } | Message::End { .. } | Message::Touch { .. } | Message::Facade { .. })
     }
 
     /// The session that the message is about.

@@ -9,7 +9,10 @@ use axum::http::{StatusCode, header};
 use axum::routing::get;
 use core::time::Duration;
 use outlive::testing::{self, Client};
-use outlive::{CommitError, Committed, Durability, EndReason, Ended, EventKind, Level, NotNow, OpenError, Outlive, RunError, Session, Source, StartError};
+use outlive::{
+    CommitError, Committed, Durability, EndReason, Ended, EventKind, Level, NotNow, OpenError, Outlive, RunError, Session, Source,
+    StartError,
+};
 use std::sync::Arc;
 use support::{LAST, VISITS, Wired, app, browser, builder, cluster, heard, in_time, insist, met, routes, until};
 use tokio::sync::Notify;

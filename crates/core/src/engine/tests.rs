@@ -13,6 +13,7 @@ mod bounds;
 mod clocks;
 mod ends;
 mod sizes;
+mod slow;
 mod values;
 
 const KEY: SessionKey = SessionKey::from_bytes([7; 16]);
@@ -191,6 +192,11 @@ impl Net {
                 Output::StoreReady => self.store(at),
                 Output::Durable { key, claim, version, level, .. } => self.durable.push((at, key, claim, version, level)),
                 Output::Event(_, event) => self.events.push((at, event)),
+                Output::Close(id) => {
+                    if let Some((_, other, _)) = self.links.get(&id) {
+                        self.disconnect(at, *other);
+                    }
+                }
                 _ => {}
             }
         }

@@ -241,8 +241,9 @@ impl World {
             self.sessions[next].abandoned = true;
         } else {
             self.sessions[next].created = true;
-            // Whoever ended it first has agreed to that.
-            let owner = self.sessions[session].ended_first().filter(|_| copied);
+            // Whoever ended it first has agreed to that, unless somebody logged out.
+            let agreed = copied && !self.endings.asked.contains(&session);
+            let owner = self.sessions[session].ended_first().filter(|_| agreed);
             self.note_rotation(session, next, node, owner);
             let now =
                 self.nodes[node].proc.as_ref().and_then(|p| p.engine.peek(new, |r, _| (r.clock().deadline(r.used), r.clock().step())));

@@ -19,6 +19,11 @@ pub(super) fn copies_of(level: Level) -> u32 {
     }
 }
 
+/// How many of these came later than that.
+fn after(times: &[i64], noticed: i64) -> u32 {
+    times.iter().filter(|at| **at > noticed).count() as u32
+}
+
 impl Value {
     /// How many of the copies of its level none need be any more, where so many stay.
     pub(super) fn fewer(&self, level: Level, stay: &Stay) -> Vec<(Excuse, u32)> {
@@ -62,6 +67,8 @@ impl World {
             if lack > 0 && excuses.cover(lack, &v.unseen(level, noticed, &stay, &over)).is_none() {
                 missing = Some((*n, nodes));
             }
+            // Holders whose crash nobody had noticed when this was said count among those that it survives.
+            v.exits.crashed = v.exits.crashed.max(after(&v.exits.crashed_at, noticed).min(lack));
         }
         self.all_under_new_id(session);
         if let Some((n, nodes)) = missing {
@@ -159,10 +166,9 @@ impl Value {
         if level == Level::Store {
             return by;
         }
-        let recent = |at: &[i64]| at.iter().filter(|at| **at > noticed).count() as u32;
         by.extend(self.fewer(level, stay));
-        by.push((Excuse::CrashUnnoticed, recent(&self.exits.crashed_at).saturating_sub(self.exits.crashed)));
-        by.push((Excuse::LeftUnnoticed, recent(&self.exits.left_at)));
+        by.push((Excuse::CrashUnnoticed, after(&self.exits.crashed_at, noticed).saturating_sub(self.exits.crashed)));
+        by.push((Excuse::LeftUnnoticed, after(&self.exits.left_at, noticed)));
         by.push((Excuse::LeftSince, if stay.places < copies_of(level) { self.exits.left } else { 0 }));
         by
     }
