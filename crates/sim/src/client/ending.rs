@@ -278,6 +278,10 @@ impl World {
     pub(crate) fn all_under_new_id(&mut self, old: usize) {
         let made = self.endings.rotations.iter().filter(|(_, r)| r.old == old).map(|(next, r)| (*next, r.by)).next();
         let Some((next, by)) = made else { return };
+        if self.endings.asked.contains(&old) {
+            // Whoever ended it need not have heard of the new id: what was logged out is nowhere.
+            return;
+        }
         let World { sessions, excuses, .. } = self;
         let missing = |(value, why): &(u32, [_; 2])| !sessions[next].has(*value) && excuses.cover(1, why).is_none();
         let missing = sessions[old].answered_by(by).find(missing);
