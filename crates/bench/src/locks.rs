@@ -11,7 +11,7 @@ use outlive_core::engine::{Engine, LinkEvent};
 use outlive_core::id::SessionKey;
 use outlive_core::member::Node;
 use outlive_core::output::{LinkId, Open, Output, Outputs};
-use outlive_core::record::Change;
+use outlive_core::record::{Base, Change};
 use outlive_core::stamp::Life;
 use outlive_core::time::Mono;
 use std::collections::{BTreeMap, VecDeque};
@@ -222,7 +222,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let sessions = usize::try_from(args.sessions)?;
     println!("Machine: {}.\n", machine());
     let mut net = Net::start()?;
-    let change = [Change { name: "n".into(), base: None, value: Some(Bytes::from_static(b"1")) }];
+    let change = [Change { name: "n".into(), base: Base::Absent, value: Some(Bytes::from_static(b"1")) }];
     for n in 0..sessions {
         let opened = net.call("create", 0, |e, now, out| e.create(now, key(n), out)).map_err(|why| anyhow::anyhow!("{why:?}"))?;
         net.call("create", 0, |e, now, out| e.commit(now, &opened, &change, out));

@@ -199,7 +199,7 @@ impl Engine {
     }
 
     fn change(&self, base: Option<outlive_core::stamp::Stamp>) -> Change {
-        Change { name: self.name.clone(), base, value: Some(Bytes::copy_from_slice(&self.value.to_be_bytes())) }
+        Change { name: self.name.clone(), base: base.into(), value: Some(Bytes::copy_from_slice(&self.value.to_be_bytes())) }
     }
 
     fn request(&mut self, key: SessionKey) {

@@ -11,7 +11,7 @@ use crate::output::{Event, Live};
 use crate::owner::{orphan, settle, settle_durable, show, sync};
 use crate::peers::{Given, Learns};
 use crate::plant::Bug;
-use crate::record::{Change, Record, WireRecord};
+use crate::record::{Base, Change, Record, WireRecord};
 use crate::session::{Session, State};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::{Mono, ms};
@@ -277,7 +277,7 @@ impl<L: Live> Session<L> {
             if set.name.is_empty() || set.name.len() > NAME_MAX {
                 return None;
             }
-            changes.push(Change { name: set.name.into(), base: None, value: set.value.map(|v| Bytes::copy_from_slice(v)) });
+            changes.push(Change { name: set.name.into(), base: Base::Absent, value: set.value.map(|v| Bytes::copy_from_slice(v)) });
         }
         let fit = match self.copy_mut() {
             Some(copy) => {

@@ -260,6 +260,7 @@ pub(crate) fn jitter(random: u64, up_to: Duration) -> Duration {
 mod tests {
     use super::*;
     use crate::config::Limits;
+    use crate::record::Base;
     use bytes::Bytes;
 
     const A: Life = Life::new(1);
@@ -271,7 +272,7 @@ mod tests {
     }
 
     fn set(name: &str) -> [Change; 1] {
-        [Change { name: name.into(), base: None, value: Some(Bytes::from_static(b"1")) }]
+        [Change { name: name.into(), base: Base::Absent, value: Some(Bytes::from_static(b"1")) }]
     }
 
     fn record(stamps: &[Stamp]) -> Record {

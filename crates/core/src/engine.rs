@@ -15,7 +15,7 @@ use crate::link::Link;
 use crate::maps::Map;
 use crate::member::{Member, MemberConfig, MemberOutput, Membership, Node, NodeError, State};
 use crate::output::{
-    Brought, Commit, Info, LinkId, Live, Loaded, Open, Opened, Output, Outputs, Over, Ticket, Touch, Unavailable, Write, Written,
+    Brought, Commit, Info, LinkId, Live, Loaded, Open, Opened, Output, Outputs, Over, Ticket, Touch, Unavailable, Want, Write, Written,
 };
 use crate::pending::Following;
 use crate::placement::name_hash;
@@ -267,12 +267,21 @@ impl<L: Live> Engine<L> {
 
     /// Opens a session. If it is owned here and nothing speaks against it: no message, no store call.
     pub fn open(&self, now: Mono, key: SessionKey, token: Option<Brought>, out: &mut Outputs) -> Open<L> {
-        self.session(now, key, out, |s, cx| s.open(cx, token, true))
+        self.session(now, key, out, |s, cx| s.open(cx, token, Want::Use))
     }
 
     /// Opens a session without using it: it does not live longer for it.
     pub fn look(&self, now: Mono, key: SessionKey, token: Option<Brought>, out: &mut Outputs) -> Open<L> {
-        self.session(now, key, out, |s, cx| s.open(cx, token, false))
+        self.session(now, key, out, |s, cx| s.open(cx, token, Want::Look))
+    }
+
+    /// Opens a session under a name that is not drawn at random, and begins it if nobody has it. That is as certain as "not found" is: all
+    /// live members have answered, and of several nodes that begin it at once one does, and the others open it there.
+    ///
+    /// What has been under that name and has expired does not come back into it. One that has ended stays ended until nobody could bring
+    /// it back, a day at most; who wants to use a name again removes its attributes instead of ending it.
+    pub fn open_or_create(&self, now: Mono, key: SessionKey, token: Option<Brought>, out: &mut Outputs) -> Open<L> {
+        self.session(now, key, out, |s, cx| s.open(cx, token, Want::Create))
     }
 
     /// Gives an opened session back; every [`Open::Here`] and [`create`](Engine::create) is closed exactly once.

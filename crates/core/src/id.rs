@@ -31,6 +31,7 @@ impl Secret {
         material.extend_from_slice(namespace.as_bytes());
         IdKeys {
             id: blake3::derive_key("outlive 2026 session id", &material),
+            name: blake3::derive_key("outlive 2026 session name", &material),
             token: blake3::derive_key("outlive 2026 version token", &material),
         }
     }
@@ -46,7 +47,18 @@ impl fmt::Debug for Secret {
 #[derive(Clone)]
 pub struct IdKeys {
     id: [u8; 32],
+    name: [u8; 32],
     pub(crate) token: [u8; 32],
+}
+
+impl IdKeys {
+    /// The key of the session that clients know under this name, which they chose themselves. No issued id has that key. A name is no
+    /// secret: whoever may ask for it must be known otherwise.
+    pub fn named(&self, name: &[u8]) -> SessionKey {
+        let mut key = [0; 16];
+        key.copy_from_slice(&blake3::keyed_hash(&self.name, name).as_bytes()[..16]);
+        SessionKey(key)
+    }
 }
 
 impl fmt::Debug for IdKeys {
@@ -168,6 +180,19 @@ mod tests {
         }
         assert!(SessionId::parse(&Secret::new([7; 32]).keys("other"), text.as_bytes()).is_none());
         assert!(SessionId::parse(&keys, b"").is_none());
+    }
+
+    #[test]
+    fn a_name_has_one_key_in_each_namespace_of_each_cluster() {
+        let key = |secret, namespace: &str, name: &[u8]| Secret::new([secret; 32]).keys(namespace).named(name);
+        let cart = key(7, "shop", b"cart:1");
+        assert_eq!(cart, key(7, "shop", b"cart:1"));
+        for other in [key(7, "shop", b"cart:2"), key(7, "admin", b"cart:1"), key(8, "shop", b"cart:1"), key(7, "shop", b"")] {
+            assert_ne!(cart, other);
+        }
+        // What is hashed for an id is no name's.
+        let keys = Secret::new([7; 32]).keys("shop");
+        assert_ne!(SessionId::issue(&keys, [9; 24]).key(&keys), keys.named(&[9; 24]));
     }
 
     #[test]

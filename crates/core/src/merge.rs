@@ -120,17 +120,17 @@ pub(crate) fn combine(maximal: &[&Record], config: &Checked) -> Option<(Record, 
 mod tests {
     use super::*;
     use crate::config::Limits;
-    use crate::record::Change;
+    use crate::record::{Base, Change};
     use crate::stamp::{Claim, Life, Stamp};
     use crate::time::Mono;
     use proptest::prelude::*;
 
     fn set(name: &str, value: u32) -> Change {
-        Change { name: name.into(), base: None, value: Some(value.to_be_bytes().to_vec().into()) }
+        Change { name: name.into(), base: Base::Absent, value: Some(value.to_be_bytes().to_vec().into()) }
     }
 
     fn unset(name: &str) -> Change {
-        Change { name: name.into(), base: None, value: None }
+        Change { name: name.into(), base: Base::Absent, value: None }
     }
 
     fn at(epoch: u32, life: u64, version: u32) -> Stamp {

@@ -216,6 +216,17 @@ impl Live for () {
     fn of(_: &Record) {}
 }
 
+/// What somebody who opens a session wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// It: that is a use.
+    Use,
+    /// A look at it: it does not live longer for that.
+    Look,
+    /// It, and if nobody has it, that it begins here.
+    Create,
+}
+
 /// The answer to `open`.
 #[derive(Debug)]
 #[non_exhaustive]

@@ -59,12 +59,14 @@ impl<L: Live> Session<L> {
             }
             return;
         }
+        let view = cx.view;
         list.retain(|p| {
-            let expired = cx.now >= p.due;
-            if expired {
+            let cut_off = p.sent.is_some_and(|(life, link)| view.link(life).is_none_or(|now| now.id != link));
+            let over = cx.now >= p.due || p.is_once() && cut_off;
+            if over {
                 cx.settle(p.ticket, p.given_up(Failure::Unreached));
             }
-            !expired
+            !over
         });
         if list.is_empty() {
             return;
@@ -100,6 +102,7 @@ impl<L: Live> Session<L> {
     fn commit_parked(&mut self, cx: &mut Cx<'_>, p: &Parked) {
         let late = Late { version: 0, from: cx.view.me, id: p.ticket.0, due: p.due };
         let result = match p.next {
+            None if p.is_once() && p.sent.is_some() => Some(LateResult::Unknown),
             Some(next) => Some(self.end_copied(cx, p.read, next)),
             None => self.commit_late_here(cx, p.read, &p.changes, late),
         };

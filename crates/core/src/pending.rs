@@ -3,7 +3,7 @@
 use crate::id::SessionKey;
 use crate::lineage::Lineage;
 use crate::output::{Brought, Failure, LinkId, Outcome, Source, Ticket};
-use crate::record::{Change, Record};
+use crate::record::{Base, Change, Record};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
 use crate::view::Lives;
@@ -60,6 +60,8 @@ pub(crate) struct Round {
     pub(crate) tokens: SmallVec<[Stamp; 1]>,
     /// No token says that the session should still be alive.
     pub(crate) expired: bool,
+    /// If nobody has it, it begins here.
+    pub(crate) creates: bool,
     pub(crate) asked: SmallVec<[(Life, Reply); 4]>,
     /// Which commit each of them was told that this node has.
     pub(crate) haves: SmallVec<[(Life, Stamp); 4]>,
@@ -102,6 +104,7 @@ impl Round {
             tickets: Vec::new(),
             tokens: SmallVec::new(),
             expired: true,
+            creates: false,
             asked: SmallVec::new(),
             haves: SmallVec::new(),
             answers: Vec::new(),
@@ -174,6 +177,11 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
+    /// It must not be tried twice: it looks at nothing, so nothing would stand in the way of a second time, after what others did meanwhile.
+    pub(crate) fn is_once(&self) -> bool {
+        self.changes.iter().any(|change| change.base == Base::Any)
+    }
+
     /// What is said of one that is given up: an owner that had it may have committed it, and otherwise nothing was kept.
     pub(crate) fn given_up(&self, kept_nowhere: Failure) -> Outcome {
         Outcome::LateFailed(if self.resent || self.sent.is_some() { Failure::Unknown } else { kept_nowhere })

@@ -45,10 +45,28 @@ impl fmt::Debug for Attribute {
 pub struct Change {
     /// The attribute's name.
     pub name: Arc<str>,
-    /// The commit that had set the value from which the request started; `None` if there was none.
-    pub base: Option<Stamp>,
+    /// What it starts from.
+    pub base: Base,
     /// The new value; `None` removes the attribute.
     pub value: Option<Bytes>,
+}
+
+/// The value that a change starts from. If there is another one by now, the commit is a conflict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Base {
+    /// Whatever there is: the change looks at nothing. One that was on its way to another node over a connection that broke is not sent
+    /// again, since it could come after what others have made of it; its outcome is unknown.
+    Any,
+    /// There is no such attribute.
+    Absent,
+    /// The one that this commit has set.
+    At(Stamp),
+}
+
+impl From<Option<Stamp>> for Base {
+    fn from(dot: Option<Stamp>) -> Base {
+        dot.map_or(Base::Absent, Base::At)
+    }
 }
 
 /// What a session's time is counted by.
@@ -127,7 +145,7 @@ impl Record {
 
     /// Whether each change starts from the value that is here.
     pub fn bases_hold(&self, changes: &[Change]) -> bool {
-        changes.iter().all(|c| self.get(&c.name).map(|a| a.dot) == c.base)
+        changes.iter().all(|c| c.base == Base::Any || Base::from(self.get(&c.name).map(|a| a.dot)) == c.base)
     }
 
     /// Makes `stamp` the record's last commit, with these changes.
@@ -490,7 +508,7 @@ mod tests {
     }
 
     fn set(name: &str, value: &'static [u8]) -> Change {
-        Change { name: name.into(), base: None, value: Some(Bytes::from_static(value)) }
+        Change { name: name.into(), base: Base::Absent, value: Some(Bytes::from_static(value)) }
     }
 
     #[test]
@@ -498,7 +516,7 @@ mod tests {
         let now = Mono::from_micros(5_000_000);
         let mut r = Record::new(now - Duration::from_secs(9), Limits::default());
         r.commit(claim(1).at(1), &[set("b", b"1"), set("a", b"2")]);
-        r.commit(claim(2).at(1), &[set("c", b"3"), Change { name: "b".into(), base: None, value: None }]);
+        r.commit(claim(2).at(1), &[set("c", b"3"), Change { name: "b".into(), base: Base::Absent, value: None }]);
         r.note_gap(claim(3).at(4));
         let later = Mono::from_micros(70_000_000);
         let back = Record::from_bytes(&r.to_bytes(now), later, Duration::from_secs(2), Duration::from_secs(2)).unwrap();

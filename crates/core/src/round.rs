@@ -15,7 +15,7 @@ use crate::owner::{Owner, orphan};
 use crate::peers::Given;
 use crate::pending::{Answer, Phase, Reply, Round, StoreReply, UnderWay};
 use crate::plant::Bug;
-use crate::record::{Change, LOST, Record, WireRecord};
+use crate::record::{Base, Change, LOST, Record, WireRecord};
 use crate::session::{Session, State, promised};
 use crate::stamp::{Claim, Life, Stamp};
 use crate::time::Mono;
@@ -35,6 +35,18 @@ impl<L: Live> Session<L> {
         token: Option<Brought>,
         ticket: Option<Ticket>,
     ) -> Result<(), Unavailable> {
+        self.request_session(cx, why, token, ticket, false)
+    }
+
+    /// Like [`request_round`](Session::request_round); a session that nobody has begins here if somebody `creates` it.
+    pub(crate) fn request_session(
+        &mut self,
+        cx: &mut Cx<'_>,
+        why: Why,
+        token: Option<Brought>,
+        ticket: Option<Ticket>,
+        creates: bool,
+    ) -> Result<(), Unavailable> {
         let token = token.filter(|t| t.stamp.version > 0);
         if let Some(round) = self.round_mut() {
             if ticket.is_some() && round.tickets.len() >= WAITING_MAX {
@@ -42,12 +54,14 @@ impl<L: Live> Session<L> {
             }
             round.tickets.extend(ticket);
             round.note_token(token);
+            round.creates |= creates;
             return Ok(());
         }
         if cx.queues.rounds.len() >= cx.config.of_shard(ROUNDS_MAX) {
             return Err(cx.busy());
         }
         let mut round = Round::new(why, cx.now, cx.view.doubt);
+        round.creates = creates;
         round.tickets.extend(ticket);
         round.note_token(token);
         let wait = self.promised_to_another(cx);
@@ -493,6 +507,7 @@ impl<L: Live> Session<L> {
             Verdict::Own(record, merged, lost) => self.install(cx, record, merged, lost),
             Verdict::Stale(record, merged) => self.install_stale(cx, record, merged),
             Verdict::Unknown => self.give_up(cx, Unavailable::Stale, Duration::from_secs(1)),
+            Verdict::NotFound { .. } if round.creates => self.begin(cx),
             Verdict::NotFound { expired } => self.not_found(cx, expired),
         }
         false
@@ -512,6 +527,23 @@ impl<L: Live> Session<L> {
             cx.settle(ticket, Outcome::NotFound);
         }
         self.end_parked(cx, expired);
+    }
+
+    /// Nobody has it, and everybody has promised this node's claim: it begins, here alone. Of one of that name that has expired nothing
+    /// comes back, wherever there is a copy that nobody has dropped yet: all that it was is included.
+    fn begin(&mut self, cx: &mut Cx<'_>) {
+        if self.copy().is_some() {
+            self.expire(cx);
+        }
+        let mut record = Record::new(cx.now, cx.config.limits);
+        if let State::Facade(Facade { over: Some(lineage), .. }) = &self.state {
+            record.lineage.union(lineage);
+        }
+        for (_, lineage) in self.round().iter().flat_map(|round| &round.outlived) {
+            record.lineage.union(lineage);
+        }
+        cx.out.event(cx.key, Event::Created);
+        self.install(cx, record, None, Vec::new());
     }
 
     /// An owner that doubted itself still owns the session, and cannot serve it to those who know of more. Given up, its promises
@@ -568,7 +600,7 @@ impl<L: Live> Session<L> {
                 copy.record.note_gap(*stamp);
             }
             // Before the live session is made of it, too, or it would not be in there.
-            let told = Change { name: LOST.into(), base: None, value: Some(Bytes::copy_from_slice(&commits.to_be_bytes())) };
+            let told = Change { name: LOST.into(), base: Base::Absent, value: Some(Bytes::copy_from_slice(&commits.to_be_bytes())) };
             copy.record.commit(round.claim.at(1), if lost.is_empty() { &[] } else { core::slice::from_ref(&told) });
         }
         let mut own = match &mut prior {
@@ -586,6 +618,10 @@ impl<L: Live> Session<L> {
             _ => own.told_store,
         };
         own.inherited = true;
+        if copy.record.tip.version == 0 {
+            // There is nothing yet that anybody could have a copy of.
+            own.durable = Some(0);
+        }
         own.offered |= round.why == Why::Invited && before.and_then(|life| view.peer(life)).is_some_and(|p| !p.leaving);
         own.adopted = adopted;
         // What others wait for from a former ownership is owed by this one; of what they were sent nothing counts.
@@ -629,7 +665,9 @@ impl<L: Live> Session<L> {
 
     /// Whoever may think otherwise learns who owns it.
     fn after_install(&mut self, cx: &mut Cx<'_>, answered: &[Life], silent: &[Life]) {
-        cx.queues.repairing.insert(cx.key);
+        if self.copy().is_some_and(|copy| copy.record.tip.version > 0) {
+            cx.queues.repairing.insert(cx.key);
+        }
         for life in silent {
             if !answered.contains(life) {
                 self.inform(cx, *life);
@@ -811,7 +849,7 @@ mod tests {
     fn record(names: &[(&str, Stamp)]) -> Record {
         let mut record = Record::new(NOW, Limits::default());
         for (name, stamp) in names {
-            record.commit(*stamp, &[Change { name: (*name).into(), base: None, value: Some(Bytes::from_static(b"1")) }]);
+            record.commit(*stamp, &[Change { name: (*name).into(), base: Base::Absent, value: Some(Bytes::from_static(b"1")) }]);
         }
         record
     }

@@ -5,7 +5,7 @@ use crate::copy::{Copy, Facade};
 use crate::cx::Cx;
 use crate::limits::{NOT_FOUND_KEEP, ROTATION_BOUND, WAITING_MAX};
 use crate::link::Sent;
-use crate::output::{Brought, Commit, Event, Info, Live, Open, Opened, Outcome, Unavailable};
+use crate::output::{Brought, Commit, Event, Info, Live, Open, Opened, Outcome, Unavailable, Want};
 use crate::owner::{Owner, forget_late, level_of, sync};
 use crate::peers::Given;
 use crate::plant::Bug;
@@ -74,7 +74,8 @@ impl<L: Live> Session<L> {
     }
 
     /// With `uses` that counts as a use of the session.
-    pub(crate) fn open(&mut self, cx: &mut Cx<'_>, token: Option<Brought>, uses: bool) -> Open<L> {
+    pub(crate) fn open(&mut self, cx: &mut Cx<'_>, token: Option<Brought>, want: Want) -> Open<L> {
+        let uses = want != Want::Look;
         if let Some(opened) = self.open_at_once(cx, token, uses) {
             return Open::Here(opened);
         }
@@ -90,7 +91,7 @@ impl<L: Live> Session<L> {
                 }
                 if own.has_ended(&copy.record, cx.now) {
                     self.expire(cx);
-                    return Open::NotFound;
+                    return if want == Want::Create { self.open_later(cx, token, want, false) } else { Open::NotFound };
                 }
                 let told = !copy.told.is_empty();
                 if own.closing.is_some() {
@@ -112,11 +113,17 @@ impl<L: Live> Session<L> {
             _ => false,
         };
         // A token says that there was a session: if nobody has it, that is a loss, and to be said as one.
-        if token.is_none_or(|t| t.expired) && cx.queues.not_found.get(cx.key).is_some_and(|(_, at)| cx.now.since(*at) < NOT_FOUND_KEEP) {
+        let sought = || cx.queues.not_found.get(cx.key).is_some_and(|(_, at)| cx.now.since(*at) < NOT_FOUND_KEEP);
+        if want != Want::Create && token.is_none_or(|t| t.expired) && sought() {
             return Open::NotFound;
         }
+        self.open_later(cx, token, want, doubted)
+    }
+
+    fn open_later(&mut self, cx: &mut Cx<'_>, token: Option<Brought>, want: Want, doubted: bool) -> Open<L> {
         let ticket = cx.ticket();
-        match self.request_round(cx, if doubted { Why::Doubt } else { Why::Open }, token, Some(ticket)) {
+        let why = if doubted { Why::Doubt } else { Why::Open };
+        match self.request_session(cx, why, token, Some(ticket), want == Want::Create) {
             Ok(()) => Open::Wait(ticket),
             Err(why) => Open::Unavailable(why, Duration::from_secs(1)),
         }

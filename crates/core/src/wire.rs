@@ -6,7 +6,7 @@
 
 use crate::limits::{BACKUPS_MAX, FRAME_MAX, GAPS_MAX, LINEAGE_MAX, MEMBERS_MAX, VIEWS_MAX};
 use crate::lineage::Lineage;
-use crate::record::{Excess, WireRecord};
+use crate::record::{Base, Excess, WireRecord};
 use crate::stamp::{Claim, Life, Stamp};
 use serde::{Deserialize, Serialize};
 
@@ -93,8 +93,8 @@ pub struct Set<'a> {
 pub struct LateSet<'a> {
     /// The attribute.
     pub name: &'a str,
-    /// The commit that had set the value the request started from.
-    pub base: Option<Stamp>,
+    /// What it starts from.
+    pub base: Base,
     /// Its new value; `None` removes it.
     #[serde(borrow)]
     pub value: Option<&'a serde_bytes::Bytes>,

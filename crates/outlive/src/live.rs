@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use outlive_core::id::SessionKey;
 use outlive_core::limits::{ATTRIBUTES_MAX, NAME_MAX};
-use outlive_core::record::{Attribute as Committed, Change, Record};
+use outlive_core::record::{Attribute as Committed, Base, Change, Record};
 use outlive_core::stamp::{Claim, Life, Stamp};
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use smallvec::SmallVec;
@@ -734,7 +734,7 @@ fn cut(state: &State, request: RequestNo, size_max: usize) -> Result<Cut, CutErr
     for (at, attribute) in state.attributes.iter().enumerate() {
         let Some(write) = attribute.writes.iter().find(|w| w.request == request.0) else {
             if let (true, Some(bytes)) = (state.uprooted, &attribute.bytes) {
-                cut.changes.push(Change { name: attribute.name.clone(), base: None, value: Some(bytes.clone()) });
+                cut.changes.push(Change { name: attribute.name.clone(), base: Base::Absent, value: Some(bytes.clone()) });
             }
             continue;
         };
@@ -763,7 +763,7 @@ fn cut(state: &State, request: RequestNo, size_max: usize) -> Result<Cut, CutErr
             return Err(CutError::TooLarge { attribute: attribute.name.clone(), what: "bytes of name", got, limit });
         }
         let base = write.base.filter(|_| !state.uprooted);
-        cut.changes.push(Change { name: attribute.name.clone(), base, value });
+        cut.changes.push(Change { name: attribute.name.clone(), base: base.into(), value });
     }
     let Some(attribute) = largest.and_then(|(at, _)| state.attributes.get(at)) else { return Ok(cut) };
     let attribute = || attribute.name.clone();

@@ -14,7 +14,7 @@ use outlive_core::Brought;
 use outlive_core::config::Limits;
 use outlive_core::id::{IdKeys, SessionId, SessionKey};
 use outlive_core::output::{self, Over, Unavailable};
-use outlive_core::record::{Change, ROTATING, Record};
+use outlive_core::record::{Base, Change, ROTATING, Record};
 use outlive_core::stamp::{Life, Stamp};
 use outlive_core::time::WallSeconds;
 use outlive_core::token::Token;
@@ -195,7 +195,7 @@ impl Node {
             return Err(CommitFailure::Conflict);
         }
         let value = Some(Bytes::copy_from_slice(&now.to_be_bytes()));
-        Ok(Change { name: ROTATING.into(), base: held.map(|(stamp, _)| stamp), value })
+        Ok(Change { name: ROTATING.into(), base: held.map(|(stamp, _)| stamp).into(), value })
     }
 
     /// The owner of a session is to end it for the id that a copy of it goes on under, unless it is getting another one, or somebody has
@@ -217,7 +217,7 @@ impl Node {
             return;
         }
         if let Some(Some(dot)) = self.runtime.read(at, |record, _| record.get(ROTATING).map(|a| a.dot)) {
-            drop(self.runtime.commit(at, &[Change { name: ROTATING.into(), base: Some(dot), value: None }]));
+            drop(self.runtime.commit(at, &[Change { name: ROTATING.into(), base: Base::At(dot), value: None }]));
         }
     }
 

@@ -385,14 +385,14 @@ mod tests {
     use crate::outlive::Outlive;
     use bytes::Bytes;
     use http::header::COOKIE;
-    use outlive_core::record::Change;
+    use outlive_core::record::{Base, Change};
 
     /// A session of this node with one attribute: its id and its token.
     fn begun(node: &Node) -> (SessionId, String) {
         let id = node.draw_id().unwrap();
         let key = id.key(&node.keys);
         let opened = node.create(key, Arc::new(Live::new())).unwrap();
-        let change = Change { name: "n".into(), base: None, value: Some(Bytes::from_static(&[1, 1])) };
+        let change = Change { name: "n".into(), base: Base::Absent, value: Some(Bytes::from_static(&[1, 1])) };
         let crate::node::Commit::Applied(Some(stamp), _) = node.runtime.commit(&opened, &[change]) else { panic!("it was not taken") };
         node.close(&opened);
         (id, Token { stamp, deadline: node.deadline(&opened, true).0 }.seal(&node.keys, &key, &mut [0; Token::TEXT_MAX]).to_owned())

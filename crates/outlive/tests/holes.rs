@@ -228,7 +228,7 @@ async fn set(node: &Node<()>, key: SessionKey, new: bool, value: u8) -> Result<S
         at
     };
     let base = node.read(&at, |record, _| record.get("n").map(|a| a.dot)).unwrap();
-    let commit = node.commit(&at, &[Change { name: "n".into(), base, value: Some(Bytes::from(vec![value])) }]);
+    let commit = node.commit(&at, &[Change { name: "n".into(), base: base.into(), value: Some(Bytes::from(vec![value])) }]);
     node.close(&at);
     commit.done().await.map(|done| done.stamp.unwrap())
 }

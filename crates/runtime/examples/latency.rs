@@ -8,7 +8,7 @@ use bytes::Bytes;
 use core::time::Duration;
 use outlive_core::config::{Config, Durability};
 use outlive_core::id::SessionKey;
-use outlive_core::record::Change;
+use outlive_core::record::{Base, Change};
 use outlive_runtime::{Node, NodeConfig, Open, Step};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,7 +52,7 @@ async fn one_at_a_time(name: &str, node: &Node<()>) {
     let at = node.create(key(0)).unwrap();
     node.close(&at);
     let at = node.create(key(0)).unwrap();
-    let change = Change { name: "n".into(), base: None, value: Some(Bytes::from_static(b"00000000")) };
+    let change = Change { name: "n".into(), base: Base::Absent, value: Some(Bytes::from_static(b"00000000")) };
     node.commit(&at, &[change]).done().await.unwrap();
     node.close(&at);
     for i in 0..20_000 {
@@ -72,7 +72,7 @@ async fn many(name: &str, node: &Node<()>, from: u64, tasks: u64, seconds: u64) 
         let (node, count) = (node.clone(), count.clone());
         running.push(tokio::spawn(async move {
             let at = node.create(key(from + t)).unwrap();
-            let change = Change { name: "n".into(), base: None, value: Some(Bytes::from_static(b"00000000")) };
+            let change = Change { name: "n".into(), base: Base::Absent, value: Some(Bytes::from_static(b"00000000")) };
             node.commit(&at, &[change]).done().await.unwrap();
             node.close(&at);
             let mut i = 0;

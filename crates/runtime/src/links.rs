@@ -252,7 +252,7 @@ mod tests {
     use outlive_core::config::Config;
     use outlive_core::id::SessionKey;
     use outlive_core::limits::OUTBOX_MAX;
-    use outlive_core::record::Change;
+    use outlive_core::record::{Base, Change};
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpStream;
 
@@ -384,7 +384,7 @@ mod tests {
             }
             let key = SessionKey::from_bytes(*blake3::hash(&n.to_be_bytes()).as_bytes().first_chunk().unwrap());
             let at = node.create(key).unwrap();
-            let change = Change { name: "big".into(), base: None, value: Some(big.clone()) };
+            let change = Change { name: "big".into(), base: Base::Absent, value: Some(big.clone()) };
             // A silent peer is a dead one before long, so the answers are not waited for.
             drop(node.commit(&at, &[change]));
             node.close(&at);
@@ -409,7 +409,7 @@ mod tests {
             seen.windows(name.len()).any(|part| part == name.as_bytes())
         };
         let at = node.create(SessionKey::from_bytes([1; 16])).unwrap();
-        let change = |name: &str| Change { name: name.into(), base: None, value: Some(Bytes::from_static(b"1")) };
+        let change = |name: &str| Change { name: name.into(), base: Base::Absent, value: Some(Bytes::from_static(b"1")) };
         drop(node.commit(&at, &[change("first")]));
         assert!(arrived("first"));
         // Its acknowledgement is due.
@@ -427,7 +427,7 @@ mod tests {
         let sent = || node.stats().sent_bytes;
         let before = sent();
         let mut unsent = node.unsent();
-        let change = Change { name: "n".into(), base: None, value: Some(Bytes::from_static(b"1")) };
+        let change = Change { name: "n".into(), base: Base::Absent, value: Some(Bytes::from_static(b"1")) };
         let commit = node.commit_unsent(&at, &[change], &mut unsent);
         assert!(matches!(commit, crate::Commit::Applied(Some(_), _)));
         assert_eq!(sent(), before);

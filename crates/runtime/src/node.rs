@@ -23,7 +23,7 @@ use outlive_core::config::{Durability, Level};
 use outlive_core::engine::Engine;
 use outlive_core::id::{IdKeys, Secret, SessionId, SessionKey};
 use outlive_core::member::Member;
-use outlive_core::output::{self, Event, Info, Live, Outcome, Output, Outputs, Over, Ticket, Unavailable};
+use outlive_core::output::{self, Event, Info, Live, Outcome, Output, Outputs, Over, Ticket, Unavailable, Want};
 use outlive_core::record::{Change, Record};
 use outlive_core::stamp::{Life, Stamp};
 use outlive_core::time::{Mono, WallSeconds};
@@ -424,9 +424,13 @@ impl<L: Live> Inner<L> {
         self: &Arc<Self>,
         key: SessionKey,
         token: Option<Brought>,
-        uses: bool,
+        want: Want,
     ) -> Result<Result<Open<L>, OpenFailure>, oneshot::Receiver<Outcome>> {
-        let open = |e: &Engine<L>, now, out: &mut Outputs| if uses { e.open(now, key, token, out) } else { e.look(now, key, token, out) };
+        let open = |e: &Engine<L>, now, out: &mut Outputs| match want {
+            Want::Use => e.open(now, key, token, out),
+            Want::Look => e.look(now, key, token, out),
+            Want::Create => e.open_or_create(now, key, token, out),
+        };
         let Some(open) = self.call(open) else { return Ok(Err(dead())) };
         Ok(match open {
             output::Open::Here(opened) => Ok(Open::Here(opened.into())),
@@ -446,7 +450,7 @@ impl<L: Live> Inner<L> {
         self: Arc<Self>,
         key: SessionKey,
         token: Option<Brought>,
-        uses: bool,
+        want: Want,
         mut answer: oneshot::Receiver<Outcome>,
     ) -> Result<Open<L>, OpenFailure> {
         let late = OpenFailure { why: Unavailable::Stale, retry_after: SOON };
@@ -461,7 +465,7 @@ impl<L: Live> Inner<L> {
                 Outcome::Unavailable(why, retry_after) => return Err(OpenFailure { why, retry_after }),
                 _ => return Err(late),
             }
-            match self.opens(key, token, uses) {
+            match self.opens(key, token, want) {
                 Ok(opened) => return opened,
                 Err(next) => answer = next,
             }
@@ -616,18 +620,24 @@ impl<L: Live> Node<L> {
     /// Opens a session. One that this node owns is there at once, without a message; otherwise other nodes or the store are asked,
     /// within `open_bound`.
     pub fn open(&self, key: SessionKey, token: Option<Brought>) -> Step<Result<Open<L>, OpenFailure>> {
-        self.opens(key, token, true)
+        self.opens(key, token, Want::Use)
     }
 
     /// Like [`open`](Node::open), and no use: the session does not live longer for it.
     pub fn look(&self, key: SessionKey, token: Option<Brought>) -> Step<Result<Open<L>, OpenFailure>> {
-        self.opens(key, token, false)
+        self.opens(key, token, Want::Look)
     }
 
-    fn opens(&self, key: SessionKey, token: Option<Brought>, uses: bool) -> Step<Result<Open<L>, OpenFailure>> {
-        match self.inner.opens(key, token, uses) {
+    /// Opens a session under a name that clients chose, and begins it if nobody has it: see
+    /// [`Engine::open_or_create`](outlive_core::engine::Engine::open_or_create). It costs a question to every node.
+    pub fn open_or_create(&self, key: SessionKey, token: Option<Brought>) -> Step<Result<Open<L>, OpenFailure>> {
+        self.opens(key, token, Want::Create)
+    }
+
+    fn opens(&self, key: SessionKey, token: Option<Brought>, want: Want) -> Step<Result<Open<L>, OpenFailure>> {
+        match self.inner.opens(key, token, want) {
             Ok(opened) => Step::Ready(opened),
-            Err(answer) => Step::Wait(Box::pin(self.inner.clone().open_later(key, token, uses, answer))),
+            Err(answer) => Step::Wait(Box::pin(self.inner.clone().open_later(key, token, want, answer))),
         }
     }
 

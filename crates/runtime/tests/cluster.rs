@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use core::time::Duration;
 use outlive_core::config::Level;
 use outlive_core::id::SessionKey;
 use outlive_core::output::Event;
@@ -63,6 +64,33 @@ async fn a_node_that_starts_again_under_its_name_gets_its_sessions_back() {
     met(&nodes).await;
     assert_eq!(read(&nodes[0], key(3), done.tip).await, b"x");
     until("the other one holds a copy", || nodes[1].info(key(3)).is_some_and(|i| i.held)).await;
+}
+
+/// Begins the session if nobody has it, and appends to its `log`, until that is done.
+async fn begin_and_append(node: &N, key: SessionKey, value: u8) {
+    let deadline = tokio::time::Instant::now() + LONG;
+    loop {
+        if let Ok(Open::Here(at)) = node.open_or_create(key, None).answer().await
+            && append(node, &at, &[value]).await.is_ok()
+        {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "it does not begin in {LONG:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_nodes_that_begin_a_name_at_once_each_finds_what_the_others_did() {
+    let nodes = cluster(3).await;
+    for n in 0..20 {
+        let all = [0, 1, 2].map(|at| begin_and_append(&nodes[at], key(n), at as u8));
+        let [a, b, c] = all;
+        tokio::join!(a, b, c);
+        let mut log = read(&nodes[usize::from(n % 3)], key(n), None).await;
+        log.sort_unstable();
+        assert_eq!(log, [0, 1, 2], "none was in a session of its own");
+    }
 }
 
 #[tokio::test]

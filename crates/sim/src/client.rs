@@ -10,7 +10,7 @@ use outlive_core::Brought;
 use outlive_core::config::Level;
 use outlive_core::id::SessionKey;
 use outlive_core::output::{Commit, Failure, Open, Opened, Outcome, Ticket};
-use outlive_core::record::{Change, LOST, Record};
+use outlive_core::record::{Base, Change, LOST, Record};
 use outlive_core::stamp::{Claim, Stamp};
 use outlive_core::time::Mono;
 use outlive_core::wire::EndKind;
@@ -471,14 +471,14 @@ impl World {
         list.push(value);
         let family = self.sessions[session].family;
         self.sessions[session].allocate(value, client, in_list);
-        let mut changes = vec![Change { name: own_name(value), base: None, value: Some(encode(family, &[value])) }];
+        let mut changes = vec![Change { name: own_name(value), base: Base::Absent, value: Some(encode(family, &[value])) }];
         if in_list {
-            changes.push(Change { name: LIST.into(), base, value: Some(encode(family, &list)) });
+            changes.push(Change { name: LIST.into(), base: base.into(), value: Some(encode(family, &list)) });
         }
         if let Kind::Flag(up) = kind {
             let engine = self.nodes[node].proc.as_ref().map(|p| p.engine.clone());
             let base = engine.zip(opened.as_ref()).and_then(|(e, o)| e.read(o, |r, _| r.get(FLAG).map(|a| a.dot))).flatten();
-            changes.push(Change { name: FLAG.into(), base, value: up.then(|| encode(family, &[])) });
+            changes.push(Change { name: FLAG.into(), base: base.into(), value: up.then(|| encode(family, &[])) });
         }
         if kind == Kind::Create {
             changes.extend(self.own_limits(session));

@@ -8,7 +8,7 @@ use crate::world::World;
 use bytes::Bytes;
 use core::time::Duration;
 use outlive_core::config::Limits;
-use outlive_core::record::{Change, LIMITS};
+use outlive_core::record::{Base, Change, LIMITS};
 use outlive_core::time::Mono;
 
 /// Seeds below this one play none of it.
@@ -116,7 +116,7 @@ impl World {
         let idle = *self.clocks.pick(&[2, 6, 20, 90]).unwrap_or(&20) * S + if quiet { 0 } else { 300 * S };
         let lifetime = self.sessions[session].span.limit_to(idle);
         let limits = Limits { idle: duration(idle), lifetime: duration(lifetime) };
-        Some(Change { name: LIMITS.into(), base: None, value: Some(Bytes::copy_from_slice(&limits.encode())) })
+        Some(Change { name: LIMITS.into(), base: Base::Absent, value: Some(Bytes::copy_from_slice(&limits.encode())) })
     }
 
     // ---- wall clocks ----------------------------------------------------------------------------------------------------

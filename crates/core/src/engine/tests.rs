@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::{Config, Durability, Level, Limits};
 use crate::output::{Failure, Outcome};
-use crate::record::LOST;
+use crate::record::{Base, LOST};
 use crate::stamp::{Claim, Stamp};
 use crate::wire::EndKind;
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 mod bounds;
 mod clocks;
 mod ends;
+mod names;
 mod sizes;
 mod slow;
 mod values;
@@ -307,7 +308,7 @@ impl Net {
                 let old = r.get("log");
                 let mut bytes = old.map(|a| a.value.to_vec()).unwrap_or_default();
                 bytes.push(value);
-                Change { name: "log".into(), base: old.map(|a| a.dot), value: Some(Bytes::from(bytes)) }
+                Change { name: "log".into(), base: old.map(|a| a.dot).into(), value: Some(Bytes::from(bytes)) }
             })
             .unwrap();
         let commit = self.call(at, |e, now, out| e.commit(now, opened, &[change], out));
@@ -448,7 +449,7 @@ fn branches_of_a_partition_merge_when_it_heals() {
     net.run(Duration::from_secs(5));
     let put = |net: &mut Net, at: usize, name: &str| {
         let opened = net.open(at, None).unwrap();
-        let change = Change { name: name.into(), base: None, value: Some(Bytes::from_static(b"x")) };
+        let change = Change { name: name.into(), base: Base::Absent, value: Some(Bytes::from_static(b"x")) };
         let commit = net.call(at, |e, now, out| e.commit(now, &opened, &[change], out));
         net.call(at, |e, now, out| e.close(now, &opened, out));
         assert!(matches!(commit, Commit::Done { .. }), "{commit:?}");
@@ -601,7 +602,7 @@ fn a_change_that_a_broken_link_took_along_goes_again_and_is_done_once() {
         let (guest, served) = (0..10).find_map(|turn| Some((turn % 2, net.read(turn % 2, None).err()?))).expect("a guest");
         let Outcome::Guest(served) = served else { panic!("{served:?}") };
         let log = served.record.get("log").unwrap();
-        let change = Change { name: "log".into(), base: Some(log.dot), value: Some(Bytes::from_static(&[1, 2])) };
+        let change = Change { name: "log".into(), base: Base::At(log.dot), value: Some(Bytes::from_static(&[1, 2])) };
         let ticket = net.call(guest, |e, now, out| e.commit_late(now, KEY, Some(log.dot), &[change], out));
         if lost {
             net.wires.clear();
@@ -628,7 +629,7 @@ fn taken_along(net: &mut Net, known: bool) -> (Opened<()>, Change) {
     let opened = net.create(0);
     waited(net.append(0, &opened, 1));
     let running = net.open(0, None).unwrap();
-    let change = Change { name: "other".into(), base: None, value: Some(Bytes::from_static(&[2])) };
+    let change = Change { name: "other".into(), base: Base::Absent, value: Some(Bytes::from_static(&[2])) };
     assert_eq!(net.read(1, None).unwrap(), [1]);
     assert_eq!((net.owned(0), net.owned(1)), (0, 1));
     if known {
@@ -944,7 +945,7 @@ fn what_an_owner_acknowledges_goes_along_to_the_id_that_another_node_gives() {
     let ticket = net.call(2, |e, now, out| e.end_copied(now, KEY, tip, next, out));
     net.deliver();
     assert!(matches!(net.settled.remove(&ticket), Some(Outcome::Late { .. })));
-    let change = Change { name: "log".into(), base: None, value: Some(Bytes::from_static(&[2])) };
+    let change = Change { name: "log".into(), base: Base::Absent, value: Some(Bytes::from_static(&[2])) };
     assert!(matches!(net.call(0, |e, now, out| e.commit(now, &opened, &[change], out)), Commit::Ended));
     assert!(matches!(net.read(1, None), Err(Outcome::Ended(EndKind::Rotated, _))));
 }

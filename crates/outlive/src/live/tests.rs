@@ -303,7 +303,7 @@ fn an_undecodable_value_reads_as_absent_and_its_bytes_are_kept_by_the_first_writ
     const AS_TEXT: Key<String> = Key::new("live-quarantine");
     let old = Bytes::from_static(&[1, 42]);
     let mut world = World::new();
-    world.record.commit(stamp(2), &[Change { name: "live-quarantine".into(), base: None, value: Some(old.clone()) }]);
+    world.record.commit(stamp(2), &[Change { name: "live-quarantine".into(), base: Base::Absent, value: Some(old.clone()) }]);
     world.version = 2;
     world.live.refresh(&world.record, 0);
     assert!(world.live.get(RequestNo(0), &AS_TEXT).is_none());
@@ -375,7 +375,7 @@ fn what_others_committed_is_taken_over_beneath_unfinished_writes() {
         codec::encode::<u64>(&n, &mut bytes).unwrap();
         Some(codec::kept(&bytes))
     };
-    let change = |name: &str, n| Change { name: name.into(), base: None, value: merged(n) };
+    let change = |name: &str, n| Change { name: name.into(), base: Base::Absent, value: merged(n) };
     world.record.commit(stamp(9), &[change("live-n", 50), change("live-other", 3)]);
     world.live.refresh(&world.record, 1);
     assert_eq!(world.live.external(), 1);

@@ -96,7 +96,7 @@ pub async fn append(node: &N, at: &Opened<()>, value: &[u8]) -> Result<Committed
         let old = record.get("log");
         let mut bytes = old.map(|a| a.value.to_vec()).unwrap_or_default();
         bytes.extend(value);
-        Change { name: "log".into(), base: old.map(|a| a.dot), value: Some(Bytes::from(bytes)) }
+        Change { name: "log".into(), base: old.map(|a| a.dot).into(), value: Some(Bytes::from(bytes)) }
     });
     let Some(change) = change else {
         node.close(at);

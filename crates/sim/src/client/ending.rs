@@ -8,7 +8,7 @@ use crate::oracle::excuse::Excuse;
 use crate::world::{Phase, World};
 use outlive_core::config::Level;
 use outlive_core::output::{Failure, Open, Ticket};
-use outlive_core::record::{Attribute, Change};
+use outlive_core::record::{Attribute, Base, Change};
 use outlive_core::stamp::{Life, Stamp};
 use outlive_core::wire::EndKind;
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,7 +124,7 @@ impl World {
             self.sessions[next].abandoned = true;
             return self.answer(id, Answer::Failed("cannot create"));
         };
-        let copy = |a: &Attribute| Change { name: a.name.clone(), base: None, value: Some(a.value.clone()) };
+        let copy = |a: &Attribute| Change { name: a.name.clone(), base: Base::Absent, value: Some(a.value.clone()) };
         let all: Vec<Change> = record.attributes().iter().map(copy).collect();
         let commit = self.call(node, |e, now, out| e.commit(now, &new, &all, out));
         let old = self.sessions[session].key;

@@ -47,7 +47,7 @@ impl Net {
     fn set_idle(&mut self, at: usize, idle: Duration) {
         let opened = self.open(at, None).unwrap();
         let limits = Limits { idle, lifetime: Limits::default().lifetime };
-        let base = self.nodes[at].engine.read(&opened, |r, _| r.get(LIMITS).map(|a| a.dot)).unwrap();
+        let base = self.nodes[at].engine.read(&opened, |r, _| r.get(LIMITS).map(|a| a.dot)).unwrap().into();
         let change = Change { name: LIMITS.into(), base, value: Some(Bytes::copy_from_slice(&limits.encode())) };
         self.call(at, |e, now, out| e.commit(now, &opened, &[change], out));
         self.call(at, |e, now, out| e.close(now, &opened, out));
@@ -257,7 +257,7 @@ fn bot(n: u64) -> SessionKey {
 #[test]
 fn a_session_whose_cookie_never_came_back_is_over_after_5_minutes_for_everybody() {
     let (mut net, count) = (Net::new(2, with_store(S * 1800)), 3000);
-    let change = Change { name: "n".into(), base: None, value: Some(Bytes::from_static(b"1")) };
+    let change = Change { name: "n".into(), base: Base::Absent, value: Some(Bytes::from_static(b"1")) };
     for n in 0..count {
         let opened = net.call(0, |e, now, out| e.create(now, bot(n), out)).unwrap();
         net.now = net.now + Duration::from_micros(300);
@@ -340,7 +340,7 @@ fn no_shard_waits_for_another_that_always_has_something_to_write() {
     let mut net = Net::new(1, with_store(S * 60));
     net.config.store = true;
     let keys: Vec<SessionKey> = (0..64).map(bot).collect();
-    let change = |base| Change { name: "n".into(), base, value: Some(Bytes::from_static(b"1")) };
+    let change = |base: Option<Stamp>| Change { name: "n".into(), base: base.into(), value: Some(Bytes::from_static(b"1")) };
     let mut out = Outputs::new();
     let engine = &net.nodes[0].engine;
     for key in &keys {
@@ -380,7 +380,7 @@ fn an_owner_takes_other_nodes_changes_before_the_origin_of_its_clock_too() {
     net.now = Mono::from_micros(-1_000_000);
     let opened = net.create(0);
     net.append(0, &opened, 1);
-    let change = Change { name: "other".into(), base: None, value: Some(Bytes::from_static(b"1")) };
+    let change = Change { name: "other".into(), base: Base::Absent, value: Some(Bytes::from_static(b"1")) };
     let ticket = net.call(0, |e, now, out| e.commit_late(now, KEY, None, &[change], out));
     let settled = net.settled.get(&ticket);
     assert!(matches!(settled, Some(Outcome::Late { .. })), "it waits for a rotation that there is not: {settled:?}");

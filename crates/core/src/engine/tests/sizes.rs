@@ -9,7 +9,8 @@ use crate::record::Excess;
 fn put(net: &mut Net, at: usize, sets: &[(&str, usize)]) -> Commit {
     let opened = net.open(at, None).unwrap();
     let value = |bytes: usize| Some(Bytes::from(vec![b'x'; bytes]));
-    let changes: Vec<Change> = sets.iter().map(|(name, bytes)| Change { name: (*name).into(), base: None, value: value(*bytes) }).collect();
+    let changes: Vec<Change> =
+        sets.iter().map(|(name, bytes)| Change { name: (*name).into(), base: Base::Absent, value: value(*bytes) }).collect();
     let commit = net.call(at, |e, now, out| e.commit(now, &opened, &changes, out));
     net.call(at, |e, now, out| e.close(now, &opened, out));
     net.deliver();
@@ -122,7 +123,7 @@ fn a_forwarded_commit_that_does_not_fit_is_refused_by_the_owner_with_the_numbers
     let at = net.open(0, None).unwrap();
     net.call(0, |e, now, out| e.close(now, &at, out));
     let tip = at.tip;
-    let change = Change { name: "a".into(), base: None, value: Some(Bytes::from(vec![0; 5000])) };
+    let change = Change { name: "a".into(), base: Base::Absent, value: Some(Bytes::from(vec![0; 5000])) };
     let ticket = net.call(1, |e, now, out| e.commit_late(now, KEY, Some(tip), &[change], out));
     net.run(Duration::from_secs(1));
     match net.settled.remove(&ticket) {

@@ -56,7 +56,7 @@ fn call<R>(f: impl FnOnce(&mut Outputs) -> R) -> R {
 fn begin(engine: &Engine<Value>, now: Mono, commit: bool) {
     let opened = call(|out| engine.create(now, KEY, out)).unwrap();
     if commit {
-        let change = Change { name: "n".into(), base: None, value: Some(Bytes::from_static(b"1")) };
+        let change = Change { name: "n".into(), base: Base::Absent, value: Some(Bytes::from_static(b"1")) };
         call(|out| engine.commit(now, &opened, &[change], out));
     }
     call(|out| engine.close(now, &opened, out));
