@@ -198,7 +198,7 @@ fn append_now(node: &N, at: &outlive_runtime::Opened<()>) -> outlive_runtime::Co
         let old = record.get("log");
         let mut bytes = old.map(|a| a.value.to_vec()).unwrap_or_default();
         bytes.push(b'x');
-        outlive_core::record::Change { name: "log".into(), base: old.map(|a| a.dot), value: Some(bytes.into()) }
+        outlive_core::record::Change { name: "log".into(), base: old.map(|a| a.dot).into(), value: Some(bytes.into()) }
     });
     let commit = node.commit(at, &[change.unwrap()]);
     node.close(at);

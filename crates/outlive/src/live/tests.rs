@@ -197,12 +197,12 @@ fn a_change_names_the_commit_it_started_from() {
     world.live.set(r, &M, 1);
     world.commit(r).unwrap();
     let bases: Vec<_> = world.sent.iter().map(|c| (&*c.name, c.base)).collect();
-    assert_eq!(bases, [("live-m", None), ("live-n", Some(stamp(1)))]);
+    assert_eq!(bases, [("live-m", Base::Absent), ("live-n", Base::At(stamp(1)))]);
     add(&world.live, q, 1);
     world.live.remove(q, &M);
     world.commit(q).unwrap();
     let bases: Vec<_> = world.sent.iter().map(|c| (&*c.name, c.base, c.value.is_some())).collect();
-    assert_eq!(bases, [("live-m", Some(stamp(2)), false), ("live-n", Some(stamp(2)), true)]);
+    assert_eq!(bases, [("live-m", Base::At(stamp(2)), false), ("live-n", Base::At(stamp(2)), true)]);
     assert!(world.live.get(RequestNo(0), &M).is_none() && world.record.get("live-m").is_none());
 }
 
