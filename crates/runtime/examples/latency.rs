@@ -27,7 +27,7 @@ fn now() -> Instant {
 async fn request(node: &Node<()>, key: SessionKey, value: u64) {
     let Open::Here(at) = node.open(key, None).answer().await.unwrap() else { panic!("it moved") };
     let base = node.read(&at, |record, _| record.get("n").map(|a| a.dot)).unwrap();
-    let change = Change { name: "n".into(), base, value: Some(Bytes::copy_from_slice(&value.to_be_bytes())) };
+    let change = Change { name: "n".into(), base: base.into(), value: Some(Bytes::copy_from_slice(&value.to_be_bytes())) };
     node.commit(&at, &[change]).done().await.unwrap();
     node.close(&at);
 }
