@@ -75,7 +75,7 @@ impl Builder {
     }
 
     /// Where other nodes connect, `HOST:PORT`. Default: a free port on loopback, which nodes on the same machine find through a shared
-    /// store.
+    /// store. With a store that reaches other machines it has to be set; to a loopback address, if all nodes are on this one.
     pub fn peer(self, addr: impl ToString) -> Builder {
         self.say("peer", &addr.to_string())
     }
@@ -189,6 +189,7 @@ fn start_error(error: outlive_runtime::StartError) -> StartError {
     use outlive_runtime::StartError as E;
     match error {
         E::Config(errors) => StartError::Config(Errors(errors.iter().map(ToString::to_string).collect())),
+        E::Loopback { .. } => StartError::Config(Errors(vec![error.to_string()])),
         E::Store(_) | E::StoreSilent(_) | E::StoreIdentity(_) => StartError::Store { source: Box::new(error) },
         error => StartError::Peer { source: Box::new(error) },
     }
@@ -306,6 +307,31 @@ mod tests {
         let right = settings(Outlive::builder().node("code").file(&path).env(), &[("OUTLIVE_ZONE", "env")]).unwrap();
         assert_eq!((right.node.as_deref(), right.zone.as_deref()), (Some("file"), Some("env")));
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_loopback_address_is_meant_where_somebody_set_it_and_the_default_is_nobodys_word() {
+        let one_machine = |settings: &[(&str, &str)]| {
+            let mut config = Config::default();
+            for (path, text) in settings {
+                config.set(path, text).unwrap();
+            }
+            config.node_without_store().one_machine
+        };
+        assert!(!one_machine(&[]));
+        assert!(one_machine(&[("peer", "127.0.0.1:0")]) && one_machine(&[("peer", "localhost:7400")]));
+        assert!(one_machine(&[("peer", ":7400"), ("advertise", "127.0.0.1:7400")]));
+        assert!(!one_machine(&[("peer", "10.0.0.7:7400")]));
+        assert!(!one_machine(&[("peer", "127.0.0.1:7400"), ("advertise", "app1:7400")]));
+    }
+
+    #[test]
+    fn an_address_where_nobody_can_connect_who_finds_it_in_the_store_is_a_wrong_setting() {
+        let (reach, addr) = (outlive_store::Reach::Network, "127.0.0.1:7400".parse().unwrap());
+        let error = start_error(outlive_runtime::StartError::Loopback { reach, addr });
+        assert!(matches!(error, StartError::Config(_)), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("other machines") && text.contains("127.0.0.1:7400") && text.contains("Set peer to"), "{text}");
     }
 
     #[test]

@@ -344,6 +344,8 @@ impl Config {
         node.cluster = self.cluster();
         node.listen = self.peer.clone().or(node.listen);
         node.advertise = self.advertise.clone();
+        // Whoever sets a loopback address means it; the default is nobody's word.
+        node.one_machine = self.advertise.as_ref().or(self.peer.as_ref()).is_some_and(Address::is_loopback);
         node.http = self.http.clone();
         node.join = self.join.clone().unwrap_or_default();
         node.secret = self.secret.map(|secret| secret.0);

@@ -16,7 +16,7 @@ use outlive_core::id::SessionKey;
 use outlive_core::record::Change;
 use outlive_core::stamp::{Life, Stamp};
 use outlive_runtime::{CommitFailure, Node, NodeConfig, Open, OpenFailure, Readiness};
-use outlive_store::{Answer, End, LoadError, Loaded, Marker, MemoryStore, Put, PutError, RowResult, Store, Swept, Touch};
+use outlive_store::{Answer, End, LoadError, Loaded, Marker, MemoryStore, Put, PutError, Reach, RowResult, Store, Swept, Touch};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::{LAST, LONG, VISITS, Wired, app, at, browser, cluster, heard, insist, routes, until};
@@ -138,6 +138,10 @@ impl Held {
 }
 
 impl Store for Held {
+    fn reach(&self) -> Reach {
+        self.store.reach()
+    }
+
     fn load(&self, keys: Vec<SessionKey>) -> Answer<'_, Result<Vec<Loaded>, LoadError>> {
         Box::pin(async move {
             let mut slow = self.slow.subscribe();

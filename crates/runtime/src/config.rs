@@ -7,7 +7,7 @@ use core::time::Duration;
 use outlive_core::address::{Address, AddressError};
 use outlive_core::config::{Config, ConfigError};
 use outlive_core::member::NodeError;
-use outlive_store::{LoadError, PutError, Store};
+use outlive_store::{LoadError, PutError, Reach, Store};
 use std::sync::Arc;
 
 /// What a node is started with. The default is a node of its own on a free loopback port.
@@ -33,6 +33,9 @@ pub struct NodeConfig {
     pub join: Vec<Address>,
     /// The durable store. Nodes that share one find each other through it.
     pub store: Option<Arc<dyn Store>>,
+    /// All nodes of the cluster are on this machine, though the store reaches others: a loopback peer address is then meant as it is. Else
+    /// a node with both does not start.
+    pub one_machine: bool,
     /// What all nodes of the cluster share and nobody else knows. Default: from the store; without one, and on loopback addresses
     /// only, computed from the cluster's name. With a store it becomes the store's if that had none, and is refused if that has another.
     pub secret: Option<[u8; 32]>,
@@ -60,6 +63,7 @@ impl Default for NodeConfig {
             http: None,
             join: Vec::new(),
             store: None,
+            one_machine: false,
             secret: None,
             observer: false,
             engine: Config::default(),
@@ -107,6 +111,18 @@ pub enum StartError {
     /// It listens on all addresses, and nobody knows which one peers reach. The caller's fault.
     #[error("{0} is no address that peers can connect to: say which one they reach (advertise)")]
     Advertise(Address),
+    /// Nodes of other machines would find this one in the store, with an address that leads to themselves. The caller's fault.
+    #[error(
+        "the store reaches {reach}, and this node's peer address is {addr}, a loopback address: nodes there would find it in the store and \
+         could not connect to it. Set peer to an address of this machine that they reach; or, if all nodes are on this machine, to a \
+         loopback address such as 127.0.0.1:0, and they find each other by that"
+    )]
+    Loopback {
+        /// How far the store reaches.
+        reach: Reach,
+        /// Where peers connect to this node.
+        addr: Address,
+    },
     /// An address that others are told, or that is to be joined, cannot be used. The caller's fault.
     #[error("{what}: {source}")]
     Address {

@@ -18,6 +18,7 @@ use outlive_core::name;
 use outlive_core::output::Live;
 use outlive_core::placement::name_hash;
 use outlive_core::stamp::Life;
+use outlive_store::Reach;
 use std::sync::Arc;
 
 /// The address of a node without a peer port.
@@ -42,6 +43,9 @@ impl<L: Live> Node<L> {
             }
             None => (None, None),
         };
+        if let Some(peer) = &peer {
+            check_found(&config, peer)?;
+        }
         let (secret, store_id) = secret(&config).await?;
         let name = config.name.clone();
         let node = Node::new(config, engine_config, peer.as_ref(), secret, store_id)?;
@@ -143,6 +147,24 @@ fn check_names(config: &NodeConfig) -> Result<(), StartError> {
         0 => Err(StartError::Name { what, source: NodeError::Empty }),
         1..=255 => Ok(()),
         len => Err(StartError::Name { what, source: NodeError::TooLong { len } }),
+    }
+}
+
+/// Whoever finds this node in the store must be able to connect to it. An observer is not looked for: it connects to the others.
+///
+/// A store of one machine says nothing about `peer`: containers of that machine have addresses of their own. Nodes of several machines with
+/// such a store each have another one, and do not take each other (`handshake`).
+fn check_found(config: &NodeConfig, peer: &Address) -> Result<(), StartError> {
+    let reach = config.store.as_ref().map(|store| store.reach()).filter(|reach| *reach == Reach::Network);
+    match reach.filter(|_| peer.is_loopback() && !config.observer) {
+        None => Ok(()),
+        Some(_) if config.one_machine => {
+            tracing::warn!(
+                "the peer address is set to {peer}, so all nodes that use this store must be on this machine: those of others could not connect"
+            );
+            Ok(())
+        }
+        Some(reach) => Err(StartError::Loopback { reach, addr: peer.clone() }),
     }
 }
 

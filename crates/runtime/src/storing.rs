@@ -4,9 +4,10 @@ use crate::health::{Call, Health, StoreHealth};
 use crate::node::Inner;
 use core::fmt::Write as _;
 use core::future::{Future, poll_fn};
+use core::mem::take;
 use core::panic::AssertUnwindSafe;
 use core::pin::pin;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::Poll;
 use core::time::Duration;
 use outlive_core::id::SessionKey;
@@ -17,7 +18,7 @@ use outlive_core::wire::EndKind;
 use outlive_core::{Loaded, Touch, Write, Written};
 use outlive_store::{self as store, End, Expect, LoadError, Marker, Node as Row, Put, PutError, RowResult, Store};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::error::Error;
 use std::panic::catch_unwind;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ use tokio::task::JoinSet;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Rows of one write.
 const WRITES: usize = 256;
+/// Batches of writes at once, however many the store takes.
+const BATCHES: usize = 32;
 /// Pauses after writes that failed or were not answered: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Keys of one read.
@@ -60,6 +63,8 @@ pub(crate) struct StoreSide {
     load_wake: Notify,
     write_wake: Notify,
     health: Health,
+    /// How often it has turned out to have forgotten.
+    forgot: AtomicU64,
     /// This node has a row, so that whoever comes finds it.
     announced: AtomicBool,
     announced_wake: Notify,
@@ -75,6 +80,7 @@ impl StoreSide {
             load_wake: Notify::new(),
             write_wake: Notify::new(),
             health: Health::default(),
+            forgot: AtomicU64::new(0),
             announced: AtomicBool::new(false),
             announced_wake: Notify::new(),
             withdrawn: tokio::sync::Mutex::new(false),
@@ -183,6 +189,9 @@ impl<L: Live> Inner<L> {
     /// The store may not have what it acknowledged: all that is owned here is held against it.
     fn forgot(self: &Arc<Self>, why: &str) {
         self.counters.store_forgot.add();
+        if let Some(side) = &self.store {
+            side.forgot.fetch_add(1, Ordering::AcqRel);
+        }
         tracing::warn!(
             why,
             "the store may have forgotten what it had: what this node owns is compared with it, and what it lacks is written"
@@ -223,34 +232,100 @@ async fn until_stop<L: Live>(inner: Arc<Inner<L>>, task: impl Future<Output = ()
     }
 }
 
-/// Writes what is dirty, one call at a time: what is committed meanwhile goes with the next one. After a failure it pauses, ever longer: a
-/// store that is full or locked is not worth more.
+/// What was taken from the engine to be written and is not on its way yet, and what is.
+#[derive(Default)]
+struct Taken {
+    writes: Vec<Write>,
+    touches: Vec<Touch>,
+    /// Sessions of the batches under way.
+    busy: HashSet<SessionKey>,
+}
+
+/// What is written one call after the other.
+struct Batch {
+    puts: Vec<Write>,
+    ends: Vec<Write>,
+    touches: Vec<Touch>,
+    keys: Vec<SessionKey>,
+}
+
+impl Taken {
+    /// The next batch; it may be empty. A session that is in a batch under way waits until that is answered: what is written of one session
+    /// is in the store in the order in which it was taken. `None`: the node is dead.
+    fn next<L: Live>(&mut self, inner: &Arc<Inner<L>>) -> Option<Batch> {
+        let room = WRITES - self.writes.len();
+        self.writes.extend(inner.call(|e, now, out| e.take_writes(now, room, out))?);
+        let room = WRITES - self.touches.len();
+        self.touches.extend(inner.call(|e, now, out| e.take_touches(now, room, out))?);
+        let mut keys = Vec::new();
+        let mut is_free = |key: SessionKey| {
+            let free = self.busy.insert(key);
+            keys.extend(free.then_some(key));
+            free
+        };
+        let (writes, waiting): (Vec<_>, Vec<_>) = take(&mut self.writes).into_iter().partition(|write| is_free(write.key()));
+        self.writes = waiting;
+        let (touches, waiting) = take(&mut self.touches).into_iter().partition(|touch| is_free(touch.key));
+        self.touches = waiting;
+        let (puts, ends) = writes.into_iter().partition(|write| matches!(write, Write::Put { .. }));
+        Some(Batch { puts, ends, touches, keys })
+    }
+
+    fn answered(&mut self, keys: &[SessionKey]) {
+        for key in keys {
+            self.busy.remove(key);
+        }
+    }
+}
+
+/// Writes what is dirty, as many batches at once as the store takes: what is committed while all are under way goes with the next one. After a
+/// failure it waits until all are answered, pauses, ever longer, and tries with a single one: a store that is full or locked is not worth more.
 async fn write<L: Live>(inner: Arc<Inner<L>>) {
     let Some(side) = &inner.store else { return };
-    let mut pause = PAUSE.0;
+    let most = side.store.batches().clamp(1, BATCHES);
+    let (mut taken, mut under_way) = (Taken::default(), JoinSet::new());
+    let (mut pause, mut at_once) = (PAUSE.0, most);
     loop {
-        side.write_wake.notified().await;
-        loop {
-            let Some(writes) = inner.call(|e, now, out| e.take_writes(now, WRITES, out)) else { return };
-            let Some(touches) = inner.call(|e, now, out| e.take_touches(now, WRITES, out)) else { return };
-            if writes.is_empty() && touches.is_empty() {
-                if side.health() != StoreHealth::Ok && inner.engine.stats(inner.clock.now()).dirty == 0 {
+        while under_way.len() < at_once {
+            let Some(batch) = taken.next(&inner) else { return };
+            if batch.keys.is_empty() {
+                let idle = under_way.is_empty() && side.health() != StoreHealth::Ok;
+                if idle && inner.engine.stats(inner.clock.now()).dirty == 0 {
                     side.health.nothing_waits(inner.clock.now());
                 }
                 break;
             }
-            let (puts, ends): (Vec<Write>, Vec<Write>) = writes.into_iter().partition(|w| matches!(w, Write::Put { .. }));
-            if put(&inner, side, puts).await & end(&inner, side, ends).await & touch(&inner, side, touches).await {
-                pause = PAUSE.0;
-                continue;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(inner.clock.jittered(pause)) => {}
-                () = side.health.better.notified() => {}
-            }
-            pause = (pause * 2).min(PAUSE.1);
+            under_way.spawn(carry_out(inner.clone(), batch));
         }
+        let answered = tokio::select! {
+            () = side.write_wake.notified() => continue,
+            Some(answered) = under_way.join_next() => answered,
+        };
+        // A task that panicked is a fault of this file: nobody knows what is written.
+        let Ok((keys, worked)) = answered else { return };
+        taken.answered(&keys);
+        if worked {
+            (pause, at_once) = (PAUSE.0, most);
+            continue;
+        }
+        while let Some(answered) = under_way.join_next().await {
+            let Ok((keys, _)) = answered else { return };
+            taken.answered(&keys);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(inner.clock.jittered(pause)) => {}
+            () = side.health.better.notified() => {}
+        }
+        (pause, at_once) = ((pause * 2).min(PAUSE.1), 1);
     }
+}
+
+/// The sessions, and whether all of it worked.
+async fn carry_out<L: Live>(inner: Arc<Inner<L>>, batch: Batch) -> (Vec<SessionKey>, bool) {
+    let Batch { puts, ends, touches, keys } = batch;
+    let Some(side) = &inner.store else { return (keys, true) };
+    let worked = put(&inner, side, puts).await & end(&inner, side, ends).await & touch(&inner, side, touches).await;
+    (keys, worked)
 }
 
 /// Whether it worked.
@@ -266,9 +341,12 @@ async fn put<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, writes: Vec<Write
         }
         _ => None,
     });
+    let forgot = side.forgot.load(Ordering::Acquire);
     let answer = inner.ask(Call::Write, side.store.put(rows.collect())).await;
     let worked = answer.is_ok();
     let results: Vec<Written> = match answer {
+        // It may be among what was forgotten.
+        Ok(_) if side.forgot.load(Ordering::Acquire) != forgot => vec![Written::Unknown; keys.len()],
         Ok(results) => results.into_iter().map(written).collect(),
         Err(Trouble::Said(PutError::Unknown(_)) | Trouble::Silent | Trouble::Panicked) => vec![Written::Unknown; keys.len()],
         Err(Trouble::Said(_)) => vec![Written::Failed; keys.len()],
@@ -323,10 +401,12 @@ async fn end<L: Live>(inner: &Arc<Inner<L>>, side: &StoreSide, writes: Vec<Write
         Write::End { key, kind, next, keep } => Some(End { key, marker: Marker { kind: kind_byte(kind), next }, keep }),
         _ => None,
     });
+    let forgot = side.forgot.load(Ordering::Acquire);
     let answer = inner.ask(Call::Write, side.store.end(ends.collect())).await;
     let worked = answer.is_ok();
-    // Ending twice is the same as ending once, so an unknown end is simply repeated.
-    let results = answer.unwrap_or_default().into_iter().map(ended).chain(core::iter::repeat(Written::Failed));
+    // Ending twice is the same as ending once, so an unknown end is simply repeated, and so is one that may be among what was forgotten.
+    let known = answer.ok().filter(|_| side.forgot.load(Ordering::Acquire) == forgot).unwrap_or_default();
+    let results = known.into_iter().map(ended).chain(core::iter::repeat(Written::Failed));
     for (key, result) in keys.into_iter().zip(results) {
         inner.call_timed(|e, now, out| e.handle_written(now, key, result, out));
     }

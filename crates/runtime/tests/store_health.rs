@@ -10,52 +10,8 @@ mod common;
 use common::*;
 use outlive_runtime::{Node, NodeConfig, Open, Readiness, StoreHealth};
 use outlive_store::{Health, Loaded, MemoryStore, Store};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::field::{Field, Visit};
-use tracing::span;
-
-/// The lines of a test's own thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
-
-impl Log {
-    fn lines(&self, part: &str) -> Vec<String> {
-        self.0.lock().unwrap().iter().filter(|line| line.contains(part)).cloned().collect()
-    }
-}
-
-impl tracing::Subscriber for Log {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() <= tracing::Level::INFO
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        static COUNT: AtomicU64 = AtomicU64::new(1);
-        span::Id::from_u64(COUNT.fetch_add(1, Ordering::Relaxed))
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        struct Text(String);
-        impl Visit for Text {
-            fn record_debug(&mut self, field: &Field, value: &dyn core::fmt::Debug) {
-                self.0.push_str(&format!("{field}={value:?} "));
-            }
-        }
-        let mut text = Text(format!("{} ", event.metadata().level()));
-        event.record(&mut text);
-        self.0.lock().unwrap().push(text.0);
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
 
 fn stored(name: &str, store: &MemoryStore) -> NodeConfig {
     let mut config = config(name, &[]);

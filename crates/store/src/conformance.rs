@@ -54,6 +54,7 @@ pub async fn all(make: impl AsyncFn() -> Pair) {
     two_lineages_race(&make().await, 250).await;
     many_race_to_create(&make().await).await;
     a_put_and_an_end_race(&make().await).await;
+    as_many_batches_at_once_as_it_takes(&make().await).await;
     a_lease_has_one_holder(&make().await).await;
     nodes_are_found_while_their_lease_runs(&make().await).await;
     all_get_one_secret(&make().await).await;
@@ -404,6 +405,62 @@ pub async fn a_put_and_an_end_race([a, b]: &Pair) {
         together(vec![Box::pin(write), Box::pin(logout)]).await;
         assert_eq!(one(a, key(n)).await, Loaded::Ended(as_ended(1)), "an end always wins");
     }
+}
+
+/// As many batches at once from each of two nodes as the store says that it takes. Those of one node have no session in common, those of
+/// the two have all of them, in opposite orders; each call is answered, and each row by itself.
+pub async fn as_many_batches_at_once_as_it_takes(pair: &Pair) {
+    const ROWS: u32 = 64;
+    let [a, b] = pair;
+    assert_eq!((a.reach(), a.batches()), (b.reach(), b.batches()), "what a store says of itself is the same for all");
+    assert!(a.batches() > 0, "a store takes one batch at least");
+    let batches = u32::try_from(a.batches()).unwrap_or(u32::MAX).min(32);
+    let rows = |node: usize, batch: u32, expect: Expect, version: u32| {
+        let mut rows: Vec<Put> = (batch * ROWS..(batch + 1) * ROWS).map(|n| row(n, expect, version, &n.to_be_bytes())).collect();
+        if node == 1 {
+            rows.reverse();
+        }
+        rows
+    };
+    let create = |node: usize, batch: u32| {
+        let put = pair[node].put(rows(node, batch, Expect::Absent, node as u32 + 1));
+        Box::pin(async move { ok(put.await) }) as Pin<Box<dyn Future<Output = Vec<RowResult>> + '_>>
+    };
+    let all: Vec<(usize, u32)> = (0..batches).flat_map(|batch| [(0, batch), (1, batch)]).collect();
+    let mut results = together(all.iter().map(|(node, batch)| create(*node, *batch)).collect()).await;
+    for both in results.chunks_exact_mut(2) {
+        both[1].reverse();
+        for (first, second) in both[0].iter().zip(&both[1]) {
+            let theirs = |version| RowResult::Mismatch(Some(stamp(1, version)));
+            let one = [(RowResult::Applied, theirs(1)), (theirs(2), RowResult::Applied)].contains(&(*first, *second));
+            assert!(one, "one of two creates it, and the other is told by whom: {first:?}, {second:?}");
+        }
+    }
+    let written = ok(a.load((0..batches * ROWS).map(key).collect()).await);
+    let stamps: Vec<Stamp> = written.into_iter().map(|row| here(row).stamp).collect();
+    // One node ends all of them while the other one writes and touches them.
+    let change = |node: usize, batch: u32| {
+        let (store, stamps) = (&pair[node], &stamps);
+        let numbers = batch * ROWS..(batch + 1) * ROWS;
+        let change = async move {
+            if node == 0 {
+                ok(store.end(numbers.map(|n| end(n, 1)).collect()).await);
+                return;
+            }
+            let known = |n: u32| stamps[n as usize];
+            let rows = numbers.clone().rev().map(|n| row(n, Expect::Exactly(known(n)), 3, b"later")).collect();
+            let written = ok(store.put(rows).await);
+            let touches = numbers.rev().map(|n| touch(n, stamp(1, 3), LONG)).collect();
+            for (put, touched) in written.into_iter().zip(ok(store.touch(touches).await)) {
+                let ended = RowResult::Ended(as_ended(1));
+                assert!(put == RowResult::Applied || put == ended && touched == ended, "a row is written or ended: {put:?}, {touched:?}");
+            }
+        };
+        Box::pin(change) as Pin<Box<dyn Future<Output = ()> + '_>>
+    };
+    together(all.iter().map(|(node, batch)| change(*node, *batch)).collect()).await;
+    let loaded = ok(b.load((0..batches * ROWS).map(key).collect()).await);
+    assert!(loaded.iter().all(|there| *there == Loaded::Ended(as_ended(1))), "an end always wins");
 }
 
 /// A lease has one holder; its fence grows with each change of hands and each lapse, and stays when it is renewed.

@@ -23,6 +23,6 @@ pub use open::{OpenError, open};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteStore, Synchronous};
 pub use store::{
-    Answer, End, Expect, Loaded, MAX_RECORD, MAX_ROWS, MAX_TEXT, Marker, Node, Put, Row, RowResult, Store, Swept, Touch, check_keys,
+    Answer, End, Expect, Loaded, MAX_RECORD, MAX_ROWS, MAX_TEXT, Marker, Node, Put, Reach, Row, RowResult, Store, Swept, Touch, check_keys,
     check_puts, check_text,
 };

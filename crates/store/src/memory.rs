@@ -1,7 +1,7 @@
 //! [`MemoryStore`]: the reference for the law.
 
 use crate::error::{LoadError, PutError};
-use crate::store::{Answer, End, Expect, Loaded, MAX_ROWS, Marker, Node, Put, Row, RowResult, Store, Swept, Touch};
+use crate::store::{Answer, End, Expect, Loaded, MAX_ROWS, Marker, Node, Put, Reach, Row, RowResult, Store, Swept, Touch};
 use crate::store::{check_keys, check_puts, check_text};
 use bytes::Bytes;
 use core::fmt;
@@ -287,6 +287,10 @@ impl State {
 }
 
 impl Store for MemoryStore {
+    fn reach(&self) -> Reach {
+        Reach::Process
+    }
+
     fn load(&self, keys: Vec<SessionKey>) -> Answer<'_, Result<Vec<Loaded>, LoadError>> {
         Box::pin(async move {
             if keys.len() > MAX_ROWS {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 /// PATH is taken as it is written, and relative to the working directory; `sqlite:///PATH` is the path `/PATH`. The file is made if it is
 /// not there, its directory is not. What could mean two things is refused with the spelling that means one: a host (`sqlite://s.db`), `~`
 /// and `$`, which a shell knows and a URL does not, escapes (`%20`), blanks at an end, a directory. Two `memory` stores share nothing.
+///
+/// How far a store [reaches](Store::reach) follows from its scheme: `memory` this process, `sqlite:` this machine.
 pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
     let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
     // A scheme has no case.
@@ -161,6 +163,7 @@ impl OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Reach;
 
     #[tokio::test]
     async fn a_url_without_a_store_says_what_to_write_and_keeps_its_password() {
@@ -181,6 +184,20 @@ mod tests {
         ] {
             let error = open(wrong).await.err().unwrap().to_string();
             assert!(error.contains(part), "{wrong}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn how_far_a_store_reaches_follows_from_its_scheme() {
+        assert_eq!(open("memory").await.unwrap().reach(), Reach::Process);
+        #[cfg(feature = "sqlite")]
+        {
+            let path = std::env::temp_dir().join(format!("outlive-reach-{}", std::process::id()));
+            std::fs::create_dir(&path).unwrap();
+            let store = open(&format!("sqlite:{}", path.join("s.db").display())).await.unwrap();
+            assert_eq!((store.reach(), store.batches()), (Reach::Machine, 1));
+            drop(store);
+            std::fs::remove_dir_all(&path).unwrap();
         }
     }
 

@@ -9,7 +9,9 @@ mod worker;
 
 use crate::error::{LoadError, PutError};
 use crate::open::OpenError;
-use crate::store::{Answer, End, Loaded, MAX_ROWS, Marker, Node, Put, RowResult, Store, Swept, Touch, check_keys, check_puts, check_text};
+use crate::store::{
+    Answer, End, Loaded, MAX_ROWS, Marker, Node, Put, Reach, RowResult, Store, Swept, Touch, check_keys, check_puts, check_text,
+};
 use clock::Clock;
 use core::fmt;
 use core::time::Duration;
@@ -124,6 +126,10 @@ impl fmt::Debug for SqliteStore {
 }
 
 impl Store for SqliteStore {
+    fn reach(&self) -> Reach {
+        Reach::Machine
+    }
+
     fn load(&self, keys: Vec<SessionKey>) -> Answer<'_, Result<Vec<Loaded>, LoadError>> {
         Box::pin(async move {
             if keys.len() > MAX_ROWS {

@@ -2,6 +2,7 @@
 
 use crate::error::{LoadError, PutError};
 use bytes::Bytes;
+use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
 use core::time::Duration;
@@ -18,6 +19,27 @@ pub const MAX_TEXT: usize = 1024;
 
 /// A store's answer, to be awaited. Nothing happens before the first poll.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// From where the same store can be used, and so who may find whom in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// From this process alone.
+    Process,
+    /// From the processes of this machine.
+    Machine,
+    /// From other machines too.
+    Network,
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reach::Process => "this process",
+            Reach::Machine => "this machine",
+            Reach::Network => "other machines",
+        })
+    }
+}
 
 /// Where sessions outlive their nodes.
 ///
@@ -40,12 +62,27 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// - **Until its expiry a row stays; after it, it may go at any moment**, and goes with [`sweep`](Store::sweep). A row past its expiry is
 ///   still loaded while it is there: whether the session is over is its owner's decision, by the record. The same holds for markers.
 /// - **A store waits as long as the database does.** It sets no timeout and starts nothing in the background; the caller may drop the
-///   future, and then a write is unknown. Concurrent calls beyond a store's queue wait for their turn.
+///   future, and then a write is unknown. Concurrent calls beyond a store's queue wait for their turn, and calls that wait for each other
+///   in the database (a deadlock) are the store's to sort out.
 /// - At most [`MAX_ROWS`] rows a call, [`MAX_RECORD`] bytes a record and [`MAX_TEXT`] bytes a text, and no session twice in one call;
 ///   otherwise the call is refused before anything happens. No rows is no work and succeeds.
 ///
 /// [`conformance`](crate::conformance) asks every edge of this.
 pub trait Store: Send + Sync + 'static {
+    /// How far it reaches, by what kind of store it is: a database server reaches other machines, also where it happens to be on this one.
+    /// It does not change.
+    fn reach(&self) -> Reach;
+
+    /// How many batches of writes one node should have under way here at once, by what the store has to write them with: connections, say.
+    /// It does not change.
+    ///
+    /// A batch is a [`put`](Store::put), an [`end`](Store::end) and a [`touch`](Store::touch), one after the other. Batches of one node that
+    /// overlap have no session in common; those of several nodes may have. Reads, and what a node writes for itself, are not counted and come
+    /// at any time.
+    fn batches(&self) -> usize {
+        1
+    }
+
     /// What is known of these sessions, in the same order. A key may occur twice. One round trip.
     fn load(&self, keys: Vec<SessionKey>) -> Answer<'_, Result<Vec<Loaded>, LoadError>>;
 

@@ -11,7 +11,11 @@ use outlive_core::member::State;
 use outlive_core::record::Change;
 use outlive_core::stamp::Stamp;
 use outlive_runtime::{CommitFailure, Committed, Node, NodeConfig, Open, OpenFailure, Opened};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tracing::field::{Field, Visit};
+use tracing::span;
 
 pub type N = Node<()>;
 
@@ -121,4 +125,45 @@ pub async fn read(node: &N, key: SessionKey, token: Option<Stamp>) -> Vec<u8> {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// The lines of a test's own thread.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub fn lines(&self, part: &str) -> Vec<String> {
+        self.0.lock().unwrap().iter().filter(|line| line.contains(part)).cloned().collect()
+    }
+}
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::INFO
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        span::Id::from_u64(COUNT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl Visit for Text {
+            fn record_debug(&mut self, field: &Field, value: &dyn core::fmt::Debug) {
+                self.0.push_str(&format!("{field}={value:?} "));
+            }
+        }
+        let mut text = Text(format!("{} ", event.metadata().level()));
+        event.record(&mut text);
+        self.0.lock().unwrap().push(text.0);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }
