@@ -40,6 +40,9 @@ impl fmt::Debug for Attribute {
     }
 }
 
+/// Up to so many attributes a session has no room in reserve: most sessions have one or two, and there are a million of them.
+const FEW: usize = 8;
+
 /// One change of one attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -159,6 +162,9 @@ impl Record {
                     }
                 }
                 (Err(at), Some(value)) => {
+                    if self.attributes.len() < FEW {
+                        self.attributes.reserve_exact(1);
+                    }
                     self.attributes.insert(at, Attribute { name: change.name.clone(), dot: stamp, value: value.clone() });
                 }
                 (Ok(at), None) => drop(self.attributes.remove(at)),

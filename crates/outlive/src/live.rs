@@ -60,6 +60,9 @@ pub(crate) struct Notes {
     pub(crate) quarantined: SmallVec<[Arc<str>; 1]>,
 }
 
+/// Up to so many attributes there is no room in reserve.
+const FEW: usize = 8;
+
 /// A session in memory.
 pub(crate) struct Live {
     state: ReentrantMutex<RefCell<State>>,
@@ -320,11 +323,19 @@ impl State {
     /// Where the attribute is, unless its value is with a closure.
     fn find_or_insert(&mut self, name: &str) -> usize {
         let at = self.find(name).unwrap_or_else(|at| {
-            self.attributes.insert(at, Attribute::absent(name.into()));
+            self.insert(at, name.into());
             at
         });
         assert!(!self.attributes[at].busy, "the session attribute `{name}` is used inside of the closure that changes it");
         at
+    }
+
+    fn insert(&mut self, at: usize, name: Arc<str>) {
+        // Most sessions have one attribute or two, and there are a million of them.
+        if self.attributes.len() < FEW {
+            self.attributes.reserve_exact(1);
+        }
+        self.attributes.insert(at, Attribute::absent(name));
     }
 
     /// Notes that a request has met a value that does not decode.
@@ -787,7 +798,7 @@ fn typed<T: Value>(value: Shared, name: &str) -> Option<Arc<T>> {
 impl State {
     fn get_or_insert_even_busy(&mut self, name: &Arc<str>) -> &mut Attribute {
         let at = self.find(name).unwrap_or_else(|at| {
-            self.attributes.insert(at, Attribute::absent(name.clone()));
+            self.insert(at, name.clone());
             at
         });
         &mut self.attributes[at]
