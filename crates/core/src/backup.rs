@@ -569,7 +569,7 @@ impl<L: Live> Session<L> {
             State::Facade(f) if f.claim.life != new.claim.life => f,
             // Whatever the reach: the list knows.
             State::Nothing => return self.state = State::Facade(new),
-            _ => return,
+            State::Facade(_) | State::Ended(_) | State::Held(_) | State::Owned(..) => return,
         };
         let (lesser, greater) = if known.claim < new.claim { (known, &new) } else { (&new, known) };
         if let Some(link) = cx.view.link(lesser.claim.life) {
@@ -591,7 +591,7 @@ impl<L: Live> Session<L> {
                 *f = Facade { claim, tip: if newer { tip } else { f.tip }, expires, over: None };
             }
             State::Nothing if reach => self.state = State::Facade(Facade { claim, tip, expires, over: None }),
-            _ => {}
+            State::Nothing | State::Facade(_) | State::Ended(_) | State::Held(_) | State::Owned(..) => {}
         }
     }
 
@@ -612,7 +612,7 @@ impl<L: Live> Session<L> {
         let view = cx.view;
         let (mut copy, mut own) = match core::mem::replace(&mut self.state, State::Nothing) {
             State::Owned(copy, own) => (copy, own),
-            other => return self.state = other,
+            other @ (State::Nothing | State::Facade(_) | State::Ended(_) | State::Held(_)) => return self.state = other,
         };
         cx.out.gone(own.live.clone());
         orphan(cx, &mut copy.orphans, &mut own, &copy.record);

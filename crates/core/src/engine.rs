@@ -211,6 +211,11 @@ impl<L: Live> Engine<L> {
         key.bits() as usize & (self.shards.len() - 1)
     }
 
+    #[expect(clippy::indexing_slicing, reason = "a place is a key's, which is below their number, or one that was counted up to it")]
+    fn shard(&self, place: usize) -> &Mutex<Shard<L>> {
+        &self.shards[place]
+    }
+
     fn with<R>(&self, now: Mono, at: usize, out: &mut Outputs, f: impl FnOnce(&mut Shard<L>, &mut Call<'_>) -> R) -> R {
         let mut following = Vec::new();
         let result = self.locked(now, at, out, &mut following, f);
@@ -239,7 +244,7 @@ impl<L: Live> Engine<L> {
         following: &mut Vec<Following>,
         f: impl FnOnce(&mut Shard<L>, &mut Call<'_>) -> R,
     ) -> R {
-        let mut shard = self.shards[at].lock();
+        let mut shard = self.shard(at).lock();
         let mut call = Call { now, config: &self.config, out, shared: &self.shared };
         let result = f(&mut shard, &mut call);
         shard.settle(&mut call);
@@ -334,7 +339,7 @@ impl<L: Live> Engine<L> {
 
     /// Reads the record of an opened session. Called under a shard's lock: copy handles, lock nothing.
     pub fn read<R>(&self, at: &Opened<L>, f: impl FnOnce(&Record, u32) -> R) -> Option<R> {
-        let shard = self.shards[self.place(at.key)].lock();
+        let shard = self.shard(self.place(at.key)).lock();
         let (own, copy) = shard.owner(at.key).filter(|(own, _)| own.tenure == at.tenure)?;
         Some(f(&copy.record, own.external))
     }
@@ -342,7 +347,7 @@ impl<L: Live> Engine<L> {
     /// For the simulator's oracle: looks at the copy that is here, whoever owns it, and at the branch kept beside it.
     #[doc(hidden)]
     pub fn peek<R>(&self, key: SessionKey, f: impl FnOnce(&Record, Option<&Record>) -> R) -> Option<R> {
-        let shard = self.shards[self.place(key)].lock();
+        let shard = self.shard(self.place(key)).lock();
         shard.copy(key).map(|copy| f(&copy.record, copy.branch.as_deref()))
     }
 
@@ -450,6 +455,7 @@ impl<L: Live> Engine<L> {
         Ok(done)
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others are about a session, and have their arms where it handles them")]
     fn handle(&self, now: Mono, link: &Arc<Link>, message: Message<'_>, out: &mut Outputs) -> Result<(), FrameError> {
         let from = link.life;
         match message {
@@ -490,25 +496,25 @@ impl<L: Live> Engine<L> {
 
     /// Takes up to `most` writes for the store; each is answered with [`handle_written`](Engine::handle_written).
     pub fn take_writes(&self, now: Mono, most: usize, out: &mut Outputs) -> Vec<Write> {
-        self.take(now, 0, most, out, Shard::take_writes)
+        self.take(now, &self.turns[0], most, out, Shard::take_writes)
     }
 
     /// Takes up to `most` touches for the store; each is answered with [`handle_touched`](Engine::handle_touched). Beside the writes, so
     /// that neither keeps the other from a store that has too much to do.
     pub fn take_touches(&self, now: Mono, most: usize, out: &mut Outputs) -> Vec<Touch> {
-        self.take(now, 1, most, out, Shard::take_touches)
+        self.take(now, &self.turns[1], most, out, Shard::take_touches)
     }
 
     /// A fair share of every shard, then what is left of any, each time beginning where the last one ended.
     fn take<T>(
         &self,
         now: Mono,
-        turn: usize,
+        turn: &AtomicUsize,
         most: usize,
         out: &mut Outputs,
         take: impl Fn(&mut Shard<L>, &mut Call<'_>, usize, &mut Vec<T>),
     ) -> Vec<T> {
-        let (mut taken, shards, turn) = (Vec::new(), self.shards.len(), &self.turns[turn]);
+        let (mut taken, shards) = (Vec::new(), self.shards.len());
         for share in [most.div_ceil(shards), most] {
             let first = turn.load(Ordering::Relaxed);
             for at in first..first + shards {
@@ -749,12 +755,12 @@ impl<L: Live> Engine<L> {
 
     /// What this node knows of a session.
     pub fn info(&self, key: SessionKey) -> Option<Info> {
-        self.shards[self.place(key)].lock().info(key, &self.config)
+        self.shard(self.place(key)).lock().info(key, &self.config)
     }
 
     /// How a session is over, if that is known here.
     pub fn over(&self, key: SessionKey) -> Option<Over> {
-        self.shards[self.place(key)].lock().over(key)
+        self.shard(self.place(key)).lock().over(key)
     }
 
     /// The members, this node included.
@@ -774,7 +780,7 @@ impl<L: Live> Engine<L> {
 
     /// Which nodes would hold a session, in order: for a gateway that looks for a backup of a dead node's session.
     pub fn placed(&self, key: SessionKey) -> Vec<Life> {
-        self.shards[self.place(key)].lock().view.list(key).to_vec()
+        self.shard(self.place(key)).lock().view.list(key).to_vec()
     }
 
     /// Numbers.

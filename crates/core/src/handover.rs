@@ -65,12 +65,12 @@ impl<L: Live> Session<L> {
                 self.promise(cx, claim);
                 self.answer(cx, from, claim, have, false);
             }
-            _ => {
+            State::Nothing | State::Facade(_) | State::Ended(_) => {
                 let (accepted, held) = match &self.state {
                     State::Facade(Facade { claim, over: Some(lineage), .. }) => (*claim, Held::Expired((&**lineage).into())),
                     State::Facade(f) if f.tip.version > 0 && cx.now <= f.expires => (f.claim, Held::Told(f.tip)),
                     State::Facade(f) => (f.claim, Held::Nothing),
-                    _ => (Claim::NONE, Held::Nothing),
+                    State::Nothing | State::Ended(_) | State::Held(_) | State::Owned(..) => (Claim::NONE, Held::Nothing),
                 };
                 // Only who may come to hold a copy must refuse older claims.
                 if view.list(cx.key).contains(&view.me) || cx.queues.promises.get(cx.key).is_some() {

@@ -37,6 +37,8 @@
 //! | [`config`], [`limits`] | numbers that a deployment chooses, and those that are fixed |
 //!
 #![doc = include_str!("glossary.md")]
+// A state that is new must be looked at in every place that tells states apart.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm))]
 
 pub mod address;
 mod backup;

@@ -131,7 +131,8 @@ impl<L: Live> Session<L> {
             Commit::Wait { version, .. } => {
                 let list = match &mut self.state {
                     State::Owned(_, own) => Some(&mut own.late),
-                    state => state.copy_mut().and_then(|copy| Some(&mut copy.orphans.last_mut()?.late)),
+                    State::Held(copy) => copy.orphans.last_mut().map(|orphan| &mut orphan.late),
+                    State::Nothing | State::Facade(_) | State::Ended(_) => None,
                 };
                 list?.push(Late { version, ..late });
                 None

@@ -187,6 +187,7 @@ impl Peers {
     }
 
     /// The row of a peer, a new one if there is none.
+    #[expect(clippy::indexing_slicing, reason = "it is where it was found, or the last one")]
     pub(crate) fn row(&mut self, life: Life) -> &mut Peer {
         let at = self.rows.iter().position(|p| p.life == life).unwrap_or_else(|| {
             // One that was given up and comes back starts where no frame to its former row has been.

@@ -62,9 +62,10 @@ pub fn list(key: SessionKey, k: usize, members: impl IntoIterator<Item = Place>)
     for place in members {
         let ranked = (rank(place.name_hash, key), place);
         insert(&mut all, k, ranked);
-        match spread.iter().position(|(_, other)| place.zone != 0 && other.zone == place.zone) {
-            Some(i) if order(&spread[i]) >= order(&ranked) => {}
-            Some(i) => {
+        let of_zone = spread.iter().enumerate().find(|(_, (_, other))| place.zone != 0 && other.zone == place.zone);
+        match of_zone.map(|(i, other)| (i, order(other) >= order(&ranked))) {
+            Some((_, true)) => {}
+            Some((i, false)) => {
                 spread.remove(i);
                 insert(&mut spread, k, ranked);
             }

@@ -729,7 +729,7 @@ fn judge<L>(cx: &Cx<'_>, state: &State<L>, round: &Round) -> Verdict {
     let (facade, expired) = match state {
         State::Facade(Facade { claim, over: Some(lineage), .. }) => (None, Some((*claim, &**lineage))),
         State::Facade(f) if f.tip.version > 0 && cx.now <= f.expires => (Some(f.tip), None),
-        _ => (None, None),
+        State::Nothing | State::Facade(_) | State::Ended(_) | State::Held(_) | State::Owned(..) => (None, None),
     };
     if let Some((kind, next)) = round.ended.filter(|_| !cx.planted(Bug::TombstoneYields)) {
         return Verdict::Ended(kind, next);

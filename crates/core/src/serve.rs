@@ -110,7 +110,7 @@ impl<L: Live> Session<L> {
                 }
                 true
             }
-            _ => false,
+            State::Nothing | State::Facade(_) | State::Held(_) => false,
         };
         // A token says that there was a session: if nobody has it, that is a loss, and to be said as one.
         let sought = || cx.queues.not_found.get(cx.key).is_some_and(|(_, at)| cx.now.since(*at) < NOT_FOUND_KEEP);
@@ -213,7 +213,7 @@ impl<L: Live> Session<L> {
         match &self.state {
             State::Ended(_) => Commit::Ended,
             State::Owned(_, own) if own.tenure == at.tenure => self.commit_here(cx, changes),
-            _ => {
+            State::Nothing | State::Facade(_) | State::Held(_) | State::Owned(..) => {
                 // The copy that this node still has includes all that the request can have read here, unless it is a later one of what
                 // was left after a loss.
                 let copy = self.copy().filter(|c| c.record.lineage.includes(at.tip)).map(|c| c.record.tip);

@@ -117,7 +117,7 @@ impl<L> State<L> {
     pub(crate) fn owner(&self) -> Option<(&Owner<L>, &Copy)> {
         match self {
             State::Owned(copy, own) => Some((own, copy)),
-            _ => None,
+            State::Nothing | State::Facade(_) | State::Ended(_) | State::Held(_) => None,
         }
     }
 }
@@ -162,7 +162,7 @@ impl<L> Session<L> {
     pub(crate) fn owned(&mut self) -> Option<(&mut Owner<L>, &mut Copy)> {
         match &mut self.state {
             State::Owned(copy, own) => Some((own, copy)),
-            _ => None,
+            State::Nothing | State::Facade(_) | State::Ended(_) | State::Held(_) => None,
         }
     }
 
@@ -170,7 +170,7 @@ impl<L> Session<L> {
     pub(crate) fn backed(&mut self) -> Option<&mut Copy> {
         match &mut self.state {
             State::Held(copy) => Some(copy),
-            _ => None,
+            State::Nothing | State::Facade(_) | State::Ended(_) | State::Owned(..) => None,
         }
     }
 
@@ -204,14 +204,14 @@ impl<L> Session<L> {
     pub(crate) fn ended(&self) -> Option<&Ended> {
         match &self.state {
             State::Ended(ended) => Some(ended),
-            _ => None,
+            State::Nothing | State::Facade(_) | State::Held(_) | State::Owned(..) => None,
         }
     }
 
     pub(crate) fn ended_mut(&mut self) -> Option<&mut Ended> {
         match &mut self.state {
             State::Ended(ended) => Some(ended),
-            _ => None,
+            State::Nothing | State::Facade(_) | State::Held(_) | State::Owned(..) => None,
         }
     }
 }
@@ -282,7 +282,7 @@ impl<L: Live> Session<L> {
         let (copy, mut own) = match core::mem::replace(&mut self.state, State::Nothing) {
             State::Held(copy) => (copy, None),
             State::Owned(copy, own) => (copy, Some(own)),
-            other => {
+            other @ (State::Nothing | State::Facade(_) | State::Ended(_)) => {
                 self.state = other;
                 return None;
             }

@@ -67,7 +67,7 @@ impl<L: Live> Shard<L> {
                         }
                         (result, entry.get_mut().take())
                     }
-                    slot => {
+                    slot @ (Slot::Facade(_) | Slot::Ended(_)) => {
                         let mut session = slot.take();
                         (f(&mut session, &mut cx), session)
                     }
@@ -109,7 +109,7 @@ impl<L: Live> Shard<L> {
     fn make_room(&mut self, call: &mut Call<'_>) {
         let confirmed = |(key, slot): (&SessionKey, &Slot<L>)| match slot {
             Slot::Ended(e) if e.telling.is_none() => Some((e.since, *key)),
-            _ => None,
+            Slot::Ended(_) | Slot::Facade(_) | Slot::Here(_) => None,
         };
         let mut eldest: Vec<(Mono, SessionKey)> = self.table.iter().filter_map(confirmed).collect();
         eldest.sort_unstable();

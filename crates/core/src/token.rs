@@ -63,11 +63,12 @@ impl Token {
 fn tag(keys: &IdKeys, key: &SessionKey, body: &[u8]) -> [u8; TAG] {
     let mut input = [0; 16 + BODY_MAX];
     let length = 16 + body.len().min(BODY_MAX);
-    input[..16].copy_from_slice(key.bytes());
-    input[16..length].copy_from_slice(&body[..length - 16]);
-    let mut tag = [0; TAG];
-    tag.copy_from_slice(&blake3::keyed_hash(&keys.token, &input[..length]).as_bytes()[..TAG]);
-    tag
+    if let Some((head, rest)) = input.split_first_chunk_mut() {
+        *head = *key.bytes();
+        rest.iter_mut().zip(body).for_each(|(to, from)| *to = *from);
+    }
+    let hash = blake3::keyed_hash(&keys.token, input.get(..length).unwrap_or(&input));
+    *hash.as_bytes().first_chunk().unwrap_or(&[0; TAG])
 }
 
 #[cfg(test)]
