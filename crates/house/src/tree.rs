@@ -53,6 +53,13 @@ const FAMILIES: [(&str, &[&str], &[&str]); 3] = [
     ),
 ];
 
+/// Crates of frameworks, and of the messages that they speak: what reads and writes a session's part of them knows none, so that each
+/// framework needs an adapter and nothing else.
+const MESSAGES: [&str; 6] = ["http", "http-*", "tower*", "axum*", "hyper*", "actix*"];
+
+/// The modules of `outlive` that are adapters.
+const ADAPTERS: [&str; 2] = ["tower", "axum"];
+
 /// TLS libraries besides ring: two providers in one process make rustls panic when it is asked for its default, and most of these
 /// need a C toolchain besides.
 const SECOND_TLS: [&str; 10] = [
@@ -178,14 +185,37 @@ pub fn compilers(packages: &[Package]) -> Vec<String> {
 /// platforms at once, and what it can miss is a dependency that is named in dead code.
 #[must_use]
 pub fn unused(metadata: &Metadata, package: &Package, files: &[File]) -> Vec<String> {
-    let code: Vec<String> =
-        files.iter().map(|f| f.text.lines().map(|l| l.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")).collect();
+    let code: Vec<String> = files.iter().map(|f| code(&f.text)).collect();
     let named = |d: &&Dependency| {
         let word = in_source(metadata, d);
         code.iter().any(|text| names(text, &word)) || UNNAMED.iter().any(|(p, n, _)| *p == package.name && *n == d.name)
     };
     let unused = package.dependencies.iter().filter(|d| !named(d));
     unused.map(|d| format!("{} declares {} and uses it nowhere", package.name, d.name)).collect()
+}
+
+/// Files in the folder `src` that are no adapter to a framework and name a crate of one, unit tests aside.
+#[must_use]
+pub fn frameworks(metadata: &Metadata, package: &Package, src: &str, files: &[File]) -> Vec<String> {
+    let crates = package.dependencies.iter().filter(|d| MESSAGES.iter().any(|m| matches(m, &d.name)));
+    let crates: BTreeSet<String> = crates.map(|d| in_source(metadata, d)).collect();
+    let mut found = Vec::new();
+    for file in files {
+        let Some(path) = file.path.strip_prefix(src) else { continue };
+        let adapter = ADAPTERS.iter().any(|a| path.strip_prefix(a).is_some_and(|rest| rest.starts_with(['.', '/'])));
+        if adapter || path.ends_with("/tests.rs") {
+            continue;
+        }
+        let code = code(file.text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default());
+        let named = crates.iter().filter(|name| names(&code, name));
+        found.extend(named.map(|name| format!("{} names {name}: that is for {} alone, below {src}", file.path, ADAPTERS.join(" and "))));
+    }
+    found
+}
+
+/// Without comments.
+fn code(text: &str) -> String {
+    text.lines().map(|l| l.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
 /// The name that a dependency goes by in source files.
@@ -293,6 +323,30 @@ mod tests {
         }
         for good in ["1.90", "1.90.0", "1.9", "1"] {
             assert!(compilers(&with(good)).is_empty(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_adapter_and_names_a_framework_is_found() {
+        let mut all = graph(vec![package("outlive", &[("http", None), ("tower-layer", None), ("tower", Some("dev")), ("bytes", None)])]);
+        all.packages.push(package("http", &[]));
+        let check =
+            |path: &str, text: &str| frameworks(&all, &all.packages[0], "src/", &[File { path: path.into(), text: text.into() }]).len();
+        for bad in ["use http::HeaderMap;", "fn f(h: &::http::HeaderMap) {}", "use tower_layer::Layer;", "use tower::Service;"] {
+            assert_eq!(check("src/request.rs", bad), 1, "{bad}");
+            assert_eq!(check("src/towers.rs", bad), 1, "{bad}");
+            for adapter in ["src/tower.rs", "src/tower/layer.rs", "src/axum.rs", "tests/tower.rs"] {
+                assert_eq!(check(adapter, bad), 0, "{adapter} {bad}");
+            }
+        }
+        for good in [
+            "use bytes::Bytes;",
+            "/// http::HeaderMap",
+            "use crate::tower::X;",
+            "let a = \"http://x\";",
+            "\n#[cfg(test)]\nmod tests {\nuse http::Uri;\n}",
+        ] {
+            assert_eq!(check("src/request.rs", good), 0, "{good}");
         }
     }
 

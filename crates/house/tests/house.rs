@@ -47,6 +47,12 @@ fn the_engine_is_made_of_nothing_that_acts() {
 }
 
 #[test]
+fn what_a_session_reads_and_writes_of_messages_knows_no_framework() {
+    let package = METADATA.our("outlive").unwrap();
+    none(tree::frameworks(&METADATA, package, "crates/outlive/src/", &sources(package)));
+}
+
+#[test]
 fn the_engine_imports_one_way() {
     none(circles::circles("crates/core/src/", &FILES));
 }

@@ -1,18 +1,17 @@
 //! Extractors and error responses for axum 0.8.
 
-use crate::cookie::Head;
 use crate::error::{CommitError, LoginError, OpenError, Retry};
 use crate::outlive::{Liveness, Readiness};
-use crate::request::{self, error_headers};
+use crate::request::error_headers;
 use crate::session::Session;
+use crate::tower::messages;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
 async fn open(parts: &Parts) -> Result<Session, OpenError> {
-    let head = Head { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
-    request::open(&parts.extensions, head).answer().await
+    messages::open(&parts.extensions, &parts.method, &parts.uri, &parts.headers).answer().await
 }
 
 /// Opens the session; 503 with `Retry-After` if it cannot be had. For a response of your own take `Result<Session, OpenError>`.

@@ -1,7 +1,8 @@
 //! What a shared cache may do with a response that has to do with a session.
 
+use crate::message::Headers;
 use core::sync::atomic::{AtomicBool, Ordering};
-use http::header::{CACHE_CONTROL, EXPIRES, Entry, HeaderMap, HeaderName, HeaderValue, PRAGMA, VARY};
+use std::borrow::Cow;
 
 /// Headers in which a cache looks before, or instead of, `Cache-Control`, and what forbids storing there. What ends in `-cache-control`
 /// is one of them whatever stands before: each delivery network has its own.
@@ -11,31 +12,34 @@ const ASIDE: [(&str, &str); 4] =
 /// A response that sets our cookie must not be given to anybody else, whichever of the headers that caches know says that it may. A
 /// `Cache-Control` that forbids shared caches already is left as it is, so that a browser may keep the page; whatever permits it is
 /// overruled, and the log says so once.
-pub(crate) fn forbid_sharing(headers: &mut HeaderMap) {
-    let no_store = HeaderValue::from_static("no-store");
+pub(crate) fn forbid_sharing(headers: &mut impl Headers) {
+    let no_store = "no-store";
     // By far the usual case.
-    if !headers.keys().any(is_about_caching) {
-        headers.insert(CACHE_CONTROL, no_store);
+    if !headers.names().any(is_about_caching) {
+        headers.add("cache-control", no_store.into());
         return;
     }
     let mut overruled = None;
-    let elsewhere: Vec<HeaderName> = headers.keys().filter(|name| is_elsewhere(name)).cloned().collect();
+    let elsewhere: Vec<String> = headers.names().filter(|name| is_elsewhere(name)).map(str::to_owned).collect();
     for name in elsewhere {
         let forbids = ASIDE.iter().find(|(n, _)| *n == name).map_or("no-store", |(_, forbids)| *forbids);
-        if headers.get_all(&name).iter().any(|value| value != forbids) {
-            headers.insert(name.clone(), HeaderValue::from_static(forbids));
-            overruled = Some(name).filter(|name| name != EXPIRES).or(overruled);
+        if headers.all(&name).any(|value| value != forbids.as_bytes()) {
+            headers.set(&name, forbids.into());
+            overruled = Some(name).filter(|name| name != "expires").or(overruled);
         }
     }
     let said = Said::of(headers);
     if !said.forbids_sharing() {
         if said.public {
-            overruled = Some(CACHE_CONTROL);
+            overruled = Some("cache-control".to_owned());
         }
-        headers.insert(CACHE_CONTROL, no_store);
+        headers.set("cache-control", no_store.into());
     }
     // It says nothing to a cache that follows `Cache-Control`, and something else to one that is older.
-    headers.remove(PRAGMA).filter(|said| said == "no-cache").map(|said| headers.insert(PRAGMA, said));
+    match headers.text("pragma") {
+        Some("no-cache") => headers.set("pragma", "no-cache".into()),
+        _ => headers.remove("pragma"),
+    }
     static SAID: AtomicBool = AtomicBool::new(false);
     if let Some(name) = overruled
         && !SAID.swap(true, Ordering::Relaxed)
@@ -47,12 +51,11 @@ pub(crate) fn forbid_sharing(headers: &mut HeaderMap) {
     }
 }
 
-fn is_about_caching(name: &HeaderName) -> bool {
-    *name == CACHE_CONTROL || *name == PRAGMA || is_elsewhere(name)
+fn is_about_caching(name: &str) -> bool {
+    name == "cache-control" || name == "pragma" || is_elsewhere(name)
 }
 
-fn is_elsewhere(name: &HeaderName) -> bool {
-    let name = name.as_str();
+fn is_elsewhere(name: &str) -> bool {
     // Every response's headers are looked at, and few end so.
     let may_be = name.ends_with("-control") || name.ends_with("expires");
     may_be && (name.ends_with("-cache-control") || ASIDE.iter().any(|(n, _)| *n == name))
@@ -68,10 +71,10 @@ struct Said {
 }
 
 impl Said {
-    fn of(headers: &HeaderMap) -> Said {
+    fn of(headers: &impl Headers) -> Said {
         let mut said = Said::default();
-        for line in headers.get_all(CACHE_CONTROL) {
-            for (name, value) in directives(line.as_bytes()) {
+        for line in headers.all("cache-control") {
+            for (name, value) in directives(line) {
                 said.no_store |= name.eq_ignore_ascii_case(b"no-store");
                 // With a value it is about those headers alone.
                 said.private |= name.eq_ignore_ascii_case(b"private") && value.is_empty();
@@ -105,24 +108,17 @@ fn directives(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// The response depends on the session.
-pub(crate) fn vary_by(headers: &mut HeaderMap, name: &HeaderName) {
-    let listed = |v: &HeaderValue| directives(v.as_bytes()).any(|(n, _)| n == b"*" || n.eq_ignore_ascii_case(name.as_str().as_bytes()));
-    match headers.entry(VARY) {
-        Entry::Vacant(entry) => {
-            entry.insert(HeaderValue::from(name.clone()));
-        }
-        Entry::Occupied(mut said) => {
-            if !said.iter().any(listed) {
-                said.append(HeaderValue::from(name.clone()));
-            }
-        }
+pub(crate) fn vary_by(headers: &mut impl Headers, name: Cow<'static, str>) {
+    let listed = |value: &[u8]| directives(value).any(|(n, _)| n == b"*" || n.eq_ignore_ascii_case(name.as_bytes()));
+    if !headers.all("vary").any(listed) {
+        headers.add("vary", name);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::header::COOKIE;
+    use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, PRAGMA, VARY};
 
     fn after(said: &[(&str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -213,7 +209,7 @@ mod tests {
         for (before, want) in [("accept", 2), ("accept, Cookie", 1), ("*", 1), ("cookie", 1)] {
             let mut headers = HeaderMap::new();
             headers.insert(VARY, HeaderValue::from_static(before));
-            vary_by(&mut headers, &COOKIE);
+            vary_by(&mut headers, "cookie".into());
             assert_eq!(headers.get_all(VARY).iter().count(), want, "{before}");
         }
     }

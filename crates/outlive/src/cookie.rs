@@ -7,12 +7,11 @@
 mod carrier;
 mod origin;
 
-pub(crate) use carrier::{Carrier, Head, Mode, Place};
+pub(crate) use carrier::{Carrier, Mode, Place};
 
 use crate::settings::{Spelling, or_why, table, words};
 use carrier::Names;
 use cookie::SameSite;
-use http::header::HeaderName;
 use std::borrow::Cow;
 
 /// Characters of a cookie's name.
@@ -230,9 +229,13 @@ impl Cookie {
     }
 }
 
+/// What the names of cookies and headers are made of.
+fn is_token(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
 fn check_name(name: &str) -> Result<(), String> {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    match (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(token) {
+    match (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_token) {
         true => Ok(()),
         false => Err(format!("must be 1 to {NAME_MAX} letters, digits or `-_.`")),
     }
@@ -264,15 +267,16 @@ fn prefix(name: &str) -> &str {
 /// The headers that carry a session instead of cookies.
 #[derive(Debug)]
 pub(crate) struct HeaderNames {
-    id: HeaderName,
-    token: HeaderName,
-    route: HeaderName,
+    id: String,
+    token: String,
+    route: String,
 }
 
 impl HeaderNames {
     fn new(name: &str) -> Option<HeaderNames> {
-        let header = |end: &str| HeaderName::from_bytes(format!("{name}{end}").as_bytes()).ok();
-        Some(HeaderNames { id: header("")?, token: header("-v")?, route: header("-r")? })
+        let fits = (1..=256).contains(&name.len()) && name.bytes().all(is_token);
+        let header = |end: &str| format!("{}{end}", name.to_ascii_lowercase());
+        fits.then(|| HeaderNames { id: header(""), token: header("-v"), route: header("-r") })
     }
 }
 

@@ -3,7 +3,6 @@
 pub use crate::builder::Errors;
 use core::error::Error;
 use core::time::Duration;
-use http::StatusCode;
 use std::sync::Arc;
 
 /// Whose fault an error is.
@@ -111,13 +110,13 @@ impl OpenError {
         }
     }
 
-    /// 500 without a layer, 429 when busy, otherwise 503.
-    pub fn status(&self) -> StatusCode {
+    /// The status of a response that says it.
+    pub(crate) fn code(&self) -> u16 {
         match self {
-            OpenError::NoLayer => StatusCode::INTERNAL_SERVER_ERROR,
-            OpenError::Uncommitted(error) => error.status(),
-            OpenError::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
-            OpenError::Unavailable { .. } | OpenError::Stale { .. } | OpenError::Ended => StatusCode::SERVICE_UNAVAILABLE,
+            OpenError::NoLayer => 500,
+            OpenError::Uncommitted(error) => error.code(),
+            OpenError::Busy { .. } => 429,
+            OpenError::Unavailable { .. } | OpenError::Stale { .. } | OpenError::Ended => 503,
         }
     }
 }
@@ -201,14 +200,12 @@ impl CommitError {
         }
     }
 
-    /// 500 when the application has to be changed, otherwise 503.
-    pub fn status(&self) -> StatusCode {
+    /// The status of a response that says it.
+    pub(crate) fn code(&self) -> u16 {
         match self {
-            CommitError::TooLarge { .. } | CommitError::Encode { .. } | CommitError::Undecodable { .. } => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-            CommitError::NoCookie => StatusCode::INTERNAL_SERVER_ERROR,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
+            CommitError::TooLarge { .. } | CommitError::Encode { .. } | CommitError::Undecodable { .. } => 500,
+            CommitError::NoCookie => 500,
+            _ => 503,
         }
     }
 }
@@ -258,12 +255,12 @@ impl LoginError {
         }
     }
 
-    /// 403 over the cap, 500 for a name that cannot be one, otherwise 503.
-    pub fn status(&self) -> StatusCode {
+    /// The status of a response that says it.
+    pub(crate) fn code(&self) -> u16 {
         match self {
-            LoginError::TooManySessions { .. } => StatusCode::FORBIDDEN,
-            LoginError::BadUser { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            LoginError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            LoginError::TooManySessions { .. } => 403,
+            LoginError::BadUser { .. } => 500,
+            LoginError::Unavailable { .. } => 503,
         }
     }
 }

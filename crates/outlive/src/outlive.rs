@@ -3,7 +3,6 @@
 use crate::builder::Builder;
 use crate::error::StartError;
 use crate::node::Node;
-use crate::tower::SessionLayer;
 use core::future::Future;
 use outlive_runtime::{Readiness as State, Stats};
 use std::sync::Arc;
@@ -41,11 +40,6 @@ impl Outlive {
     /// [`StartError`], with all settings that are wrong.
     pub async fn from_env() -> Result<Outlive, StartError> {
         Outlive::builder().env().start().await
-    }
-
-    /// The layer that gives requests their session.
-    pub fn layer(&self) -> SessionLayer {
-        SessionLayer::new(self.node.clone())
     }
 
     /// A session outside of any request.
@@ -102,8 +96,8 @@ impl Outlive {
 pub struct Readiness(Outlive);
 
 impl Readiness {
-    /// The status and the text: one word, and behind a colon why, if that is not plain.
-    pub fn answer(&self) -> (http::StatusCode, String) {
+    /// The status and the text.
+    pub(crate) fn said(&self) -> (u16, String) {
         let readiness = self.0.node.runtime.readiness();
         (status(readiness.is_fit()), readiness.to_string())
     }
@@ -117,7 +111,7 @@ pub struct Liveness(Outlive);
 
 impl Liveness {
     /// The status and the word.
-    pub fn answer(&self) -> (http::StatusCode, &'static str) {
+    pub(crate) fn said(&self) -> (u16, &'static str) {
         match self.0.node.runtime.readiness() {
             State::Dead => (status(false), "dead"),
             _ => (status(true), "alive"),
@@ -125,6 +119,6 @@ impl Liveness {
     }
 }
 
-fn status(fit: bool) -> http::StatusCode {
-    if fit { http::StatusCode::OK } else { http::StatusCode::SERVICE_UNAVAILABLE }
+fn status(fit: bool) -> u16 {
+    if fit { 200 } else { 503 }
 }

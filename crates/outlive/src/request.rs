@@ -1,15 +1,15 @@
 //! One request's way to its session: opened at first use, committed or taken back at its end.
 
 use crate::caching;
-use crate::cookie::{Head, Place};
+use crate::cookie::Place;
 use crate::error::{CommitError, OpenError};
 use crate::live::Live;
+use crate::message::{Head, Headers};
 use crate::node::{Durable, EndKind, Node, Open, Step};
 use crate::session::{Brought, Committed, Committing, Session};
 use crate::turn::{self, Turn};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
-use http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 use outlive_core::id::{SessionId, SessionKey};
 use outlive_core::token::Token;
 use smallvec::SmallVec;
@@ -80,7 +80,7 @@ impl Slot {
     }
 
     /// The session, opened by the first call.
-    fn open(&self, head: Head<'_>) -> Step<Result<Session, OpenError>> {
+    fn open(&self, head: &Head<'_, impl Headers>) -> Step<Result<Session, OpenError>> {
         let exclusive = self.0.exclusive.load(Ordering::Relaxed);
         if let Some(session) = self.0.session.get() {
             if exclusive && session.lacks_turn() {
@@ -196,8 +196,8 @@ impl Slot {
 }
 
 /// The session of a request that a layer has seen.
-pub(crate) fn open(extensions: &Extensions, head: Head<'_>) -> Step<Result<Session, OpenError>> {
-    match extensions.get::<Slot>() {
+pub(crate) fn open(slot: Option<&Slot>, head: &Head<'_, impl Headers>) -> Step<Result<Session, OpenError>> {
+    match slot {
         Some(slot) => slot.open(head),
         None => Step::Ready(Err(OpenError::NoLayer)),
     }
@@ -212,7 +212,7 @@ impl Candidate {
 }
 
 /// What the request brought: the ids, the likeliest first, and whether there was one that looks like ours and is not.
-fn candidates(node: &Node, head: Head<'_>, brought: &mut Brought) -> (Candidates, bool) {
+fn candidates(node: &Node, head: &Head<'_, impl Headers>, brought: &mut Brought) -> (Candidates, bool) {
     let (mut found, mut foreign) = (Candidates::new(), false);
     let carried = node.carrier.read(brought.mode, head.headers, &node.route, |place, text| {
         let Some((id, key)) = known(node, text) else {
@@ -309,33 +309,36 @@ impl Drop for Guard {
     }
 }
 
-/// Puts into the response what its session requires, or replaces it by an error.
-pub(crate) fn seal<B: Default>(
+/// What becomes of the response: it says that this was committed, or an error takes its place, with that status.
+pub(crate) fn told(session: &Session, result: Result<Durable, CommitError>) -> Result<Durable, CommitError> {
+    result.map_err(|error| {
+        let error = session.as_told(error);
+        log(&error);
+        error
+    })
+}
+
+/// Puts into the response's headers what its session requires.
+pub(crate) fn seal(
     session: &Session,
-    result: Result<Durable, CommitError>,
-    mut answer: http::Response<B>,
+    told: Result<Durable, CommitError>,
+    headers: &mut impl Headers,
     debug_header: bool,
-) -> http::Response<B> {
-    let result = result.map_err(|error| session.as_told(error));
-    if let Err(error) = &result {
-        log(error);
-        answer = http::Response::new(B::default());
-        *answer.status_mut() = error.status();
-        error_headers(error.retry(), answer.headers_mut());
-        answer.extensions_mut().insert(error.clone());
+) -> Option<Committed> {
+    if let Err(error) = &told {
+        error_headers(error.retry(), headers);
     }
-    let durable = result.ok();
-    if session.set_cookies(durable.as_ref(), answer.headers_mut()) {
-        caching::forbid_sharing(answer.headers_mut());
+    session.vary(headers);
+    let durable = told.ok();
+    if session.set_cookies(durable.as_ref(), headers) {
+        caching::forbid_sharing(headers);
     }
-    session.vary(answer.headers_mut());
-    if let Some(committed) = durable.map(Committed::of) {
-        if debug_header && let Ok(value) = HeaderValue::from_str(&format!("level={} version={}", committed.level, committed.version)) {
-            answer.headers_mut().insert("outlive-committed", value);
-        }
-        answer.extensions_mut().insert(committed);
+    let committed = durable.map(Committed::of)?;
+    if debug_header {
+        let text = format!("level={} version={}", committed.level, committed.version);
+        headers.set("outlive-committed", text.into());
     }
-    answer
+    Some(committed)
 }
 
 /// What the client simply does again is between the two of them, and what keeps a node from serving has lines of its own: no line for
@@ -349,9 +352,9 @@ fn log(error: &CommitError) {
     }
 }
 
-pub(crate) fn error_headers(retry: crate::error::Retry, headers: &mut HeaderMap) {
+pub(crate) fn error_headers(retry: crate::error::Retry, headers: &mut impl Headers) {
     if let Some(seconds) = crate::error::retry_after(retry) {
-        headers.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+        headers.set("retry-after", seconds.to_string().into());
     }
 }
 
@@ -370,10 +373,10 @@ pub enum Rollback {
 }
 
 impl Rollback {
-    pub(crate) fn keeps(self, status: StatusCode) -> bool {
+    pub(crate) fn keeps(self, status: u16) -> bool {
         match self {
-            Rollback::ServerError => !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT,
-            Rollback::ClientError => !status.is_server_error() && !status.is_client_error(),
+            Rollback::ServerError => !(500..600).contains(&status) && status != 408,
+            Rollback::ClientError => !(400..600).contains(&status),
             Rollback::Never => true,
         }
     }
@@ -384,7 +387,7 @@ mod tests {
     use super::*;
     use crate::outlive::Outlive;
     use bytes::Bytes;
-    use http::header::COOKIE;
+    use http::header::{COOKIE, HeaderMap, HeaderValue};
     use outlive_core::record::{Base, Change};
 
     /// A session of this node with one attribute: its id and its token.
@@ -401,8 +404,8 @@ mod tests {
     fn open_with(node: &Arc<Node>, cookie: &str) -> Session {
         let (slot, mut headers) = (Slot::new(node.clone(), false, true), HeaderMap::new());
         headers.insert(COOKIE, HeaderValue::from_str(cookie).unwrap());
-        let head = Head { method: &http::Method::GET, uri: &http::Uri::from_static("/"), headers: &headers };
-        let Step::Ready(session) = slot.open(head) else { panic!("it is here") };
+        let head = Head { method: "GET", authority: None, headers: &headers };
+        let Step::Ready(session) = slot.open(&head) else { panic!("it is here") };
         session.unwrap()
     }
 

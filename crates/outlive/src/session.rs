@@ -4,13 +4,13 @@ use crate::cookie::{Mode, Place as IdPlace};
 use crate::error::{CommitError, LoginError, NotNow, OpenError};
 use crate::key::AsKey;
 use crate::live::{Changes, CutError, Live, Notes, RequestNo, Sent};
+use crate::message::Headers;
 use crate::node::{Commit, CommitFailure, Durable, EndKind, Node, Open, Opened, Step, Unsent, Waiting};
 use crate::turn::Turn;
 use bytes::Bytes;
 use core::future::Future;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
-use http::HeaderMap;
 use outlive_core::config::{Level, Limits};
 use outlive_core::id::{SessionId, SessionKey};
 use outlive_core::output::{Event, Over};
@@ -756,7 +756,7 @@ impl Session {
         inner.sent(sent).unwrap_or(NOTHING)
     }
 
-    pub(crate) fn vary(&self, headers: &mut HeaderMap) {
+    pub(crate) fn vary(&self, headers: &mut impl Headers) {
         self.inner.node.carrier.vary(headers);
     }
 
@@ -780,7 +780,7 @@ impl Session {
     /// The id is set at its birth alone. It is not cleared when it has ended either: nothing can be done with it, and a response that
     /// clears may come after one that brought the id of a login. What a logout clears is the token: who has none is promised less until
     /// the next response, and who keeps that of a session that is forgotten one day would be told of a loss.
-    pub(crate) fn set_cookies(&self, durable: Option<&Durable>, headers: &mut HeaderMap) -> bool {
+    pub(crate) fn set_cookies(&self, durable: Option<&Durable>, headers: &mut impl Headers) -> bool {
         let (node, brought) = (&*self.inner.node, &self.inner.brought);
         let place = self.inner.place.read_recursive();
         let At::Here(id, opened) = &place.at else {

@@ -1,16 +1,17 @@
 //! The layer for every tower service of `http` requests, the types it makes, and [`session`] for frameworks without an adapter here.
 
+#[cfg(feature = "testing")]
+pub(crate) mod client;
 mod future;
 mod layer;
+pub(crate) mod messages;
 mod service;
 
 pub use future::ResponseFuture;
 pub use layer::SessionLayer;
 pub use service::SessionService;
 
-use crate::cookie::Head;
 use crate::error::OpenError;
-use crate::request;
 use crate::session::Session;
 use core::future::Future;
 use http::Request;
@@ -20,6 +21,5 @@ use http::Request;
 /// # Errors
 /// [`OpenError`].
 pub fn session<B>(request: &Request<B>) -> impl Future<Output = Result<Session, OpenError>> + Send + use<B> {
-    let head = Head { method: request.method(), uri: request.uri(), headers: request.headers() };
-    request::open(request.extensions(), head).answer()
+    messages::open(request.extensions(), request.method(), request.uri(), request.headers()).answer()
 }

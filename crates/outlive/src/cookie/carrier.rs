@@ -5,13 +5,11 @@
 
 use super::{HeaderNames, Site, origin};
 use crate::caching;
+use crate::message::{Head, Headers};
 use cookie::SameSite;
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
-use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
-use http::uri::Authority;
-use http::{Method, Uri};
 use smallvec::SmallVec;
 
 /// For how long a new id is kept in a second place, where responses that come late do not write.
@@ -94,7 +92,7 @@ impl Names {
     }
 
     /// Adds `Set-Cookie` for these parts of a value; with `keep` the browser keeps it for that long, otherwise until it is closed.
-    fn set(&self, headers: &mut HeaderMap, part: Part, value: &[&str], keep: Option<Duration>) {
+    fn set(&self, headers: &mut impl Headers, part: Part, value: &[&str], keep: Option<Duration>) {
         let ending = self.ending(part);
         let length = value.iter().map(|part| part.len()).sum::<usize>() + self.id.len() + ending.len() + 1 + self.attributes.len();
         // Of just that length, so that the header takes it over as it is.
@@ -108,9 +106,7 @@ impl Names {
             // Writing to a text does not fail.
             let _ = write!(text, "; Max-Age={}", keep.as_secs());
         }
-        if let Ok(value) = HeaderValue::try_from(text) {
-            headers.append(SET_COOKIE, value);
-        }
+        headers.add("set-cookie", text.into());
     }
 }
 
@@ -180,20 +176,6 @@ pub(crate) struct Carried<'a> {
 /// Tokens of one request that are looked at.
 const TOKENS_MAX: usize = 8;
 
-/// A request, as far as the session cares.
-#[derive(Clone, Copy)]
-pub(crate) struct Head<'a> {
-    pub(crate) method: &'a Method,
-    pub(crate) uri: &'a Uri,
-    pub(crate) headers: &'a HeaderMap,
-}
-
-impl<'a> Head<'a> {
-    fn authority(self) -> Option<&'a Authority> {
-        self.uri.authority()
-    }
-}
-
 impl Carrier {
     pub(super) fn new(loopback: Names, usual: Names, secure: bool, site: Site) -> Carrier {
         Carrier {
@@ -216,7 +198,7 @@ impl Carrier {
     pub(crate) fn all_names(&self) -> Vec<String> {
         let mut all = Vec::new();
         if let Some(headers) = &self.headers {
-            all.extend([&headers.id, &headers.token, &headers.route].map(HeaderName::to_string));
+            all.extend([&headers.id, &headers.token, &headers.route].map(Clone::clone));
         }
         if !self.header_only {
             let parts = [Part::Id(Place::Own), Part::Id(Place::Newest), Part::Id(Place::Aside), Part::Token, Part::Route];
@@ -227,13 +209,13 @@ impl Carrier {
     }
 
     /// The mode for this request.
-    pub(crate) fn mode(&self, head: Head<'_>) -> Mode {
+    pub(crate) fn mode(&self, head: &Head<'_, impl Headers>) -> Mode {
         if let Some(headers) = &self.headers
-            && (self.header_only || head.headers.contains_key(&headers.id))
+            && (self.header_only || head.headers.all(&headers.id).next().is_some())
         {
             return Mode::Header;
         }
-        match self.debug_build && self.secure && origin::loopback(head.headers, head.authority()).is_some() {
+        match self.debug_build && self.secure && origin::loopback(head.headers, head.authority).is_some() {
             true => Mode::Loopback,
             false => Mode::Usual,
         }
@@ -248,7 +230,7 @@ impl Carrier {
 
     /// Reads what the request carries: each candidate for the id is given to `id`, in the order sent. `node` is this one's name. Values are
     /// bytes: somebody else's cookies may be no text.
-    pub(crate) fn read<'a>(&self, mode: Mode, headers: &'a HeaderMap, node: &str, mut id: impl FnMut(Place, &'a [u8])) -> Carried<'a> {
+    pub(crate) fn read<'a>(&self, mode: Mode, headers: &'a impl Headers, node: &str, mut id: impl FnMut(Place, &'a [u8])) -> Carried<'a> {
         let mut carried = Carried::default();
         let mut take = |part, value: &'a [u8]| match part {
             Part::Id(place) => id(place, value),
@@ -258,13 +240,13 @@ impl Carrier {
         };
         if let (Mode::Header, Some(names)) = (mode, &self.headers) {
             for (name, part) in [(&names.id, Part::Id(Place::Own)), (&names.token, Part::Token), (&names.route, Part::Route)] {
-                headers.get_all(name).into_iter().for_each(|value| take(part, value.as_bytes().trim_ascii()));
+                headers.all(name).for_each(|value| take(part, value.trim_ascii()));
             }
             return carried;
         }
         let names = self.names(mode);
-        for header in headers.get_all(COOKIE) {
-            for pair in pairs(header.as_bytes()) {
+        for header in headers.all("cookie") {
+            for pair in pairs(header) {
                 if let Some(rest) = pair.trim_ascii_start().strip_prefix(names.id.as_bytes())
                     && let Some((part, value)) = names.pair(rest)
                 {
@@ -276,22 +258,22 @@ impl Carrier {
     }
 
     /// Says on what the response depends.
-    pub(crate) fn vary(&self, headers: &mut HeaderMap) {
+    pub(crate) fn vary(&self, headers: &mut impl Headers) {
         if let Some(names) = &self.headers {
-            caching::vary_by(headers, &names.id);
+            caching::vary_by(headers, names.id.clone().into());
         }
         if !self.header_only {
-            caching::vary_by(headers, &COOKIE);
+            caching::vary_by(headers, "cookie".into());
         }
     }
 
     /// Whether the browser may have kept the visitor's own session away from a request that carries none.
-    pub(crate) fn is_kept_away(&self, mode: Mode, head: Head<'_>) -> bool {
+    pub(crate) fn is_kept_away(&self, mode: Mode, head: &Head<'_, impl Headers>) -> bool {
         mode != Mode::Header && origin::is_kept_away(self.site, head.method, head.headers)
     }
 
     /// Adds the id, `ID.ROUTE`, to a response, at the birth of the id. After a login or a rotation it is `renewed`.
-    pub(crate) fn set_id(&self, mode: Mode, headers: &mut HeaderMap, place: Place, value: [&str; 2], keep: Option<Duration>) {
+    pub(crate) fn set_id(&self, mode: Mode, headers: &mut impl Headers, place: Place, value: [&str; 2], keep: Option<Duration>) {
         let [id, route] = value;
         if let (Mode::Header, Some(names)) = (mode, &self.headers) {
             return insert(headers, &names.id, &[id, ".", route]);
@@ -304,7 +286,7 @@ impl Carrier {
     }
 
     /// Adds the version token to a response.
-    pub(crate) fn set_token(&self, mode: Mode, headers: &mut HeaderMap, token: &str, keep: Option<Duration>) {
+    pub(crate) fn set_token(&self, mode: Mode, headers: &mut impl Headers, token: &str, keep: Option<Duration>) {
         match (mode, &self.headers) {
             (Mode::Header, Some(names)) => insert(headers, &names.token, &[token]),
             _ => self.names(mode).set(headers, Part::Token, &[token], keep),
@@ -312,7 +294,7 @@ impl Carrier {
     }
 
     /// Tells the client to forget the version token.
-    pub(crate) fn clear_token(&self, mode: Mode, headers: &mut HeaderMap) {
+    pub(crate) fn clear_token(&self, mode: Mode, headers: &mut impl Headers) {
         match (mode, &self.headers) {
             (Mode::Header, Some(names)) => insert(headers, &names.token, &[]),
             _ => self.names(mode).set(headers, Part::Token, &[], Some(Duration::ZERO)),
@@ -320,7 +302,7 @@ impl Carrier {
     }
 
     /// Adds the node that serves the session now.
-    pub(crate) fn set_route(&self, mode: Mode, headers: &mut HeaderMap, node: &str) {
+    pub(crate) fn set_route(&self, mode: Mode, headers: &mut impl Headers, node: &str) {
         match (mode, &self.headers) {
             (Mode::Header, Some(names)) => insert(headers, &names.route, &[".", node]),
             _ => self.names(mode).set(headers, Part::Route, &[".", node], None),
@@ -335,7 +317,7 @@ impl Carrier {
     }
 
     /// A request brought no id of ours; `foreign` is whether one came that is like ours and is not. Says once what may be wrong.
-    pub(crate) fn came_without(&self, mode: Mode, head: Head<'_>, foreign: bool) {
+    pub(crate) fn came_without(&self, mode: Mode, head: &Head<'_, impl Headers>, foreign: bool) {
         let (watch, name) = (&self.watch, &self.names(mode).id);
         if mode == Mode::Header {
             return;
@@ -352,7 +334,7 @@ impl Carrier {
         }
         if !self.debug_build
             && !watch.said_loopback.load(Ordering::Relaxed)
-            && let Some(host) = origin::loopback(head.headers, head.authority())
+            && let Some(host) = origin::loopback(head.headers, head.authority)
             && once(&watch.said_loopback)
         {
             tracing::warn!(
@@ -364,7 +346,7 @@ impl Carrier {
     }
 
     /// Browsers do not keep a cookie that is `Secure` over plain HTTP, and then each visitor is a new one for ever.
-    fn watch_for_plain_http(&self, head: Head<'_>) {
+    fn watch_for_plain_http(&self, head: &Head<'_, impl Headers>) {
         let (watch, name) = (&self.watch, &self.usual.id);
         let born = watch.born.load(Ordering::Relaxed);
         if born < BORN_IN_VAIN_PLAIN || watch.came_back.load(Ordering::Relaxed) || watch.said_plain.load(Ordering::Relaxed) {
@@ -395,8 +377,6 @@ impl Carrier {
     }
 }
 
-fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &[&str]) {
-    if let Ok(value) = HeaderValue::try_from(value.concat()) {
-        headers.insert(name.clone(), value);
-    }
+fn insert(headers: &mut impl Headers, name: &str, value: &[&str]) {
+    headers.set(name, value.concat().into());
 }

@@ -1,15 +1,13 @@
 //! Where a request comes from, as far as its headers say: this machine, plain HTTP, another site.
 
 use super::Site;
-use http::header::{HOST, HeaderMap, ORIGIN};
-use http::uri::Authority;
-use http::{HeaderValue, Method};
+use crate::message::Headers;
 
 /// The request's host, if it is this machine and no proxy forwarded the request.
-pub(super) fn loopback<'a>(headers: &'a HeaderMap, authority: Option<&'a Authority>) -> Option<&'a str> {
+pub(super) fn loopback<'a>(headers: &'a impl Headers, authority: Option<&'a str>) -> Option<&'a str> {
     let host = match authority {
-        Some(authority) => authority.host(),
-        None => headers.get(HOST)?.to_str().ok().map(host_of)?,
+        Some(authority) => host_of(authority.rsplit('@').next().unwrap_or_default()),
+        None => host_of(headers.text("host")?),
     };
     (is_loopback(host) && !is_forwarded(headers)).then_some(host)
 }
@@ -29,15 +27,16 @@ fn is_loopback(host: &str) -> bool {
         || host.parse::<core::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn is_forwarded(headers: &HeaderMap) -> bool {
-    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"].iter().any(|h| headers.contains_key(*h))
+fn is_forwarded(headers: &impl Headers) -> bool {
+    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"]
+        .iter()
+        .any(|h| headers.all(h).next().is_some())
 }
 
 /// Whether the request says that its browser speaks plain HTTP to another machine. A proxy that ends TLS and says nothing is not heard
 /// here, nor is it taken for one.
-pub(super) fn is_plain_http(headers: &HeaderMap) -> bool {
-    let text = |value: &HeaderValue| value.to_str().ok().map(str::to_ascii_lowercase);
-    let said = |name: &str| headers.get(name).and_then(text);
+pub(super) fn is_plain_http(headers: &impl Headers) -> bool {
+    let said = |name: &str| headers.text(name).map(str::to_ascii_lowercase);
     if let Some(proto) = said("x-forwarded-proto") {
         // The first is the browser's own.
         return proto.split(',').next().is_some_and(|proto| proto.trim() == "http");
@@ -50,25 +49,25 @@ pub(super) fn is_plain_http(headers: &HeaderMap) -> bool {
         }
     }
     // A page of this host that was itself loaded over plain HTTP.
-    let (Some(origin), Some(host)) = (headers.get(ORIGIN).and_then(text), headers.get(HOST).and_then(text)) else { return false };
+    let (Some(origin), Some(host)) = (said("origin"), said("host")) else { return false };
     origin.strip_prefix("http://").is_some_and(|page| page == host && !is_loopback(host_of(page)))
 }
 
 /// Whether another site began the request in a way in which the browser keeps the session's cookies away. Browsers say so themselves,
 /// over HTTPS and to localhost.
-pub(super) fn is_kept_away(site: Site, method: &Method, headers: &HeaderMap) -> bool {
+pub(super) fn is_kept_away(site: Site, method: &str, headers: &impl Headers) -> bool {
     let away = match site {
-        Site::Lax => *method != Method::GET && *method != Method::HEAD,
+        Site::Lax => method != "GET" && method != "HEAD",
         Site::Strict => true,
         Site::None => false,
     };
-    away && headers.get("sec-fetch-site").is_some_and(|from| from == "cross-site")
+    away && headers.text("sec-fetch-site") == Some("cross-site")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::header::HeaderName;
+    use http::header::{HeaderMap, HeaderName, HeaderValue};
 
     fn request(headers: &[(&'static str, &'static str)]) -> HeaderMap {
         headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
@@ -103,15 +102,11 @@ mod tests {
     #[test]
     fn what_another_site_began_without_our_cookie_is_known_by_what_the_browser_says() {
         let from = |site| request(&[("sec-fetch-site", site)]);
-        assert!(
-            is_kept_away(Site::Lax, &Method::POST, &from("cross-site")) && is_kept_away(Site::Strict, &Method::GET, &from("cross-site"))
-        );
-        assert!(
-            !is_kept_away(Site::Lax, &Method::GET, &from("cross-site")) && !is_kept_away(Site::None, &Method::POST, &from("cross-site"))
-        );
+        assert!(is_kept_away(Site::Lax, "POST", &from("cross-site")) && is_kept_away(Site::Strict, "GET", &from("cross-site")));
+        assert!(!is_kept_away(Site::Lax, "GET", &from("cross-site")) && !is_kept_away(Site::None, "POST", &from("cross-site")));
         for site in ["same-origin", "same-site", "none", ""] {
-            assert!(!is_kept_away(Site::Strict, &Method::POST, &from(site)), "{site}");
+            assert!(!is_kept_away(Site::Strict, "POST", &from(site)), "{site}");
         }
-        assert!(!is_kept_away(Site::Strict, &Method::POST, &HeaderMap::new()));
+        assert!(!is_kept_away(Site::Strict, "POST", &HeaderMap::new()));
     }
 }

@@ -1,7 +1,7 @@
 use super::carrier::Carried;
 use super::*;
-use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
-use http::{Method, Uri};
+use crate::message::Head;
+use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
 const OWN: Place = Place::Own;
 
@@ -20,12 +20,12 @@ fn request(headers: &[(&'static str, &str)]) -> HeaderMap {
 }
 
 /// What a request of these headers is to the carrier.
-fn with_head<R>(headers: &HeaderMap, f: impl FnOnce(Head<'_>) -> R) -> R {
-    f(Head { method: &Method::GET, uri: &Uri::from_static("/"), headers })
+fn head(headers: &HeaderMap) -> Head<'_, HeaderMap> {
+    Head { method: "GET", authority: None, headers }
 }
 
 fn mode(carrier: &Carrier, headers: &[(&'static str, &str)]) -> Mode {
-    with_head(&request(headers), |head| carrier.mode(head))
+    carrier.mode(&head(&request(headers)))
 }
 
 fn set(carrier: &Carrier, mode: Mode) -> Vec<String> {
@@ -79,8 +79,12 @@ fn a_debug_build_drops_secure_on_a_loopback_host_that_no_proxy_forwarded_to() {
     for forwarded in ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "via"] {
         assert_eq!(set(&carrier, mode(&carrier, &[("host", "localhost"), (forwarded, "x")])), SAFE, "{forwarded}");
     }
-    let head = Head { method: &Method::GET, uri: &Uri::from_static("http://localhost:1/"), headers: &HeaderMap::new() };
-    assert_eq!(carrier.mode(head), Mode::Loopback);
+    for (authority, mode) in
+        [("localhost:1", Mode::Loopback), ("user:pass@[::1]:1", Mode::Loopback), ("localhost@shop.example", Mode::Usual)]
+    {
+        let head = Head { method: "GET", authority: Some(authority), headers: &HeaderMap::new() };
+        assert_eq!(carrier.mode(&head), mode, "{authority}");
+    }
 }
 
 #[test]
@@ -256,7 +260,7 @@ fn said(f: impl FnOnce()) -> Vec<String> {
 /// A visitor without a session of ours.
 fn stranger(carrier: &Carrier, headers: &[(&'static str, &str)], foreign: bool) {
     let headers = request(headers);
-    with_head(&headers, |head| carrier.came_without(carrier.mode(head), head, foreign));
+    carrier.came_without(carrier.mode(&head(&headers)), &head(&headers), foreign);
 }
 
 /// So many visitors whose sessions begin.

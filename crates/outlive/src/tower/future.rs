@@ -1,8 +1,9 @@
 use crate::error::CommitError;
 use crate::node::{Durable, Step, Waiting};
-use crate::request::{Guard, seal};
+use crate::request::Guard;
 use crate::session::Session;
 use crate::tower::layer::Options;
+use crate::tower::messages::seal;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -61,6 +62,8 @@ where
 {
     type Output = Result<Response<R>, E>;
 
+    // Not inlined, it moves each response once more, that of a handler without the session too.
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if let Some(inner) = this.inner.as_mut().as_pin_mut() {
@@ -68,20 +71,26 @@ where
             let polled = inner.poll(cx);
             alarm.armed = matches!(polled, Poll::Ready(Err(_)));
             drop(alarm);
-            let answer = ready!(polled)?;
+            let mut answer = ready!(polled)?;
             this.inner.set(None);
-            let Some((session, step)) = this.guard.finish(this.options.rollback.keeps(answer.status())) else {
+            let Some((session, step)) = this.guard.finish(this.options.rollback.keeps(answer.status().as_u16())) else {
                 return Poll::Ready(Ok(answer));
             };
             match step {
-                Step::Ready(result) => return Poll::Ready(Ok(seal(&session, result, answer, this.options.debug_header))),
+                Step::Ready(result) => {
+                    seal(&session, result, &mut answer, this.options.debug_header);
+                    return Poll::Ready(Ok(answer));
+                }
                 Step::Wait(result) => *this.committing = Some(Committing { session, result, answer }),
             }
         }
         let Some(committing) = this.committing else { return Poll::Pending };
         let result = ready!(committing.result.as_mut().poll(cx));
         match this.committing.take() {
-            Some(Committing { session, answer, .. }) => Poll::Ready(Ok(seal(&session, result, answer, this.options.debug_header))),
+            Some(Committing { session, mut answer, .. }) => {
+                seal(&session, result, &mut answer, this.options.debug_header);
+                Poll::Ready(Ok(answer))
+            }
             None => Poll::Pending,
         }
     }

@@ -1,4 +1,5 @@
 use crate::node::Node;
+use crate::outlive::Outlive;
 use crate::request::Rollback;
 use crate::tower::SessionService;
 use std::sync::Arc;
@@ -39,11 +40,14 @@ impl core::fmt::Debug for SessionLayer {
     }
 }
 
-impl SessionLayer {
-    pub(crate) fn new(node: Arc<Node>) -> SessionLayer {
-        SessionLayer { node, options: Options::default() }
+impl Outlive {
+    /// The layer that gives requests their session.
+    pub fn layer(&self) -> SessionLayer {
+        SessionLayer { node: self.node.clone(), options: Options::default() }
     }
+}
 
+impl SessionLayer {
     /// Which responses take the request's changes back. Default [`Rollback::ServerError`].
     #[must_use]
     pub fn rollback_on(mut self, rollback: Rollback) -> SessionLayer {
