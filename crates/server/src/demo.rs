@@ -114,6 +114,7 @@ async fn start_gateway(world: &Arc<World>, cluster: String, store: &str) -> anyh
     let holders = observer.holders(NAMESPACE);
     let gateway = Gateway::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0))).cookie("OUTLIVESID").placement(holders);
     let gateway = gateway.start().await.context("cannot start the gateway")?;
+    observer.wait_for(world.nodes().len(), &gateway.directory()).await;
     let (told, mut before) = (world.clone(), Vec::new());
     tokio::spawn(observer.clone().keep(gateway.directory(), move |observer| {
         let live = observer.live();

@@ -66,6 +66,21 @@ impl Observer {
         list(&self.0.members())
     }
 
+    /// Waits until a gateway knows so many nodes that are up, for a while at most. Before that it would answer that nobody is there.
+    pub(crate) async fn wait_for(&self, nodes: usize, directory: &Directory) {
+        let mut changes = self.changes();
+        let met = async {
+            loop {
+                changes.borrow_and_update();
+                if self.live().len() >= nodes || changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(MEET, met).await;
+        directory.update(self.list());
+    }
+
     /// Keeps a gateway's list of members true, for ever.
     pub(crate) async fn keep(self, directory: Directory, mut changed: impl FnMut(&Observer) + Send + 'static) {
         let (mut changes, mut said) = (self.changes(), Saying::new());
@@ -141,6 +156,8 @@ fn list(members: &[Member]) -> Vec<MemberInfo> {
     last.into_values().filter_map(info).collect()
 }
 
+/// How long those that have just started are waited for.
+const MEET: Duration = Duration::from_secs(10);
 /// How long nobody is asked again after none was reached.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How long it is not said that there is nobody, and how often it is said after that.

@@ -40,7 +40,8 @@ fn the_demo_keeps_its_state_file_true() {
     let first = state();
     assert_eq!(first["nodes"].as_array().unwrap().len(), 3);
     let gateway = first["gateway"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
-    assert_eq!(ask(&gateway, "GET", "/shop", "", "").status, 200);
+    let shop = ask(&gateway, "GET", "/shop", "", "");
+    assert_eq!(shop.status, 200, "{shop:?}");
     let pid = first["nodes"][1]["pid"].as_i64().unwrap();
     assert_eq!(ask(&page, "POST", "/act/nodes/B/kill", "Origin: http://elsewhere.example\r\n", "").status, 403);
     assert_eq!(ask(&page, "POST", "/act/nodes/B/kill", "", "").status, 202);
