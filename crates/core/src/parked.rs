@@ -107,10 +107,8 @@ impl<L: Live> Session<L> {
             None => self.commit_late_here(cx, p.read, &p.changes, late),
         };
         match result {
-            // An owner that had it may have committed it: then it is its own first try that stands in the way.
-            Some(LateResult::Conflict) if p.resent || p.sent.is_some() => {
-                answer_late(cx, &late, LateResult::Unknown);
-            }
+            // An owner that had it may have committed it, and then this is not its failure.
+            Some(result) if p.resent || p.sent.is_some() => answer_late(cx, &late, result.of_second_try()),
             Some(result) => answer_late(cx, &late, result),
             None => {}
         }
@@ -251,8 +249,7 @@ impl<L: Live> Session<L> {
                 }
                 return cx.set_timer(cx.now + AGAIN, Timer::Parked);
             }
-            // It may be its own first try that stands in the way.
-            LateResult::Conflict if list.get(at).is_some_and(|p| p.resent) => LateResult::Unknown,
+            _ if list.get(at).is_some_and(|p| p.resent) => result.of_second_try(),
             LateResult::Done(..) | LateResult::Conflict | LateResult::Unknown => result,
             LateResult::UnderReplicated | LateResult::TooLarge(_) => result,
         };

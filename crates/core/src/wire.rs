@@ -117,6 +117,16 @@ pub enum LateResult {
     TooLarge(Excess),
 }
 
+impl LateResult {
+    /// What that means of a commit that was sent before: whatever stands in its way now, its first try may have done it.
+    pub(crate) fn of_second_try(self) -> LateResult {
+        match self {
+            LateResult::Conflict | LateResult::UnderReplicated | LateResult::TooLarge(_) => LateResult::Unknown,
+            LateResult::Done(..) | LateResult::NotOwner | LateResult::Unknown => self,
+        }
+    }
+}
+
 /// A lineage as it travels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireLineage {
